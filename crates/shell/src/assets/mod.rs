@@ -1,0 +1,1 @@
+//! Static files built into the program.

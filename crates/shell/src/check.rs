@@ -1,0 +1,1 @@
+//! `shell check`: is everything in place for grains to run?

@@ -1,0 +1,1 @@
+//! The HTTP edge: accept, limit, and dispatch by host.

@@ -1,0 +1,97 @@
+//! What can go wrong in the shell, one variant a kind, each with words that say what to do.
+//!
+//! Pages turn an [`Error`] into a page by [`Error::status`] and [`Error::code`]; sub-commands
+//! print its `Display`. Log or return, never both.
+
+use http::StatusCode;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting that cannot work; the text names the setting and the remedy.
+    #[error("{0}")]
+    Config(String),
+    /// Not there, or not for this person (the two are told apart in the log only).
+    #[error("no such {0}, or it is not shared with you")]
+    NotFound(&'static str),
+    #[error("{0}")]
+    Forbidden(String),
+    /// What was asked for makes no sense as it stands; the text says what would.
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("{0}")]
+    Conflict(String),
+    /// The grain did not start or ended; `reason` is fit for its owner.
+    #[error("the app did not start: {reason}")]
+    GrainFailed { reason: String, code: String, log_tail: String },
+    /// A supervisor or app broke the rules of the connection, or went away.
+    #[error("the app's connection ended: {0}")]
+    Disconnected(String),
+    #[error("this app does not offer that: {0}")]
+    Unimplemented(String),
+    #[error("the app is overloaded: {0}")]
+    Overloaded(String),
+    /// An app's answer that cannot be passed on.
+    #[error("the app's answer makes no sense: {0}")]
+    BadGateway(String),
+    #[error("{0} took too long")]
+    Timeout(&'static str),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("database: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    pub fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
+        let what = what.into();
+        move |source| Error::Io { what, source }
+    }
+
+    /// The HTTP status a page or API answer carries.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Error::NotFound(_) => StatusCode::NOT_FOUND,
+            Error::Forbidden(_) => StatusCode::FORBIDDEN,
+            Error::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Error::Conflict(_) => StatusCode::CONFLICT,
+            Error::Unimplemented(_) => StatusCode::NOT_IMPLEMENTED,
+            Error::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Error::GrainFailed { .. } | Error::Disconnected(_) | Error::BadGateway(_) => {
+                StatusCode::BAD_GATEWAY
+            }
+            Error::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Error::Config(_)
+            | Error::Io { .. }
+            | Error::Database(_)
+            | Error::Migrate(_)
+            | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Short kind for the error code shown on pages and in the log (`G-START`, `S-DB`, …);
+    /// callers append a random suffix per occurrence.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Config(_) => "S-CONF",
+            Error::NotFound(_) => "S-404",
+            Error::Forbidden(_) => "S-403",
+            Error::BadRequest(_) => "S-400",
+            Error::Conflict(_) => "S-409",
+            Error::GrainFailed { .. } => "G-START",
+            Error::Disconnected(_) => "G-GONE",
+            Error::Unimplemented(_) => "G-NOIMPL",
+            Error::Overloaded(_) => "G-BUSY",
+            Error::BadGateway(_) => "G-ANSWER",
+            Error::Timeout(_) => "G-TIME",
+            Error::Io { .. } => "S-IO",
+            Error::Database(_) | Error::Migrate(_) => "S-DB",
+            Error::Internal(_) => "S-INT",
+        }
+    }
+}

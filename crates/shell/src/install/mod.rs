@@ -1,0 +1,4 @@
+//! From a package file or address to an installed app.
+
+#[derive(Clone)]
+pub struct Installer(std::sync::Arc<()>);

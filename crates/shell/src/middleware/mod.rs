@@ -1,0 +1,1 @@
+//! Layers around the pages of the shell's own host.

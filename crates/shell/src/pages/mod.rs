@@ -1,0 +1,9 @@
+//! What people see.
+
+use axum::Router;
+
+use crate::state::App;
+
+pub fn routes() -> Router<App> {
+    Router::new()
+}

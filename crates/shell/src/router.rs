@@ -1,0 +1,9 @@
+//! Every route of the shell's own host.
+
+use axum::Router;
+
+use crate::state::App;
+
+pub fn router(app: App) -> Router {
+    Router::new().merge(crate::pages::routes()).with_state(app)
+}

@@ -1,0 +1,4 @@
+//! All the SQL.
+
+#[derive(Clone)]
+pub struct Store(std::sync::Arc<()>);
