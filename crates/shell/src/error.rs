@@ -39,10 +39,8 @@ pub enum Error {
     Timeout(&'static str),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
-    #[error("database: {0}")]
-    Database(#[from] sqlx::Error),
-    #[error("database: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
     #[error("{0}")]
     Internal(String),
 }
@@ -66,11 +64,9 @@ impl Error {
                 StatusCode::BAD_GATEWAY
             }
             Error::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Error::Config(_)
-            | Error::Io { .. }
-            | Error::Database(_)
-            | Error::Migrate(_)
-            | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Error::Config(_) | Error::Io { .. } | Error::Store(_) | Error::Internal(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -90,7 +86,7 @@ impl Error {
             Error::BadGateway(_) => "G-ANSWER",
             Error::Timeout(_) => "G-TIME",
             Error::Io { .. } => "S-IO",
-            Error::Database(_) | Error::Migrate(_) => "S-DB",
+            Error::Store(_) => "S-DB",
             Error::Internal(_) => "S-INT",
         }
     }

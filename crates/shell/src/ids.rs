@@ -3,11 +3,13 @@
 use std::fmt;
 
 /// A row of the accounts table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
 pub struct AccountId(pub i64);
 
 /// A row of the login sessions table: one signed-in browser, or one `grain session` of a script.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
 pub struct LoginId(pub i64);
 
 impl fmt::Display for AccountId {

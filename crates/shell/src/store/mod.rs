@@ -1,4 +1,178 @@
-//! All the SQL.
+//! All the SQL of the server, behind plain functions.
+//!
+//! Trust: callers hand over checked values; nothing here sees a request. Statements stay inside
+//! what SQLite and PostgreSQL share (`$n` parameters, `ON CONFLICT`, `RETURNING`), so that a
+//! second database is a second set of migrations and not a second program.
+//!
+//! Two pools: readers in parallel, and one writer. One writer means that a transaction never
+//! meets another one half-way, so no statement has to be tried again.
 
-#[derive(Clone)]
-pub struct Store(std::sync::Arc<()>);
+mod accounts;
+mod grain_list;
+mod grains;
+mod installs;
+mod links;
+mod notices;
+mod packages;
+mod sessions;
+
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use sqlx::{
+    SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+pub use crate::ids::{AccountId, LoginId};
+pub use accounts::{Account, CredentialKind, Role};
+pub use grain_list::{Filter, GrainCounts, GrainListItem, GrainPage, GrainQuery, PAGE_ROWS, Sort};
+pub use grains::{Grain, NewGrain};
+pub use installs::{Install, InstallState};
+pub use links::{LinkPurpose, RedeemedLink};
+pub use notices::{AuditLine, Notice, Tone};
+pub use packages::{Action, AppRow, NewPackage, Package};
+pub use sessions::{LoginSession, NewLogin, SESSION_DAYS};
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file could not be opened or was refused.
+    #[error("the database {path} cannot be opened: {source}")]
+    Open {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// SQLite's reason.
+        source: sqlx::Error,
+    },
+    /// The file was written by a newer version, or a migration failed.
+    #[error(
+        "the database {path} does not fit this version of the server: {source}. \
+         Start the version that wrote it, or put back a copy of the file"
+    )]
+    Migrate {
+        /// The database file.
+        path: PathBuf,
+        /// What the migrator says.
+        source: sqlx::migrate::MigrateError,
+    },
+    /// A statement failed.
+    #[error("the database: {0}")]
+    Sql(#[from] sqlx::Error),
+    /// A stored value is not one that this version writes.
+    #[error("the database holds an unknown {what}: {value}")]
+    Value {
+        /// Which column.
+        what: &'static str,
+        /// What stood there.
+        value: String,
+    },
+}
+
+/// What every function here answers.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// The database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    read: SqlitePool,
+    write: SqlitePool,
+}
+
+impl Store {
+    /// Opens (or creates, mode 0600) the database and brings it to this version's schema.
+    pub async fn open(path: &Path) -> Result<Store> {
+        create_private(path);
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(10));
+        let open = |source| StoreError::Open { path: path.to_owned(), source };
+        let write = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await
+            .map_err(open)?;
+        sqlx::migrate!("./migrations")
+            .run(&write)
+            .await
+            .map_err(|source| StoreError::Migrate { path: path.to_owned(), source })?;
+        let read = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_with(options)
+            .await
+            .map_err(open)?;
+        Ok(Store { read, write })
+    }
+
+    /// Writes back the log and closes the file; later calls fail.
+    pub async fn close(&self) {
+        self.read.close().await;
+        // Best effort: the log is replayed at the next start anyway.
+        let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.write).await;
+        self.write.close().await;
+    }
+
+    /// A setting of the whole server, such as its name.
+    pub async fn setting(&self, name: &str) -> Result<Option<String>> {
+        Ok(sqlx::query_scalar("SELECT value FROM settings WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&self.read)
+            .await?)
+    }
+
+    /// Sets a setting of the whole server.
+    pub async fn set_setting(&self, name: &str, value: &str) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO settings (name, value) VALUES ($1, $2)
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        )
+        .bind(name)
+        .bind(value)
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+}
+
+/// Makes the file with mode 0600 before SQLite would make it with the umask's.
+fn create_private(path: &Path) {
+    use std::os::unix::fs::OpenOptionsExt;
+    // An error shows again, with a better text, when SQLite opens the file.
+    let _ = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+/// Fresh bytes from the kernel.
+///
+/// # Panics
+/// When the kernel has no random numbers, in which case no secret may be made.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the kernel gives random numbers");
+    bytes
+}
+
+/// SHA-256 of a secret: what the database keeps of it.
+pub fn hash_secret(secret: &[u8]) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(secret).into()
+}
+
+/// Reads a stored word back into its type.
+fn word<T: FromStr>(what: &'static str, value: &str) -> Result<T> {
+    value.parse().map_err(|_| StoreError::Value { what, value: value.to_owned() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! Notices to a person ("Moved to trash. Undo"), and the server's audit log.
+
+use std::str::FromStr;
+
+use sqlx::FromRow;
+
+use super::{AccountId, Result, Store, now_ms, word};
+
+/// How a notice is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// Done as asked.
+    Good,
+    /// Done, but look.
+    Warning,
+    /// Not done.
+    Bad,
+}
+
+impl Tone {
+    /// The stored word, and the CSS class.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Tone::Good => "good",
+            Tone::Warning => "warning",
+            Tone::Bad => "bad",
+        }
+    }
+}
+
+impl FromStr for Tone {
+    type Err = ();
+    fn from_str(s: &str) -> std::result::Result<Self, ()> {
+        Ok(match s {
+            "good" => Tone::Good,
+            "warning" => Tone::Warning,
+            "bad" => Tone::Bad,
+            _ => return Err(()),
+        })
+    }
+}
+
+/// Something that a person should know happened.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    /// Its number.
+    pub id: i64,
+    /// When.
+    pub created: i64,
+    /// How it is meant.
+    pub tone: Tone,
+    /// One or two sentences.
+    pub text: String,
+    /// The act that takes it back: `restore GRAIN ...`.
+    pub undo: Option<String>,
+}
+
+#[derive(FromRow)]
+struct NoticeRow {
+    id: i64,
+    created: i64,
+    tone: String,
+    text: String,
+    undo: Option<String>,
+}
+
+impl TryFrom<NoticeRow> for Notice {
+    type Error = super::StoreError;
+    fn try_from(row: NoticeRow) -> Result<Notice> {
+        Ok(Notice {
+            id: row.id,
+            created: row.created,
+            tone: word("tone", &row.tone)?,
+            text: row.text,
+            undo: row.undo,
+        })
+    }
+}
+
+/// One line of the audit log.
+#[derive(Clone, Debug, FromRow)]
+pub struct AuditLine {
+    /// When.
+    pub at: i64,
+    /// Who, if an account did it.
+    pub account: Option<AccountId>,
+    /// What was done.
+    pub action: String,
+    /// To what.
+    pub target: String,
+    /// How.
+    pub detail: String,
+}
+
+impl Store {
+    /// Leaves a notice, to be shown on the person's next page.
+    pub async fn notify(
+        &self,
+        account: AccountId,
+        tone: Tone,
+        text: &str,
+        undo: Option<&str>,
+    ) -> Result<i64> {
+        Ok(sqlx::query_scalar(
+            "INSERT INTO notices (account, created, tone, text, undo)
+             VALUES ($1, $2, $3, $4, $5) RETURNING id",
+        )
+        .bind(account)
+        .bind(now_ms())
+        .bind(tone.as_str())
+        .bind(text)
+        .bind(undo)
+        .fetch_one(&self.write)
+        .await?)
+    }
+
+    /// Notices not shown yet, marked as shown: for the top of a page.
+    pub async fn take_notices(&self, account: AccountId) -> Result<Vec<Notice>> {
+        // Most pages have none: look before taking the writer.
+        let waiting: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM notices WHERE account = $1 AND shown IS NULL")
+                .bind(account)
+                .fetch_one(&self.read)
+                .await?;
+        if waiting == 0 {
+            return Ok(Vec::new());
+        }
+        let mut rows: Vec<NoticeRow> = sqlx::query_as(
+            "UPDATE notices SET shown = $2 WHERE account = $1 AND shown IS NULL
+             RETURNING id, created, tone, text, undo",
+        )
+        .bind(account)
+        .bind(now_ms())
+        .fetch_all(&self.write)
+        .await?;
+        rows.sort_by_key(|row| row.id);
+        rows.into_iter().map(Notice::try_from).collect()
+    }
+
+    /// The latest notices, shown or not.
+    pub async fn recent_notices(&self, account: AccountId, limit: i64) -> Result<Vec<Notice>> {
+        let rows: Vec<NoticeRow> = sqlx::query_as(
+            "SELECT id, created, tone, text, undo FROM notices
+             WHERE account = $1 ORDER BY id DESC LIMIT $2",
+        )
+        .bind(account)
+        .bind(limit)
+        .fetch_all(&self.read)
+        .await?;
+        rows.into_iter().map(Notice::try_from).collect()
+    }
+
+    /// Takes a notice's undo: of two presses one gets it.
+    pub async fn take_undo(&self, account: AccountId, id: i64) -> Result<Option<String>> {
+        let mut tx = self.write.begin().await?;
+        let undo: Option<Option<String>> =
+            sqlx::query_scalar("SELECT undo FROM notices WHERE id = $1 AND account = $2")
+                .bind(id)
+                .bind(account)
+                .fetch_optional(&mut *tx)
+                .await?;
+        sqlx::query("UPDATE notices SET undo = NULL WHERE id = $1 AND account = $2")
+            .bind(id)
+            .bind(account)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(undo.flatten())
+    }
+
+    /// Adds a line to the audit log.
+    pub async fn audit(
+        &self,
+        account: Option<AccountId>,
+        action: &str,
+        target: &str,
+        detail: &str,
+    ) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO audit (at, account, action, target, detail) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(now_ms())
+        .bind(account)
+        .bind(action)
+        .bind(target)
+        .bind(detail)
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    /// The latest lines of the audit log.
+    pub async fn audit_lines(&self, limit: i64) -> Result<Vec<AuditLine>> {
+        Ok(sqlx::query_as(
+            "SELECT at, account, action, target, detail FROM audit ORDER BY id DESC LIMIT $1",
+        )
+        .bind(limit)
+        .fetch_all(&self.read)
+        .await?)
+    }
+}

@@ -1,0 +1,223 @@
+use super::*;
+
+async fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("db.sqlite")).await.unwrap();
+    (dir, store)
+}
+
+async fn person(store: &Store, name: &str) -> Account {
+    store.account_for_credential(CredentialKind::Dev, name, name, Role::Member).await.unwrap()
+}
+
+async fn package(store: &Store, id: &str, app: &str, version: i64) -> Package {
+    let package = Package {
+        package_id: id.into(),
+        app_id: app.into(),
+        title: "Notes".into(),
+        app_version: version,
+        marketing_version: "1.0".into(),
+        fingerprint: None,
+        packed_size: 10,
+        unpacked_size: 20,
+        installed: version,
+    };
+    let actions = [Action { position: 0, noun: "note".into(), description: String::new() }];
+    let new =
+        NewPackage { package: &package, manifest: b"m", actions: &actions, installed_by: None };
+    store.add_package(&new).await.unwrap();
+    store.add_package(&new).await.unwrap();
+    package
+}
+
+async fn grain(store: &Store, id: &str, owner: &Account, package: &Package, title: &str) {
+    let new = NewGrain { id, package, owner: owner.id, title, noun: "note", action: 0 };
+    store.create_grain(&new).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_file_is_private_and_migrates_once() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, store) = store().await;
+    let mode = std::fs::metadata(dir.path().join("db.sqlite")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    store.set_setting("name", "Ada's").await.unwrap();
+    store.close().await;
+    let again = Store::open(&dir.path().join("db.sqlite")).await.unwrap();
+    assert_eq!(again.setting("name").await.unwrap().as_deref(), Some("Ada's"));
+    assert_eq!(again.setting("none").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn one_credential_is_one_account() {
+    let (_dir, store) = store().await;
+    let ada = person(&store, "Ada").await;
+    assert_eq!(person(&store, "Ada").await.id, ada.id);
+    let other = store
+        .account_for_credential(CredentialKind::Operator, "local", "Ada", Role::Member)
+        .await
+        .unwrap();
+    assert_ne!(other.id, ada.id);
+    assert_eq!(other.handle, "ada-2");
+    assert!(!store.has_admin().await.unwrap());
+    let same = store
+        .account_for_credential(CredentialKind::Operator, "local", "Ada", Role::Admin)
+        .await
+        .unwrap();
+    assert_eq!((same.id, same.role), (other.id, Role::Admin));
+    assert!(store.has_admin().await.unwrap());
+    assert_eq!(store.account_by_handle("ada-2").await.unwrap().unwrap().id, other.id);
+}
+
+#[tokio::test]
+async fn a_login_lives_until_it_is_ended() {
+    let (_dir, store) = store().await;
+    let (ada, ben) = (person(&store, "Ada").await, person(&store, "Ben").await);
+    let login = store.create_login(ada.id, "Firefox\u{7}").await.unwrap();
+    let found = store.login(&login.secret).await.unwrap().unwrap();
+    assert_eq!((found.account.id, found.user_agent.as_str()), (ada.id, "Firefox"));
+    let mut wrong = login.secret;
+    wrong[0] ^= 1;
+    assert!(store.login(&wrong).await.unwrap().is_none());
+    assert!(!store.end_login(ben.id, login.id).await.unwrap());
+    assert!(store.login(&login.secret).await.unwrap().is_some());
+    assert!(store.end_login(ada.id, login.id).await.unwrap());
+    assert!(store.login(&login.secret).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_suspended_account_is_signed_out() {
+    let (_dir, store) = store().await;
+    let ada = person(&store, "Ada").await;
+    let login = store.create_login(ada.id, "x").await.unwrap();
+    sqlx::query("UPDATE accounts SET suspended = 1").execute(&store.write).await.unwrap();
+    assert!(store.login(&login.secret).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_link_works_once_and_expires() {
+    let (_dir, store) = store().await;
+    let secret = store.create_link(LinkPurpose::Admin, None, None, 60).await.unwrap();
+    let (a, b) = tokio::join!(store.redeem_link(&secret), store.redeem_link(&secret));
+    assert_eq!(a.unwrap().is_some() as u8 + b.unwrap().is_some() as u8, 1);
+    let late = store.create_link(LinkPurpose::Admin, None, None, -1).await.unwrap();
+    assert!(store.redeem_link(&late).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn own_choice_of_app_wins_over_the_servers() {
+    let (_dir, store) = store().await;
+    let (ada, ben) = (person(&store, "Ada").await, person(&store, "Ben").await);
+    let one = package(&store, "p1", "app", 1).await;
+    let two = package(&store, "p2", "app", 2).await;
+    assert!(store.apps_of(ada.id).await.unwrap().is_empty());
+    store.choose_app_for_all(&one).await.unwrap();
+    store.choose_app(ada.id, &two).await.unwrap();
+    let apps = store.apps_of(ada.id).await.unwrap();
+    assert_eq!((apps.len(), apps[0].package.package_id.as_str(), apps[0].own), (1, "p2", true));
+    assert_eq!(apps[0].actions.len(), 1);
+    let apps = store.apps_of(ben.id).await.unwrap();
+    assert_eq!((apps.len(), apps[0].package.package_id.as_str(), apps[0].own), (1, "p1", false));
+    assert_eq!(store.app_of(ben.id, "app").await.unwrap().unwrap().package_id, "p1");
+    assert_eq!(store.newest_packages().await.unwrap()[0].0.package_id, "p2");
+    assert_eq!(store.drop_app(ada.id, "app").await.unwrap().as_deref(), Some("p2"));
+    assert_eq!(store.app_of(ada.id, "app").await.unwrap().unwrap().package_id, "p1");
+}
+
+#[tokio::test]
+async fn the_list_searches_filters_and_pages() {
+    let (_dir, store) = store().await;
+    let (ada, ben) = (person(&store, "Ada").await, person(&store, "Ben").await);
+    let app = package(&store, "p1", "app", 1).await;
+    for n in 0..205 {
+        grain(&store, &format!("g{n:03}"), &ada, &app, &format!("Ärger 100% {n:03}")).await;
+    }
+    grain(&store, "ben", &ben, &app, "Ben's").await;
+    let q =
+        |search: &str| GrainQuery { search: search.into(), page: Some(0), ..Default::default() };
+    let page = store.list_grains(ada.id, &q("")).await.unwrap();
+    assert_eq!((page.rows.len() as i64, page.total), (PAGE_ROWS, 205));
+    let last = GrainQuery { page: Some(2), sort: Sort::Name, ..Default::default() };
+    let page = store.list_grains(ada.id, &last).await.unwrap();
+    assert_eq!(page.rows.len(), 5);
+    assert_eq!(page.rows[4].grain.id, "g204");
+    // All words, in any order, in title or app; the pattern characters are ordinary.
+    for (words, hits) in [("ärger NOTES", 205), ("100% 007", 1), ("1_0", 0), ("%", 205), ("ben", 0)]
+    {
+        assert_eq!(store.list_grains(ada.id, &q(words)).await.unwrap().total, hits, "{words}");
+    }
+    store.star(ada.id, "g007", true).await.unwrap();
+    store.star(ada.id, "g007", true).await.unwrap();
+    let starred = GrainQuery { filter: Filter::Starred, ..Default::default() };
+    let page = store.list_grains(ada.id, &starred).await.unwrap();
+    assert_eq!((page.total, page.rows[0].starred), (1, true));
+    let shared = GrainQuery { filter: Filter::Shared, ..Default::default() };
+    assert_eq!(store.list_grains(ada.id, &shared).await.unwrap().total, 0);
+    let of_app = GrainQuery { filter: Filter::App("app".into()), ..Default::default() };
+    assert_eq!(store.list_grains(ben.id, &of_app).await.unwrap().total, 1);
+}
+
+#[tokio::test]
+async fn trash_is_the_owners_and_can_be_undone() {
+    let (_dir, store) = store().await;
+    let (ada, ben) = (person(&store, "Ada").await, person(&store, "Ben").await);
+    let app = package(&store, "p1", "app", 1).await;
+    grain(&store, "g1", &ada, &app, "One").await;
+    assert_eq!(store.trash_grains(ben.id, &["g1"], true).await.unwrap(), 0);
+    assert_eq!(store.trash_grains(ada.id, &["g1", "nope"], true).await.unwrap(), 1);
+    let counts = store.count_grains(ada.id).await.unwrap();
+    assert_eq!((counts.all, counts.trash), (0, 1));
+    assert_eq!(store.trashed_before(now_ms() + 1).await.unwrap(), ["g1"]);
+    assert!(store.trashed_before(1).await.unwrap().is_empty());
+    assert_eq!(store.trash_grains(ada.id, &["g1"], false).await.unwrap(), 1);
+    assert_eq!(store.count_grains(ada.id).await.unwrap().all, 1);
+}
+
+#[tokio::test]
+async fn a_person_is_another_in_each_grain() {
+    let (_dir, store) = store().await;
+    let ada = person(&store, "Ada").await;
+    let app = package(&store, "p1", "app", 1).await;
+    grain(&store, "g1", &ada, &app, "One").await;
+    grain(&store, "g2", &ada, &app, "Two").await;
+    let one = store.grain_identity("g1", ada.id).await.unwrap();
+    assert_eq!(store.grain_identity("g1", ada.id).await.unwrap(), one);
+    assert_ne!(store.grain_identity("g2", ada.id).await.unwrap(), one);
+    store.destroy_grain("g1").await.unwrap();
+    assert!(store.grain("g1").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn an_install_keeps_its_failure_until_it_is_tried_again() {
+    let (_dir, store) = store().await;
+    store.install_step("h", InstallState::Get, 5, Some("http://x/"), None).await.unwrap();
+    store.install_step("h", InstallState::Unpack, 5, None, None).await.unwrap();
+    store.install_failed("h", "PKG-SIG", "No").await.unwrap();
+    let row = store.install("h").await.unwrap().unwrap();
+    assert_eq!((row.state, row.step), (InstallState::Failed, InstallState::Unpack));
+    assert_eq!(row.failure, Some(("PKG-SIG".into(), "No".into())));
+    store.install_step("h", InstallState::Check, 5, None, None).await.unwrap();
+    let row = store.install("h").await.unwrap().unwrap();
+    assert_eq!((row.failure, row.url.as_deref()), (None, Some("http://x/")));
+    assert_eq!(store.fail_interrupted_installs().await.unwrap(), 1);
+    assert_eq!(store.installs_pending().await.unwrap().len(), 1);
+    store.install_step("p1", InstallState::Unpack, 5, None, None).await.unwrap();
+    package(&store, "p1", "app", 1).await;
+    assert_eq!(store.install("p1").await.unwrap().unwrap().state, InstallState::Confirm);
+    store.install_ready("p1").await.unwrap();
+    assert_eq!(store.install("p1").await.unwrap().unwrap().state, InstallState::Ready);
+}
+
+#[tokio::test]
+async fn a_notice_shows_once_and_undoes_once() {
+    let (_dir, store) = store().await;
+    let (ada, ben) = (person(&store, "Ada").await, person(&store, "Ben").await);
+    let id = store.notify(ada.id, Tone::Good, "Moved", Some("restore g1")).await.unwrap();
+    assert_eq!(store.take_notices(ben.id).await.unwrap().len(), 0);
+    assert_eq!(store.take_notices(ada.id).await.unwrap()[0].text, "Moved");
+    assert_eq!(store.take_notices(ada.id).await.unwrap().len(), 0);
+    assert_eq!(store.recent_notices(ada.id, 9).await.unwrap().len(), 1);
+    assert_eq!(store.take_undo(ben.id, id).await.unwrap(), None);
+    assert_eq!(store.take_undo(ada.id, id).await.unwrap().as_deref(), Some("restore g1"));
+    assert_eq!(store.take_undo(ada.id, id).await.unwrap(), None);
+}
