@@ -1,0 +1,116 @@
+//! What the operator typed: each setting once, from flag, environment or `sandstorm.toml`.
+//!
+//! Nothing is judged here; [`super::Config::check`] does that.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// One row a setting: its name in the environment, its flag, and what it means.
+/// `--help` and the file's keys come from here.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Settings {
+    /// Directory that holds all state [default: /var/sandstorm; in a checkout ./.sandstorm]
+    #[arg(long, env = "SANDSTORM_HOME", value_name = "DIR", global = true)]
+    pub home: Option<PathBuf>,
+    /// Port of the shell [default: 3000]
+    #[arg(long, env = "PORT", value_name = "PORT")]
+    pub port: Option<String>,
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, env = "BIND_IP", value_name = "ADDRESS")]
+    pub bind_ip: Option<String>,
+    /// The shell as browsers see it [default: http://sandstorm.localhost:PORT]
+    #[arg(long, env = "ROOT_URL", value_name = "URL")]
+    pub root_url: Option<String>,
+    /// Host names of grains, with one `*` [default: `*.` and the host and port of ROOT_URL]
+    #[arg(long, env = "WILDCARD_HOST", value_name = "HOST")]
+    pub wildcard_host: Option<String>,
+    /// `wildcard`: a host name for each grain; `port`: a port for each [default: wildcard]
+    #[arg(long, env = "GRAIN_MODE", value_name = "MODE")]
+    pub grain_mode: Option<String>,
+    /// Ports of grains in port mode [default: 7000-7999]
+    #[arg(long, env = "GRAIN_PORTS", value_name = "FIRST-LAST")]
+    pub grain_ports: Option<String>,
+    /// Seconds from the last closed tab to sleep, 2 or more [default: 60]
+    #[arg(long, env = "GRAIN_IDLE_SECONDS", value_name = "SECONDS")]
+    pub grain_idle_seconds: Option<String>,
+    /// Addresses or ranges whose X-Forwarded-For counts, with commas [default: loopback]
+    #[arg(long, env = "TRUSTED_PROXIES", value_name = "LIST")]
+    pub trusted_proxies: Option<String>,
+    /// Let /install?url= reach private addresses [default: false]
+    #[arg(long, env = "ALLOW_PRIVATE_DOWNLOADS", value_name = "BOOL", num_args = 0..=1,
+          default_missing_value = "true")]
+    pub allow_private_downloads: Option<String>,
+    /// Let anybody sign in under any name, for development [default: false]
+    #[arg(long, env = "ALLOW_DEV_ACCOUNTS", value_name = "BOOL", num_args = 0..=1,
+          default_missing_value = "true")]
+    pub allow_dev_accounts: Option<String>,
+}
+
+impl Settings {
+    /// The home by flag, environment or default, as an absolute path. Needed before the file
+    /// can be read.
+    pub fn home(&self) -> Result<PathBuf> {
+        let cwd = std::env::current_dir().map_err(Error::io("working directory"))?;
+        Ok(match self.home.as_deref().filter(|home| !home.as_os_str().is_empty()) {
+            Some(home) => cwd.join(home),
+            None if cwd.join("crates/sandstorm-supervisor").is_dir() => cwd.join(".sandstorm"),
+            None => PathBuf::from("/var/sandstorm"),
+        })
+    }
+
+    /// Fills what flag and environment left open from `home/sandstorm.toml`, if that exists.
+    pub fn with_file(mut self, home: &Path) -> Result<Settings> {
+        let path = home.join("sandstorm.toml");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(self),
+            Err(e) => return Err(Error::io(path.display().to_string())(e)),
+        };
+        let table: toml::Table =
+            text.parse().map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
+        for (key, value) in table {
+            let value = match &value {
+                toml::Value::Array(items) => {
+                    items.iter().map(scalar).collect::<Option<Vec<_>>>().map(|v| v.join(","))
+                }
+                one => scalar(one),
+            };
+            let Some(value) = value else {
+                return Err(Error::Config(format!(
+                    "{}: {key} must be one value, not a table",
+                    path.display()
+                )));
+            };
+            let slot = match key.to_ascii_lowercase().as_str() {
+                "port" => &mut self.port,
+                "bind_ip" => &mut self.bind_ip,
+                "root_url" => &mut self.root_url,
+                "wildcard_host" => &mut self.wildcard_host,
+                "grain_mode" => &mut self.grain_mode,
+                "grain_ports" => &mut self.grain_ports,
+                "grain_idle_seconds" => &mut self.grain_idle_seconds,
+                "trusted_proxies" => &mut self.trusted_proxies,
+                "allow_private_downloads" => &mut self.allow_private_downloads,
+                "allow_dev_accounts" => &mut self.allow_dev_accounts,
+                _ => {
+                    return Err(Error::Config(format!(
+                        "{}: no setting is called {key}; `shell serve --help` lists them",
+                        path.display()
+                    )));
+                }
+            };
+            slot.get_or_insert(value);
+        }
+        Ok(self)
+    }
+}
+
+fn scalar(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
