@@ -1,0 +1,1 @@
+//! The guarded RPC connection, the membrane and body streams.
