@@ -59,5 +59,6 @@ pub use control_capnp as ext_control_capnp;
 pub use http_capnp as ext_http_capnp;
 pub use unpack_capnp as ext_unpack_capnp;
 
+pub mod http_map;
 pub mod ids;
 pub mod rpc;
