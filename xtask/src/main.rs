@@ -1,28 +1,34 @@
-//! Everything that is neither build nor test: one door, and it lists what it can do.
+//! The door to everything that is neither `make run` nor `make test`. Without arguments it lists
+//! what it can do. Runs with the caller's rights, on this checkout only.
 
+mod app;
 mod r#gen;
+mod paths;
+mod shell_out;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use std::path::Path;
 
+/// Development tasks of the Sandstorm tree.
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "The project's own chores")]
-struct Args {
+#[command(name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
     #[command(subcommand)]
-    command: Command,
+    task: Task,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum Task {
+    /// Build packages (.spk) of real apps from the recipes in tests/apps
+    #[command(subcommand, arg_required_else_help = true)]
+    App(app::Command),
     /// Generate the Rust code of schema/ anew (needs the capnp tool)
     Gen,
 }
 
 fn main() -> Result<()> {
-    let repo =
-        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask stands in the checkout");
-    match Args::parse().command {
-        Command::Gen => r#gen::run(repo),
+    match Cli::parse().task {
+        Task::App(command) => app::run(command),
+        Task::Gen => r#gen::run(&paths::top()),
     }
 }
