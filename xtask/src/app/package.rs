@@ -29,8 +29,11 @@ pub fn build(recipe: &Recipe) -> Result<PathBuf> {
     for entry in ["package.capnp", "util.capnp"] {
         hash.update(fs::read(paths::top().join("schema/sandstorm").join(entry))?);
     }
-    let dir = paths::cache()?
-        .join(format!("spk-{}-{}", recipe.name, &hex::encode(hash.finalize())[..16]));
+    let dir = paths::cache()?.join(format!(
+        "spk-{}-{}",
+        recipe.name,
+        &hex::encode(hash.finalize())[..16]
+    ));
     let done = dir.join(format!("{}.spk", recipe.name));
     if done.is_file() {
         return Ok(done);

@@ -97,12 +97,8 @@ fn fill(recipe: &Recipe, root: &Path, work: &Path, cache: &Path) -> Result<()> {
     }
     for path in &recipe.without {
         let path = root.join(path.trim_start_matches('/'));
-        if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        }
-        .with_context(|| format!("`without` names {}", path.display()))?;
+        if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+            .with_context(|| format!("`without` names {}", path.display()))?;
     }
     if recipe.port.is_some() && !root.join("bin/sh").exists() {
         busybox(root)?;
@@ -267,10 +263,7 @@ pub fn lock(recipe: &Recipe) -> Result<()> {
                 .args(NPM_QUIET)
                 .current_dir(work.path()),
         )?;
-        fs::copy(
-            work.path().join("package-lock.json"),
-            recipe.dir().join("package-lock.json"),
-        )?;
+        fs::copy(work.path().join("package-lock.json"), recipe.dir().join("package-lock.json"))?;
     }
     if !recipe.pip.is_empty() {
         let target = pip_install(recipe, work.path(), false)?;
