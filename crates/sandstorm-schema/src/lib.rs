@@ -61,4 +61,5 @@ pub use unpack_capnp as ext_unpack_capnp;
 
 pub mod http_map;
 pub mod ids;
+pub mod limits;
 pub mod rpc;
