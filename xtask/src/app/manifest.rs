@@ -142,7 +142,26 @@ const manifest :Package.Manifest = (
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{quoted, write};
+    use crate::app::{list, recipe::Recipe};
+
+    #[test]
+    fn every_recipe_makes_a_manifest_that_compiles() {
+        let names = list().unwrap();
+        assert!(names.len() >= 4, "{names:?}");
+        for name in names {
+            let (root, work) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            write(&Recipe::load(&name).unwrap(), root.path(), work.path()).unwrap();
+            let bytes = std::fs::read(root.path().join("sandstorm-manifest")).unwrap();
+            let message = capnp::serialize::read_message(&mut &bytes[..], Default::default());
+            let message = message.unwrap();
+            let manifest = message
+                .get_root::<sandstorm_schema::package_capnp::manifest::Reader<'_>>()
+                .unwrap();
+            assert_eq!(manifest.get_actions().unwrap().len(), 1, "{name}");
+            assert!(!manifest.get_continue_command().unwrap().get_argv().unwrap().is_empty());
+        }
+    }
 
     #[test]
     fn quotes_what_the_compiler_would_misread() {
