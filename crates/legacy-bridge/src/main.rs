@@ -1,1 +1,44 @@
-fn main() {}
+//! `legacy-bridge`: starts an ordinary web server inside a grain and serves it over fd 3.
+//!
+//! A lifecycle: read the command line and the package's configuration, start the app, serve the
+//! grain's view at once (requests wait until the app accepts connections), end with the app.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use legacy_bridge::args::{self, Action, Run};
+use legacy_bridge::error::Error;
+use legacy_bridge::{config, log, serve};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    let todays_name = Path::new(&name).file_name().is_some_and(|n| n == "sandstorm-http-bridge");
+    match args::parse(args) {
+        Ok(Action::Help) => print!("{}", args::HELP),
+        Ok(Action::Version) => println!("legacy-bridge {}", env!("CARGO_PKG_VERSION")),
+        Ok(Action::Run(run)) => return ended(start(&run, todays_name)),
+        Err(problem) => {
+            eprintln!("legacy-bridge: {problem}");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn start(run: &Run, todays_name: bool) -> Result<i32, Error> {
+    let config = config::Config::load(Path::new(config::PATH), todays_name)?;
+    let socket = serve::take_rpc_socket()?;
+    serve::run(run, config, socket)
+}
+
+fn ended(outcome: Result<i32, Error>) -> ExitCode {
+    match outcome {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(error) => {
+            log!("{error}");
+            // The shell's word for a command that cannot be started.
+            ExitCode::from(if matches!(error, Error::Spawn { .. }) { 127 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Translation between WebSession's structures and HTTP headers.
+
+pub mod cookies;
+pub mod request;
+pub mod response;
+pub mod values;

@@ -1,0 +1,51 @@
+//! Lines for the grain's log (stderr), each with the prefix that people look for.
+//!
+//! Text from the app or the network may stand in them: control characters are replaced and lines
+//! are cut, so that nobody can forge a line or flood the log with one.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fmt;
+use std::io::Write;
+
+/// Characters of one line.
+const MAX_LINE: usize = 1000;
+/// Different lines that [`once`] remembers.
+const MAX_KEYS: usize = 256;
+
+/// Writes one line.
+pub fn line(text: fmt::Arguments<'_>) {
+    let text: String = text
+        .to_string()
+        .chars()
+        .take(MAX_LINE)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    // A closed or full log must not stop the app.
+    let _ = std::io::stderr().write_all(format!("** HTTP-BRIDGE: {text}\n").as_bytes());
+}
+
+/// Writes a line the first time that this key is seen. Past 256 keys nothing more is said.
+pub fn once(key: &str, text: fmt::Arguments<'_>) {
+    thread_local! {
+        static SEEN: RefCell<HashSet<String>> = RefCell::default();
+    }
+    let fresh = SEEN.with_borrow_mut(|seen| {
+        seen.len() < MAX_KEYS && !seen.contains(key) && seen.insert(key.to_owned())
+    });
+    if fresh {
+        line(text);
+    }
+}
+
+/// `log!("…", …)`: one line for the grain's log.
+#[macro_export]
+macro_rules! log {
+    ($($arg:tt)*) => { $crate::log::line(format_args!($($arg)*)) };
+}
+
+/// `log_once!(key, "…", …)`: one line for the grain's log, the first time only.
+#[macro_export]
+macro_rules! log_once {
+    ($key:expr, $($arg:tt)*) => { $crate::log::once($key, format_args!($($arg)*)) };
+}

@@ -1,0 +1,174 @@
+//! Answers on their way back: small ones whole, all others as a stream with back-pressure.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use sandstorm_schema::http_map::WireStatus;
+use sandstorm_schema::limits::{BODY_CHUNK, BUFFERED_REQUEST_BODY, ERROR_BODY};
+use sandstorm_schema::util_capnp::{byte_stream, handle};
+use sandstorm_schema::web_session_capnp::web_session::response;
+use tokio::time::Instant;
+
+use super::window::BodySink;
+use crate::error::{Error, Result};
+use crate::http::response::{Body, fill, stream_length, wire_status};
+use crate::http1::{AbortOnDrop, Framing, Head, Incoming};
+use crate::log;
+
+/// A body up to this size that is complete almost at once travels in the response itself.
+const SMALL_BODY: usize = BODY_CHUNK;
+/// "Almost at once": servers often write head and body with two calls.
+const SMALL_WAIT: Duration = Duration::from_millis(2);
+/// How long an error's body may take: the interface carries it in one piece, so nobody sees
+/// anything of it before its end.
+const ERROR_BODY_TIME: Duration = Duration::from_secs(30);
+
+/// Fills a response from an answer whose head has arrived. What is long goes to `stream`.
+///
+/// # Errors
+/// When the answer cannot be passed on; nothing was sent to `stream` then.
+pub async fn respond(
+    head: Head,
+    mut incoming: Incoming,
+    is_head: bool,
+    stream: Option<byte_stream::Client>,
+    response: response::Builder<'_>,
+) -> Result<()> {
+    let body = match wire_status(&head)? {
+        WireStatus::Content(_) => match collect_small(&head, &mut incoming).await {
+            (first, true) => Body::Bytes(first),
+            (first, false) => match stream {
+                Some(stream) => Body::Stream(start_pump(&head, first, incoming, stream)),
+                None => Body::Bytes(collect_all(first, &mut incoming).await?),
+            },
+        },
+        WireStatus::ClientError(_) | WireStatus::ServerError => {
+            Body::Bytes(collect_error(&head, &mut incoming).await?)
+        }
+        // What body there is has no place in the interface. Reading what has arrived already
+        // lets the connection be used again.
+        WireStatus::NoContent { .. }
+        | WireStatus::PreconditionFailed
+        | WireStatus::Redirect { .. } => {
+            let _ = incoming.next_ready();
+            Body::Bytes(Bytes::new())
+        }
+    };
+    fill(response, &head, body, is_head)
+}
+
+/// What of the body comes almost at once, and whether that is all of it. A body that breaks counts
+/// as not complete: the stream shows the break.
+async fn collect_small(head: &Head, incoming: &mut Incoming) -> (Bytes, bool) {
+    let mut first = match incoming.next_ready() {
+        Ok(Some(piece)) if incoming.is_done() => return (piece, true),
+        Ok(Some(piece)) => BytesMut::from(piece),
+        Ok(None) if incoming.is_done() => return (Bytes::new(), true),
+        Ok(None) => BytesMut::new(),
+        Err(_) => return (Bytes::new(), false),
+    };
+    let worth_waiting = match head.framing {
+        Framing::Length(n) => n <= SMALL_BODY as u64,
+        Framing::None => false,
+        Framing::Chunked | Framing::Eof => {
+            !head.first("content-type").is_some_and(|t| t.starts_with(b"text/event-stream"))
+        }
+    };
+    if worth_waiting {
+        let deadline = Instant::now() + SMALL_WAIT;
+        while !incoming.is_done() && first.len() < SMALL_BODY {
+            match tokio::time::timeout_at(deadline, incoming.next()).await {
+                Ok(Ok(Some(piece))) => first.extend_from_slice(&piece),
+                Ok(Ok(None)) => break,
+                Ok(Err(_)) | Err(_) => return (first.freeze(), false),
+            }
+        }
+    }
+    (first.freeze(), incoming.is_done())
+}
+
+async fn collect_all(first: Bytes, incoming: &mut Incoming) -> Result<Bytes> {
+    let mut all = BytesMut::from(first);
+    while let Some(piece) = incoming.next().await? {
+        if all.len() + piece.len() > BUFFERED_REQUEST_BODY {
+            return Err(Error::Unusable(
+                "its body is larger than 16 MiB and the caller gave no stream for it".into(),
+            ));
+        }
+        all.extend_from_slice(&piece);
+    }
+    Ok(all.freeze())
+}
+
+/// The body of an error answer, cut where it is too long or too slow.
+async fn collect_error(head: &Head, incoming: &mut Incoming) -> Result<Bytes> {
+    let mut all = BytesMut::new();
+    let deadline = Instant::now() + ERROR_BODY_TIME;
+    loop {
+        match tokio::time::timeout_at(deadline, incoming.next()).await {
+            Ok(Ok(Some(piece))) => all.extend_from_slice(&piece),
+            Ok(Ok(None)) => break,
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {
+                log!("cut the body of a {} answer: not complete after 30 s", head.status);
+                break;
+            }
+        }
+        if all.len() > ERROR_BODY {
+            log!("cut the body of a {} answer: larger than 1 MiB", head.status);
+            all.truncate(ERROR_BODY);
+            break;
+        }
+    }
+    Ok(all.freeze())
+}
+
+/// Holding this keeps a body flowing; dropping it closes the app's connection.
+struct PumpHandle {
+    _task: AbortOnDrop,
+}
+
+impl handle::Server for PumpHandle {}
+
+fn start_pump(
+    head: &Head,
+    first: Bytes,
+    incoming: Incoming,
+    stream: byte_stream::Client,
+) -> handle::Client {
+    let length = stream_length(head);
+    let task = tokio::task::spawn_local(async move {
+        match pump(length, first, incoming, stream).await {
+            Ok(()) => {}
+            // The reader sees its stream end without `done`.
+            Err(Pumping::App(error)) => log!("{error}; the download was cut off"),
+            // The reader went away: nothing to tell anybody.
+            Err(Pumping::Reader) => {}
+        }
+    });
+    capnp_rpc::new_client(PumpHandle { _task: AbortOnDrop(task) })
+}
+
+enum Pumping {
+    App(Error),
+    Reader,
+}
+
+async fn pump(
+    length: Option<u64>,
+    first: Bytes,
+    mut incoming: Incoming,
+    stream: byte_stream::Client,
+) -> Result<(), Pumping> {
+    let mut writer = BodySink::new(stream);
+    if let Some(length) = length {
+        writer.expect_size(length).await.map_err(|_| Pumping::Reader)?;
+    }
+    if !first.is_empty() {
+        writer.write(first).await.map_err(|_| Pumping::Reader)?;
+    }
+    while let Some(piece) = incoming.next().await.map_err(Pumping::App)? {
+        writer.write(piece).await.map_err(|_| Pumping::Reader)?;
+    }
+    writer.done().await.map_err(|_| Pumping::Reader)
+}
