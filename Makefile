@@ -6,8 +6,7 @@
 
 PROGRAMS := shell sandstorm-supervisor spk legacy-bridge
 PREFIX ?= /usr/local
-# Where the server keeps its data, and who runs it (user:group); used by `make install`.
-SANDSTORM_HOME_DIR ?= /var/sandstorm
+# user:group that runs the server; `make install` asks for it.
 SANDSTORM_USER ?=
 
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -36,8 +35,7 @@ test:
 	@exec $(target)/xtask ci
 
 install uninstall:
-	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SANDSTORM_USER="$(SANDSTORM_USER)" \
-		SANDSTORM_HOME_DIR="$(SANDSTORM_HOME_DIR)" deploy/scripts/install.sh $@
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SANDSTORM_USER="$(SANDSTORM_USER)" deploy/scripts/install.sh $@
 
 clean:
 	cargo clean
