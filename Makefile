@@ -31,6 +31,7 @@ run: build
 
 test:
 	@deploy/scripts/prepare.sh test
+	@$(MAKE) --no-print-directory build
 	@cargo build --release --locked --quiet -p xtask
 	@exec $(target)/xtask ci
 

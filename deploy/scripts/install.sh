@@ -5,6 +5,7 @@
 #   SANDSTORM_USER  user:group that runs the server (install only; both must exist)
 #   PREFIX          where programs and schema files go (/usr/local)
 #   DESTDIR         put before every path, to fill a package or a test directory
+#   SANDSTORM_BIN   where the built programs are (bin/ of the checkout)
 #
 # The only setuid file is PREFIX/bin/sandstorm-supervisor, 4750 root:group: members of the group may
 # start it, nobody else. Data goes to /var/sandstorm, which `uninstall` leaves alone.
@@ -18,6 +19,7 @@ dest=${DESTDIR:-}
 home=/var/sandstorm
 case $prefix in /*) ;; *) die "PREFIX must be an absolute path, not \"$prefix\"" ;; esac
 case $dest in "" | /*) ;; *) die "DESTDIR must be an absolute path, not \"$dest\"" ;; esac
+built=${SANDSTORM_BIN:-$top/bin}
 bin=$dest$prefix/bin
 include=$dest$prefix/include
 
@@ -35,7 +37,7 @@ install_all() {
         *) die "say who runs the server: make install SANDSTORM_USER=user:group" ;;
     esac
     for program in shell sandstorm-supervisor spk legacy-bridge; do
-        [ -x "$top/bin/$program" ] || die "bin/$program is missing: run \`make\` first"
+        [ -x "$built/$program" ] || die "$built/$program is missing: run \`make\` first"
     done
     known passwd "$user" || die "there is no user \"$user\"; make one with
     useradd --system --user-group --shell /usr/sbin/nologin $user"
@@ -48,9 +50,9 @@ install_all() {
         *,nosuid,*) [ -n "$dest" ] || die "$bin is on a file system mounted nosuid, so the supervisor could not become root there; choose another PREFIX" ;;
     esac
 
-    install -m 0755 "$top/bin/shell" "$bin/sandstorm"
-    install -m 0755 "$top/bin/spk" "$top/bin/legacy-bridge" "$bin/"
-    install -m 4750 -o root -g "$group" "$top/bin/sandstorm-supervisor" "$bin/sandstorm-supervisor"
+    install -m 0755 "$built/shell" "$bin/sandstorm"
+    install -m 0755 "$built/spk" "$built/legacy-bridge" "$bin/"
+    install -m 4750 -o root -g "$group" "$built/sandstorm-supervisor" "$bin/sandstorm-supervisor"
 
     # Schema files for app authors: `import "/sandstorm/package.capnp"` and what that imports.
     install -d "$include/sandstorm" "$include/sandstorm-2014/sandstorm"

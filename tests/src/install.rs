@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::{is_root, processes, program, skip};
+use crate::{bin, is_root, processes, program, skip, top};
 
 /// The two ways in which a supervisor gets its rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,28 +64,46 @@ impl Installation {
     }
 
     fn fill(&self) -> Result<()> {
-        let bin = self.bin();
-        fs::create_dir(&bin)?;
-        fs::set_permissions(&bin, fs::Permissions::from_mode(0o755))?;
-        for name in ["shell", "sandstorm-supervisor", "spk", "legacy-bridge"] {
-            let to = bin.join(name);
-            fs::copy(program(name), &to).with_context(|| format!("cannot copy {name}"))?;
-            let mode = match (name, self.mode) {
-                ("sandstorm-supervisor", Mode::Setuid) => {
-                    chown(&to, Some(0), Some(self.gid))?;
-                    0o4750
-                }
-                _ => 0o755,
-            };
-            fs::set_permissions(&to, fs::Permissions::from_mode(mode))?;
+        match self.mode {
+            Mode::Setuid => self.make_install(),
+            Mode::UserNamespace => self.copy_programs(),
         }
-        // Like `make install`: the home and its directories belong to the user alone.
-        for dir in ["", "apps", "packages", "grains", "tmp"] {
-            let dir = self.home().join(dir);
+    }
+
+    /// What `make install` does, below the test's directory.
+    fn make_install(&self) -> Result<()> {
+        let done = Command::new(top().join("deploy/scripts/install.sh"))
+            .arg("install")
+            .env("PREFIX", "/usr")
+            .env("DESTDIR", self.dir.path())
+            .env("SANDSTORM_USER", format!("{}:{}", self.uid, self.gid))
+            .env("SANDSTORM_BIN", bin())
+            .output()
+            .context("cannot start install.sh")?;
+        ensure!(
+            done.status.success(),
+            "`make install` failed:\n{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        Ok(())
+    }
+
+    /// Programs and home as in a checkout, nothing setuid.
+    fn copy_programs(&self) -> Result<()> {
+        for dir in ["usr", "usr/bin", "var"] {
+            let dir = self.dir.path().join(dir);
             fs::create_dir(&dir)?;
-            fs::set_permissions(&dir, fs::Permissions::from_mode(0o750))?;
-            chown(&dir, Some(self.uid), Some(self.gid))?;
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
         }
+        for name in ["shell", "sandstorm-supervisor", "spk", "legacy-bridge"] {
+            let to = self.program(name);
+            fs::copy(program(name), &to).with_context(|| format!("cannot copy {name}"))?;
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
+        }
+        let home = self.home();
+        fs::create_dir(&home)?;
+        fs::set_permissions(&home, fs::Permissions::from_mode(0o750))?;
+        chown(&home, Some(self.uid), Some(self.gid))?;
         Ok(())
     }
 
@@ -96,12 +114,17 @@ impl Installation {
 
     /// The programs' directory.
     pub fn bin(&self) -> PathBuf {
-        self.dir.path().join("bin")
+        self.dir.path().join("usr/bin")
+    }
+
+    /// One of the programs; the shell is called `sandstorm` once installed.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin().join(if name == "shell" { "sandstorm" } else { name })
     }
 
     /// `$SANDSTORM_HOME`.
     pub fn home(&self) -> PathBuf {
-        self.dir.path().join("home")
+        self.dir.path().join("var/sandstorm")
     }
 
     /// A grain's directory.
@@ -112,7 +135,7 @@ impl Installation {
     /// One of the installed programs, to be run as the ordinary user, with nothing in its
     /// environment but PATH and SANDSTORM_HOME.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(self.bin().join(name));
+        let mut command = Command::new(self.program(name));
         command
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")

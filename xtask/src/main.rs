@@ -2,8 +2,11 @@
 //! what it can do. Runs with the caller's rights, on this checkout only.
 
 mod app;
+mod ci;
 mod r#gen;
 mod paths;
+mod root_home;
+mod run;
 mod shell_out;
 
 use anyhow::Result;
@@ -22,6 +25,10 @@ enum Task {
     /// Build packages (.spk) of real apps from the recipes in tests/apps
     #[command(subcommand, arg_required_else_help = true)]
     App(app::Command),
+    /// What `make run` does after the build: demo apps, the server in the foreground, a link
+    Run,
+    /// What `make test` does after the build: every check and test, and a summary
+    Ci,
     /// Generate the Rust code of schema/ anew (needs the capnp tool)
     Gen,
 }
@@ -29,6 +36,8 @@ enum Task {
 fn main() -> Result<()> {
     match Cli::parse().task {
         Task::App(command) => app::run(command),
+        Task::Run => run::run(),
+        Task::Ci => ci::run(),
         Task::Gen => r#gen::run(&paths::top()),
     }
 }

@@ -53,6 +53,8 @@ pub fn build(recipe: &Recipe) -> Result<PathBuf> {
     manifest::write(recipe, &root, work.path())?;
     let packed = work.path().join("app.spk");
     shell_out::run(Command::new(&spk).arg("pack").arg(&root).arg(key(recipe, &spk)?).arg(&packed))?;
+    // The server's user reads it too.
+    fs::set_permissions(&packed, fs::Permissions::from_mode(0o644))?;
     fs::rename(&packed, &done)?;
     Ok(done)
 }
