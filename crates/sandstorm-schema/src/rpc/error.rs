@@ -1,0 +1,81 @@
+//! Errors that cross a connection: what a peer's kind means here, and its words made safe.
+
+use crate::limits::ERROR_TEXT;
+use capnp::{Error, ErrorKind};
+
+/// The prefix that each hop puts in front of a peer's words.
+const HOP: &str = "remote exception: ";
+
+/// A peer's words for people and logs: hop prefixes and control characters taken out, cut to
+/// [`ERROR_TEXT`] bytes.
+pub fn text(error: &Error) -> String {
+    let mut words = error.extra.as_str();
+    while let Some(rest) = words.strip_prefix(HOP) {
+        words = rest;
+    }
+    let mut clean = String::new();
+    for c in words.chars() {
+        if clean.len() + c.len_utf8() > ERROR_TEXT {
+            clean.push('…');
+            break;
+        }
+        clean.push(if c.is_control() { ' ' } else { c });
+    }
+    clean
+}
+
+/// Whether the other end, or something behind it, is gone: the call may be tried once more.
+pub fn is_disconnected(error: &Error) -> bool {
+    error.kind == ErrorKind::Disconnected
+}
+
+/// Whether the other end does not have the method. Some old apps say so in words only.
+pub fn is_unimplemented(error: &Error) -> bool {
+    error.kind == ErrorKind::Unimplemented
+        || (error.kind == ErrorKind::Failed
+            && error.extra.to_ascii_lowercase().contains("not implemented"))
+}
+
+/// Whether the other end had no room for the call.
+pub fn is_overloaded(error: &Error) -> bool {
+    error.kind == ErrorKind::Overloaded
+}
+
+/// "It went wrong, and would again."
+pub fn failed(words: impl Into<String>) -> Error {
+    Error::failed(words.into())
+}
+
+/// "Not now: too much at once."
+pub fn overloaded(words: impl Into<String>) -> Error {
+    Error::overloaded(words.into())
+}
+
+/// "The thing behind this is gone."
+pub fn disconnected(words: impl Into<String>) -> Error {
+    Error::disconnected(words.into())
+}
+
+/// "There is no such method here."
+pub fn unimplemented(words: impl Into<String>) -> Error {
+    Error::unimplemented(words.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_peer_are_cut_and_cleaned() {
+        let error = failed(format!("{HOP}{HOP}no\x1b[31m such{}", "x".repeat(4000)));
+        let text = text(&error);
+        assert!(text.starts_with("no [31m such"));
+        assert!(text.len() <= ERROR_TEXT + '…'.len_utf8());
+    }
+
+    #[test]
+    fn old_apps_say_unimplemented_in_words() {
+        assert!(is_unimplemented(&failed("Method not implemented.")));
+        assert!(!is_unimplemented(&failed("broken")));
+    }
+}

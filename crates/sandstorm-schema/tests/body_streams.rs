@@ -1,0 +1,118 @@
+//! Bodies between two real vats: windows, order, ends and breaks.
+
+use bytes::Bytes;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW};
+use sandstorm_schema::rpc::body::{BodyReceiver, BodyWriter, Start, pipe};
+use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
+use sandstorm_schema::util_capnp::byte_stream;
+use tokio::net::UnixStream;
+
+/// Runs `test` with a writer in one vat and the reader in another.
+fn with_stream<F: Future<Output = ()>>(test: impl FnOnce(BodyWriter, BodyReceiver, Vat, Vat) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (client, receiver) = pipe();
+        let reader = Vat::spawn(
+            a,
+            Side::Server,
+            Some(client.client),
+            Trust::Hostile(GuardLimits::default()),
+        );
+        let writer = Vat::spawn(b, Side::Client, None, Trust::Peer);
+        let stream: byte_stream::Client = writer.bootstrap();
+        test(BodyWriter::new(stream), receiver, reader, writer).await;
+    });
+}
+
+#[test]
+fn every_byte_arrives_in_order_and_the_end_is_told() {
+    with_stream(|mut writer, mut receiver, _r, _w| async move {
+        let total = 3 * 1024 * 1024 + 17;
+        let sent: Bytes = (0..total).map(|i| (i % 251) as u8).collect::<Vec<_>>().into();
+        let expected = sent.clone();
+        let send = async move {
+            writer.expect_size(total as u64).await.unwrap();
+            writer.write(sent).await.unwrap();
+            writer.done().await.unwrap();
+        };
+        let receive = async move {
+            assert!(matches!(receiver.start().await.unwrap(), Start::Size(n) if n == total as u64));
+            let mut got = Vec::new();
+            while let Some(chunk) = receiver.next().await {
+                got.extend_from_slice(&chunk.unwrap());
+            }
+            assert!(got == expected);
+        };
+        tokio::join!(send, receive);
+    });
+}
+
+#[test]
+fn a_reader_that_stops_holds_the_writer_at_two_windows() {
+    with_stream(|mut writer, mut receiver, _r, _w| async move {
+        let chunk = Bytes::from(vec![0u8; BODY_CHUNK]);
+        let mut sent = 0;
+        while let Ok(result) =
+            tokio::time::timeout(std::time::Duration::from_millis(300), writer.write(chunk.clone()))
+                .await
+        {
+            result.unwrap();
+            sent += BODY_CHUNK;
+            assert!(sent <= 4 * BODY_WINDOW, "nothing holds the writer");
+        }
+        assert!(sent >= BODY_WINDOW);
+        let first = receiver.next().await.unwrap().unwrap();
+        assert_eq!(first.len(), BODY_CHUNK);
+        // Room again: the writer goes on.
+        tokio::time::timeout(std::time::Duration::from_secs(2), writer.write(chunk))
+            .await
+            .unwrap()
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_reader_that_leaves_fails_the_writer_for_good() {
+    with_stream(|mut writer, receiver, _r, _w| async move {
+        writer.write(Bytes::from_static(b"hello")).await.unwrap();
+        drop(receiver);
+        let mut failed = false;
+        for _ in 0..100 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            failed |= writer.write(Bytes::from_static(b"more")).await.is_err();
+        }
+        assert!(failed);
+        assert!(writer.done().await.is_err());
+    });
+}
+
+#[test]
+fn a_body_that_breaks_off_never_looks_whole() {
+    with_stream(|mut writer, mut receiver, reader_vat, writer_vat| async move {
+        writer.write(Bytes::from_static(b"half")).await.unwrap();
+        assert_eq!(receiver.next().await.unwrap().unwrap(), "half");
+        drop(writer);
+        writer_vat.disconnect().await;
+        reader_vat.disconnect().await;
+        assert!(receiver.next().await.unwrap().is_err());
+    });
+}
+
+#[test]
+fn a_length_that_does_not_fit_is_an_error_at_both_ends() {
+    with_stream(|mut writer, mut receiver, _r, _w| async move {
+        writer.expect_size(3).await.unwrap();
+        writer.write(Bytes::from_static(b"four")).await.unwrap();
+        assert!(writer.done().await.is_err());
+        assert!(receiver.next().await.unwrap().is_err());
+    });
+    with_stream(|mut writer, mut receiver, _r, _w| async move {
+        writer.expect_size(5).await.unwrap();
+        writer.write(Bytes::from_static(b"four")).await.unwrap();
+        writer.done().await.unwrap();
+        assert!(receiver.next().await.unwrap().is_ok());
+        assert!(receiver.next().await.unwrap().is_err());
+    });
+}
