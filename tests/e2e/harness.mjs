@@ -1,0 +1,255 @@
+// What the end-to-end tests share: a real installation run by an ordinary user, the real shell, a
+// real Chromium. Like tests/src (Rust), for what only a browser can show. Everything that was
+// started is ended when the test file is done.
+
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import { chmodSync, cpSync, createWriteStream, mkdirSync, mkdtempSync, readdirSync,
+  readFileSync, readlinkSync, rmSync, statSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+export const top = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
+const bin = process.env.SANDSTORM_BIN || join(top, "bin");
+const root = process.getuid() === 0;
+
+/** Polls until `probe` gives something truthy; after `seconds` the error names `what`. */
+export async function eventually(what, probe, seconds = 30) {
+  const end = Date.now() + seconds * 1000;
+  for (;;) {
+    const value = await probe();
+    if (value) return value;
+    if (Date.now() > end) throw new Error(`waited ${seconds} s for this, in vain: ${what}`);
+    await sleep(50);
+  }
+}
+
+/** Path of a built package of tests/apps. */
+export function appPackage(name) {
+  const [program, ...args] = process.env.SANDSTORM_XTASK
+    ? [process.env.SANDSTORM_XTASK]
+    : ["cargo", "run", "--release", "--quiet", "--package", "xtask", "--"];
+  const done = spawnSync(program, [...args, "app", "build", name], { cwd: top, encoding: "utf8" });
+  assert.equal(done.status, 0, `the app ${name} could not be built: ${done.stderr}`);
+  return done.stdout.trim();
+}
+
+async function freePort() {
+  const server = createServer();
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** All processes that are not zombies: pid, parent, command, and their pid namespace. */
+export function processes() {
+  const found = [];
+  for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
+    try {
+      const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+      const tail = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+      if (tail[0] === "Z" || tail[0] === "X") continue;
+      const command = readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").trim();
+      let namespace = "";
+      try { namespace = readlinkSync(`/proc/${pid}/ns/pid`); } catch { /* not ours to see */ }
+      found.push({ pid: +pid, parent: +tail[1], command, namespace, uid: statSync(`/proc/${pid}`).uid });
+    } catch { /* it has ended */ }
+  }
+  return found;
+}
+
+/** What runs for a grain: its supervisor, what that started, and what shares their namespaces. */
+export function processesOfGrain(grain) {
+  const all = processes();
+  const ours = readlinkSync("/proc/self/ns/pid");
+  const pids = new Set(all
+    .filter((p) => p.command.includes("sandstorm-supervisor") && p.command.includes(grain))
+    .map((p) => p.pid));
+  for (let before = -1; before !== pids.size;) {
+    before = pids.size;
+    const spaces = new Set(all.filter((p) => pids.has(p.pid) && p.namespace && p.namespace !== ours)
+      .map((p) => p.namespace));
+    for (const p of all) if (pids.has(p.parent) || spaces.has(p.namespace)) pids.add(p.pid);
+  }
+  return all.filter((p) => pids.has(p.pid));
+}
+
+/** The real shell, installed in its own directory and run by an ordinary user. */
+export class Server {
+  /** `env`: settings of the shell, e.g. { GRAIN_IDLE_SECONDS: "2" }. */
+  static async start(env = {}) {
+    const server = new Server();
+    const parent = [tmpdir(), "/var/tmp"].find((dir) =>
+      !spawnSync("findmnt", ["-n", "-o", "OPTIONS", "-T", dir], { encoding: "utf8" }).stdout
+        .includes("nosuid"));
+    server.dir = mkdtempSync(join(parent ?? tmpdir(), "sandstorm-e2e-"));
+    chmodSync(server.dir, 0o755);
+    server.uid = root ? 65_000 + (process.pid % 500) : process.getuid();
+    server.home = join(server.dir, "var/sandstorm");
+    if (root) {
+      const done = spawnSync(join(top, "deploy/scripts/install.sh"), ["install"], {
+        encoding: "utf8",
+        env: { ...process.env, PREFIX: "/usr", DESTDIR: server.dir, SANDSTORM_BIN: bin,
+          SANDSTORM_USER: `${server.uid}:${server.uid}` },
+      });
+      assert.equal(done.status, 0, done.stderr);
+      server.program = join(server.dir, "usr/bin/sandstorm");
+    } else {
+      mkdirSync(server.home, { recursive: true });
+      server.program = join(bin, "shell");
+    }
+    server.env = env;
+    server.port = await freePort();
+    server.origin = env.ROOT_URL || `http://sandstorm.localhost:${server.port}`;
+    started.add(server);
+    await server.run();
+    return server;
+  }
+
+  #options() {
+    return {
+      cwd: this.dir,
+      env: { PATH: "/usr/local/bin:/usr/bin:/bin", SANDSTORM_HOME: this.home, PORT: `${this.port}`,
+        ...this.env },
+      ...(root ? { uid: this.uid, gid: this.uid } : {}),
+    };
+  }
+
+  /** Starts the shell (again) and waits until it answers. */
+  async run() {
+    const log = createWriteStream(join(this.dir, "shell.log"), { flags: "a" });
+    await new Promise((resolve) => log.on("open", resolve));
+    this.child = spawn(this.program, ["serve"], { ...this.#options(), stdio: ["ignore", log, log] });
+    this.child.on("exit", () => { this.ended = true; });
+    this.ended = false;
+    await eventually("the shell answers", () => {
+      assert.ok(!this.ended, `the shell ended at once:\n${this.log()}`);
+      return this.command(["app", "list"]).status === 0;
+    }, 60);
+  }
+
+  log() { return readFileSync(join(this.dir, "shell.log"), "utf8"); }
+
+  command(args) {
+    return spawnSync(this.program, args, { ...this.#options(), encoding: "utf8" });
+  }
+
+  /** `shell ARGS… --json`, parsed. */
+  json(...args) {
+    const done = this.command([...args, "--json"]);
+    assert.equal(done.status, 0, `shell ${args.join(" ")}: ${done.stderr}`);
+    return JSON.parse(done.stdout);
+  }
+
+  adminLink() { return this.json("admin-link").url; }
+
+  install(path) {
+    const copy = join(this.dir, "install.spk");
+    cpSync(path, copy);
+    chmodSync(copy, 0o644);
+    return this.json("app", "install", copy);
+  }
+
+  create(appId, ...more) { return this.json("grain", "create", "--app", appId, ...more).grainId; }
+
+  state(grain) {
+    return this.json("grain", "list").find((entry) => entry.grainId === grain)?.state;
+  }
+
+  /** A directory of the test that the server's user owns. */
+  file(name, bytes) {
+    const path = join(this.dir, name);
+    const stream = createWriteStream(path);
+    stream.end(bytes);
+    return new Promise((resolve) => stream.on("close", () => resolve(path)));
+  }
+
+  async terminate() {
+    this.child.kill("SIGTERM");
+    await eventually("the shell ends after SIGTERM", () => this.ended, 30);
+  }
+
+  async kill() {
+    this.child.kill("SIGKILL");
+    await eventually("the shell is gone", () => this.ended, 10);
+  }
+
+  async stop() {
+    if (!this.ended) await this.kill();
+    await eventually("all processes of the test are gone", () => {
+      const left = processes().filter((p) =>
+        p.pid !== process.pid && (p.command.includes(this.dir) || (root && p.uid === this.uid)));
+      for (const { pid } of left) try { process.kill(pid, "SIGKILL"); } catch { /* gone */ }
+      return left.length === 0;
+    }, 10);
+    rmSync(this.dir, { recursive: true, force: true });
+    started.delete(this);
+  }
+}
+
+const started = new Set();
+
+/** Ends everything that the file started; call it in `after`. */
+export async function cleanUp() {
+  for (const thing of [...started].reverse()) {
+    if (thing instanceof Server) await thing.stop();
+    else { await thing.close(); started.delete(thing); }
+  }
+}
+
+/** Headless Chromium from Debian. */
+export async function launch() {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+    args: [...(root ? ["--no-sandbox"] : []), "--disable-gpu", "--disable-quic", "--no-first-run",
+      "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  });
+  started.add(browser);
+  return browser;
+}
+
+/** A person: a browser profile of their own, signed in as an administrator by a one-time link. */
+export async function administrator(browser, server, options = {}) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  await page.goto(server.adminLink());
+  return { context, page };
+}
+
+/** The frame of the open grain, once the app has answered in it. */
+export async function grainFrame(page, seconds = 30) {
+  return eventually("the grain's frame shows the app", () => page.frames().find((frame) =>
+    frame !== page.mainFrame() && /^https?:/.test(frame.url()) && !frame.url().includes("_sandstorm")),
+  seconds);
+}
+
+const axe = readFileSync(join(dirname(fileURLToPath(import.meta.url)),
+  "node_modules/axe-core/axe.min.js"), "utf8");
+
+/** Fails with a readable list when axe-core finds a serious or critical violation in the page's own
+ *  frame (an app's content is the app's). */
+export async function assertAccessible(page, where) {
+  // As the page's own script would be refused by its policy, in an isolated world by the driver.
+  const session = await page.context().newCDPSession(page);
+  const { frameTree } = await session.send("Page.getFrameTree");
+  const { executionContextId } = await session.send("Page.createIsolatedWorld",
+    { frameId: frameTree.frame.id, worldName: "axe" });
+  const evaluate = async (expression) => {
+    const { result, exceptionDetails } = await session.send("Runtime.evaluate",
+      { expression, contextId: executionContextId, awaitPromise: true, returnByValue: true });
+    assert.ok(!exceptionDetails, JSON.stringify(exceptionDetails));
+    return result.value;
+  };
+  await evaluate(`${axe}; 0`);
+  const violations = await evaluate(`axe.run(document, { iframes: false })
+    .then((found) => found.violations
+      .filter((v) => v.impact === "serious" || v.impact === "critical")
+      .map((v) => v.id + ": " + v.help + " " + v.nodes.map((n) => n.html).join(" | ")))`);
+  await session.detach();
+  assert.deepEqual(violations, [], `axe on ${where}`);
+}
