@@ -1,0 +1,226 @@
+//! Attacks from inside a grain, in both modes, and the same attacks outside: a refusal counts only
+//! where the attack would otherwise succeed, or where the row says that it was not shown here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use sandstorm_schema::rpc::connect::{Trust, Vat};
+use sandstorm_schema::supervisor_capnp::supervisor;
+use sandstorm_tests::{Installation, Mode, eventually};
+
+/// One line of `hostile-app list`.
+struct Row {
+    layer: String,
+    tries: String,
+    safe_bare: bool,
+}
+
+/// What an attempt came to: verdict and detail, by the attack's name.
+type Answers = BTreeMap<String, (String, String)>;
+
+const PACKAGE: &str = "0123456789abcdef0123456789abcdef";
+const GRAIN: &str = "hostilegrain2222222222";
+
+fn program() -> PathBuf {
+    // Built by cargo beside this test, with the same profile.
+    let mut dir = std::env::current_exe().expect("a test has a path");
+    dir.pop();
+    dir.pop();
+    dir.join("hostile-app")
+}
+
+fn table() -> Result<BTreeMap<String, Row>> {
+    let listed =
+        Command::new(program()).arg("list").output().context("hostile-app is not built")?;
+    let text = String::from_utf8(listed.stdout)?;
+    text.lines()
+        .map(|line| {
+            let mut fields = line.split('\t').map(str::to_owned);
+            let mut next = || fields.next().context("a short line");
+            let (name, layer, bare, tries) = (next()?, next()?, next()?, next()?);
+            Ok((name, Row { layer, tries, safe_bare: bare == "bare" }))
+        })
+        .collect()
+}
+
+fn parse(output: &str) -> Answers {
+    output
+        .lines()
+        .filter_map(|line| {
+            // The log may put a prefix in front of a line.
+            let mut fields = line[line.find("ATTACK\t")?..].splitn(4, '\t').skip(1);
+            let name = fields.next()?.to_owned();
+            Some((name, (fields.next()?.to_owned(), fields.next().unwrap_or("").to_owned())))
+        })
+        .collect()
+}
+
+/// Things of the host that the attacks look for; they live as long as this value.
+struct Outside {
+    tcp: std::net::TcpListener,
+    _abstract_socket: std::os::unix::net::UnixListener,
+    abstract_name: String,
+    shm: i32,
+    key: i32,
+}
+
+impl Outside {
+    fn new() -> Result<Self> {
+        use std::os::linux::net::SocketAddrExt;
+        let abstract_name =
+            format!("hostile-{}-{:?}", std::process::id(), std::thread::current().id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&abstract_name)?;
+        let key = 0x5a00_0000 | (std::process::id() as i32 & 0xffff) << 4 | rand_nibble();
+        // SAFETY: makes a new segment by number; no memory of ours is touched.
+        let shm = unsafe { libc::shmget(key, 4096, libc::IPC_CREAT | 0o666) };
+        ensure!(shm != -1, "no shared memory: {}", std::io::Error::last_os_error());
+        Ok(Outside {
+            tcp: std::net::TcpListener::bind("127.0.0.1:0")?,
+            _abstract_socket: std::os::unix::net::UnixListener::bind_addr(&address)?,
+            abstract_name,
+            shm,
+            key,
+        })
+    }
+
+    fn words(&self) -> Result<Vec<String>> {
+        Ok(vec![
+            format!("tcp={}", self.tcp.local_addr()?.port()),
+            format!("abstract={}", self.abstract_name),
+            format!("shm={}", self.key),
+        ])
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        // SAFETY: removes our own segment by number.
+        unsafe { libc::shmctl(self.shm, libc::IPC_RMID, std::ptr::null_mut()) };
+    }
+}
+
+fn rand_nibble() -> i32 {
+    let mut byte = [0u8; 1];
+    getrandom::fill(&mut byte).expect("the kernel gives random bytes");
+    i32::from(byte[0] & 15)
+}
+
+/// Lays out the hostile package and the grain's place in an installation.
+fn lay_out(installation: &Installation) -> Result<()> {
+    let package = installation.home().join("apps").join(PACKAGE);
+    for dir in ["", "dev", "tmp", "var", "proc"] {
+        let path = package.join(dir);
+        fs::create_dir_all(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    fs::copy(program(), package.join("hostile-app"))?;
+    let done = Command::new("chown")
+        .arg("-R")
+        .arg(format!("{}:{}", installation.uid, installation.gid))
+        .arg(installation.home().join("apps"))
+        .status()?;
+    ensure!(done.success());
+    fs::create_dir_all(installation.home().join("grains"))?;
+    std::os::unix::fs::chown(
+        installation.home().join("grains"),
+        Some(installation.uid),
+        Some(installation.gid),
+    )?;
+    Ok(())
+}
+
+/// Runs every attack as a grain and returns what its log says.
+fn boxed(mode: Mode, words: &[String]) -> Result<Option<Answers>> {
+    let Some(installation) = Installation::new(mode)? else { return Ok(None) };
+    lay_out(&installation)?;
+    let mut supervisor = installation
+        .command("sandstorm-supervisor")
+        .arg("--home")
+        .arg(installation.home())
+        .args(["--new", PACKAGE, GRAIN, "--", "/hostile-app", "all"])
+        .args(words)
+        .arg("hold=2")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let grain = installation.grain_dir(GRAIN);
+    let log =
+        || String::from_utf8_lossy(&fs::read(grain.join("log")).unwrap_or_default()).into_owned();
+    eventually("the supervisor listens", Duration::from_secs(20), || {
+        grain.join("socket").exists().then_some(())
+    })?;
+    wake(&grain.join("socket"))?;
+    let done = eventually("every attack was tried", Duration::from_secs(120), || {
+        log().contains("ATTACKS-DONE").then_some(())
+    });
+    let _ = supervisor.kill();
+    let _ = supervisor.wait();
+    done.with_context(|| format!("the grain's log:\n{}", log()))?;
+    Ok(Some(parse(&log())))
+}
+
+/// The first call that needs the app starts it.
+fn wake(socket: &std::path::Path) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let stream = tokio::net::UnixStream::connect(socket).await?;
+        let vat = Vat::spawn(stream, Side::Client, None, Trust::Peer);
+        let client: supervisor::Client = vat.bootstrap();
+        client.keep_alive_request().send().promise.await?;
+        // The app never answers on fd 3; that it is asked is enough.
+        let asked = client.get_main_view_request().send().promise;
+        let _ = tokio::time::timeout(Duration::from_secs(1), asked).await;
+        anyhow::Ok(())
+    })
+}
+
+fn judge(mode: Mode) -> Result<()> {
+    let table = table()?;
+    let outside = Outside::new()?;
+    let words = outside.words()?;
+    let Some(inside) = boxed(mode, &words)? else { return Ok(()) };
+    let bare_run = Command::new(program()).arg("all").arg("bare=1").args(&words).output()?;
+    let bare = parse(&String::from_utf8_lossy(&bare_run.stdout));
+
+    let mut broke_out = Vec::new();
+    let (mut proven, mut unproven) = (0, Vec::new());
+    for (name, row) in &table {
+        let (verdict, detail) =
+            inside.get(name).with_context(|| format!("{name} was not tried"))?;
+        println!("{mode:?} {name}: {verdict} ({detail})");
+        if !matches!(verdict.as_str(), "refused" | "killed") {
+            broke_out.push(format!("{name} ({}; {}): {verdict}: {detail}", row.tries, row.layer));
+        }
+        let succeeds = bare.get(name).is_some_and(|(verdict, _)| verdict == "succeeded");
+        if succeeds {
+            proven += 1;
+        } else {
+            unproven.push(if row.safe_bare { name.clone() } else { format!("{name}*") });
+        }
+    }
+    println!(
+        "{} attacks, {proven} of them succeed outside; no proof here for: {} (* = not tried outside)",
+        table.len(),
+        unproven.join(" ")
+    );
+    ensure!(broke_out.is_empty(), "these got out:\n{}", broke_out.join("\n"));
+    ensure!(proven >= 60, "only {proven} attacks succeed outside: this run proves little");
+    Ok(())
+}
+
+#[test]
+fn attacks_stay_inside_in_setuid_mode() -> Result<()> {
+    judge(Mode::Setuid)
+}
+
+#[test]
+fn attacks_stay_inside_in_user_namespace_mode() -> Result<()> {
+    judge(Mode::UserNamespace)
+}
