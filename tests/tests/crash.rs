@@ -66,8 +66,11 @@ impl Writer {
                 number += 1;
                 let name = format!("record-{number:07}");
                 let text = format!("{name}: {}", "x".repeat((number % 4000) as usize));
-                let put = client.put(&format!("/{name}"), text.clone());
-                let answer = runtime.block_on(tokio::time::timeout(Duration::from_secs(30), put));
+                let answer = runtime.block_on(async {
+                    let path = format!("/{name}");
+                    let put = client.put(&path, text.clone());
+                    tokio::time::timeout(Duration::from_secs(30), put).await
+                });
                 match answer {
                     Ok(Ok(answer)) if (200..300).contains(&answer.status) => {
                         kept.insert(name, text);
