@@ -2,6 +2,7 @@
 //! what it can do. Runs with the caller's rights, on this checkout only.
 
 mod app;
+mod bench;
 mod ci;
 mod r#gen;
 mod paths;
@@ -29,6 +30,13 @@ enum Task {
     Run,
     /// What `make test` does after the build: every check and test, and a summary
     Ci,
+    /// Measure against peers in the same run: all benchmarks, or one by name
+    Bench {
+        name: Option<String>,
+        /// Print the rows as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Generate the Rust code of schema/ anew (needs the capnp tool)
     Gen,
 }
@@ -38,6 +46,7 @@ fn main() -> Result<()> {
         Task::App(command) => app::run(command),
         Task::Run => run::run(),
         Task::Ci => ci::run(),
+        Task::Bench { name, json } => bench::run(name.as_deref(), json),
         Task::Gen => r#gen::run(&paths::top()),
     }
 }

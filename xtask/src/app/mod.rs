@@ -63,6 +63,11 @@ pub fn build(name: &str) -> Result<PathBuf> {
     package::build(&recipe).with_context(|| format!("app {name} could not be built"))
 }
 
+/// Builds one app's tree; returns its place in the cache.
+pub fn tree_of(name: &str) -> Result<PathBuf> {
+    tree::build(&Recipe::load(name)?)
+}
+
 /// Names of all recipes, sorted.
 pub fn list() -> Result<Vec<String>> {
     let mut names = Vec::new();
