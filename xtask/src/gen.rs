@@ -5,7 +5,7 @@ use anyhow::{Context, Result, anyhow};
 use std::io::ErrorKind;
 use std::path::Path;
 
-#[path = "../../crates/sandstorm-schema/tests/support/generate.rs"]
+#[path = "../../crates/sandstorm-schema/tests/schema/generate.rs"]
 mod generate;
 
 pub fn run(repo: &Path) -> Result<()> {

@@ -8,8 +8,8 @@
 
 pub mod persistent { /* (SturdyRef,Owner) */
     #![allow(unused_variables)]
-    pub type SaveParams<Owner,SturdyRef,> = ::capnp::capability::Params<crate::persistent_capnp::persistent::save_params::Owned<SturdyRef,Owner>>;
-    pub type SaveResults<Owner,SturdyRef,> = ::capnp::capability::Results<crate::persistent_capnp::persistent::save_results::Owned<SturdyRef,Owner>>;
+    pub type SaveParams<Owner,> = ::capnp::capability::Params<crate::persistent_capnp::save_params::Owned<Owner>>;
+    pub type SaveResults<SturdyRef,> = ::capnp::capability::Results<crate::persistent_capnp::save_results::Owned<SturdyRef>>;
 
     pub struct Client<SturdyRef,Owner> {
         pub client: ::capnp::capability::Client,
@@ -62,12 +62,12 @@ pub mod persistent { /* (SturdyRef,Owner) */
         }
     }
     impl <SturdyRef,Owner> Client<SturdyRef,Owner> {
-        pub fn save_request(&self) -> ::capnp::capability::Request<crate::persistent_capnp::persistent::save_params::Owned<SturdyRef,Owner>,crate::persistent_capnp::persistent::save_results::Owned<SturdyRef,Owner>> {
+        pub fn save_request(&self) -> ::capnp::capability::Request<crate::persistent_capnp::save_params::Owned<Owner>,crate::persistent_capnp::save_results::Owned<SturdyRef>> {
             self.client.new_call(_private::TYPE_ID, 0, ::core::option::Option::None)
         }
     }
     pub trait Server<SturdyRef,Owner> : 'static where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-        fn save(self: ::capnp::capability::Rc<Self>, _: SaveParams<Owner,SturdyRef,>, _: SaveResults<Owner,SturdyRef,>) -> impl ::core::future::Future<Output = Result<(), ::capnp::Error>> + 'static { ::core::future::ready(Err(::capnp::Error::unimplemented("method persistent::Server::save not implemented".to_string()))) }
+        fn save(self: ::capnp::capability::Rc<Self>, _: SaveParams<Owner,>, _: SaveResults<SturdyRef,>) -> impl ::core::future::Future<Output = Result<(), ::capnp::Error>> + 'static { ::core::future::ready(Err(::capnp::Error::unimplemented("method persistent::Server::save not implemented".to_string()))) }
     }
     pub struct ServerDispatch<_T,SturdyRef,Owner> {
         pub server: ::capnp::capability::Rc<_T>,
@@ -106,461 +106,466 @@ pub mod persistent { /* (SturdyRef,Owner) */
     pub(crate) mod _private {
         pub(crate) const TYPE_ID: u64 = 0xc8cb_212f_cd9f_5691;
     }
+}
 
-    pub mod save_params { /* SturdyRef,Owner */
-        #[derive(Copy, Clone)]
-        pub struct Owned<SturdyRef,Owner> {
-            _phantom: ::core::marker::PhantomData<(SturdyRef,Owner)>
-        }
-        impl <SturdyRef,Owner> ::capnp::introspect::Introspect for Owned <SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<SturdyRef,Owner>, annotation_types: _private::get_annotation_types::<SturdyRef,Owner>, type_id: ::core::any::TypeId::of::<Owned<SturdyRef,Owner>>() }).into() } }
-        impl <SturdyRef,Owner> ::capnp::traits::Owned for Owned <SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, SturdyRef,Owner>; type Builder<'a> = Builder<'a, SturdyRef,Owner>; }
-        impl <SturdyRef,Owner> ::capnp::traits::OwnedStruct for Owned <SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, SturdyRef,Owner>; type Builder<'a> = Builder<'a, SturdyRef,Owner>; }
-        impl <SturdyRef,Owner> ::capnp::traits::Pipelined for Owned<SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<SturdyRef,Owner>; }
+pub mod save_params { /* Owner */
+    #[derive(Copy, Clone)]
+    pub struct Owned<Owner> {
+        _phantom: ::core::marker::PhantomData<Owner>
+    }
+    impl <Owner> ::capnp::introspect::Introspect for Owned <Owner> where Owner: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<Owner>, annotation_types: _private::get_annotation_types::<Owner>, type_id: ::core::any::TypeId::of::<Owned<Owner>>() }).into() } }
+    impl <Owner> ::capnp::traits::Owned for Owned <Owner> where Owner: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, Owner>; type Builder<'a> = Builder<'a, Owner>; }
+    impl <Owner> ::capnp::traits::OwnedStruct for Owned <Owner> where Owner: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, Owner>; type Builder<'a> = Builder<'a, Owner>; }
+    impl <Owner> ::capnp::traits::Pipelined for Owned<Owner> where Owner: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<Owner>; }
 
-        pub struct Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            reader: ::capnp::private::layout::StructReader<'a>,
-            _phantom: ::core::marker::PhantomData<(SturdyRef,Owner)>
-        }
-        impl <SturdyRef,Owner> ::core::marker::Copy for Reader<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {}
-        impl <SturdyRef,Owner> ::core::clone::Clone for Reader<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn clone(&self) -> Self { *self }
-        }
+    pub struct Reader<'a,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        reader: ::capnp::private::layout::StructReader<'a>,
+        _phantom: ::core::marker::PhantomData<Owner>
+    }
+    impl <Owner> ::core::marker::Copy for Reader<'_,Owner> where Owner: ::capnp::traits::Owned + 'static  {}
+    impl <Owner> ::core::clone::Clone for Reader<'_,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        fn clone(&self) -> Self { *self }
+    }
 
-        impl <SturdyRef,Owner> ::capnp::traits::HasTypeId for Reader<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,SturdyRef,Owner> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
-                Self { reader, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,SturdyRef,Owner> ::core::convert::From<Reader<'a,SturdyRef,Owner>> for ::capnp::dynamic_value::Reader<'a> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn from(reader: Reader<'a,SturdyRef,Owner>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<SturdyRef,Owner>, annotation_types: _private::get_annotation_types::<SturdyRef,Owner>, type_id: ::core::any::TypeId::of::<Owned<SturdyRef,Owner>>()})))
-            }
-        }
-
-        impl <SturdyRef,Owner> ::core::fmt::Debug for Reader<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
-                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
-            }
-        }
-
-        impl <'a,SturdyRef,Owner> ::capnp::traits::FromPointerReader<'a> for Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(reader.get_struct(default)?.into())
-            }
-        }
-
-        impl <'a,SturdyRef,Owner> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
-                self.reader
-            }
-        }
-
-        impl <'a,SturdyRef,Owner> ::capnp::traits::Imbue<'a> for Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
-                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
-            }
-        }
-
-        impl <'a,SturdyRef,Owner> Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            pub fn reborrow(&self) -> Reader<'_,SturdyRef,Owner> {
-                Self { .. *self }
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.reader.total_size()
-            }
-            #[inline]
-            pub fn get_seal_for(self) -> ::capnp::Result<<Owner as ::capnp::traits::Owned>::Reader<'a>> {
-                ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(0), ::core::option::Option::None)
-            }
-            #[inline]
-            pub fn has_seal_for(&self) -> bool {
-                !self.reader.get_pointer_field(0).is_null()
-            }
-        }
-
-        pub struct Builder<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            builder: ::capnp::private::layout::StructBuilder<'a>,
-            _phantom: ::core::marker::PhantomData<(SturdyRef,Owner)>
-        }
-        impl <SturdyRef,Owner> ::capnp::traits::HasStructSize for Builder<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 1 };
-        }
-        impl <SturdyRef,Owner> ::capnp::traits::HasTypeId for Builder<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,SturdyRef,Owner> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
-                Self { builder, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,SturdyRef,Owner> ::core::convert::From<Builder<'a,SturdyRef,Owner>> for ::capnp::dynamic_value::Builder<'a> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn from(builder: Builder<'a,SturdyRef,Owner>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<SturdyRef,Owner>, annotation_types: _private::get_annotation_types::<SturdyRef,Owner>, type_id: ::core::any::TypeId::of::<Owned<SturdyRef,Owner>>()})))
-            }
-        }
-
-        impl <'a,SturdyRef,Owner> ::capnp::traits::ImbueMut<'a> for Builder<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
-                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
-            }
-        }
-
-        impl <'a,SturdyRef,Owner> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
-                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
-            }
-            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
-            }
-        }
-
-        impl <SturdyRef,Owner> ::capnp::traits::SetterInput<Owned<SturdyRef,Owner>> for Reader<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
-        }
-
-        impl <'a,SturdyRef,Owner> Builder<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            pub fn into_reader(self) -> Reader<'a,SturdyRef,Owner> {
-                self.builder.into_reader().into()
-            }
-            pub fn reborrow(&mut self) -> Builder<'_,SturdyRef,Owner> {
-                Builder { builder: self.builder.reborrow(), ..*self }
-            }
-            pub fn reborrow_as_reader(&self) -> Reader<'_,SturdyRef,Owner> {
-                self.builder.as_reader().into()
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.builder.as_reader().total_size()
-            }
-            #[inline]
-            pub fn get_seal_for(self) -> ::capnp::Result<<Owner as ::capnp::traits::Owned>::Builder<'a>> {
-                ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(0), ::core::option::Option::None)
-            }
-            #[inline]
-            pub fn initn_seal_for(self, length: u32) -> <Owner as ::capnp::traits::Owned>::Builder<'a> {
-                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).initn_as(length)
-            }
-            #[inline]
-            pub fn set_seal_for(&mut self, value: impl ::capnp::traits::SetterInput<Owner>) -> ::capnp::Result<()> {
-                ::capnp::traits::SetterInput::set_pointer_builder(self.builder.reborrow().get_pointer_field(0), value, false)
-            }
-            #[inline]
-            pub fn init_seal_for(self, ) -> <Owner as ::capnp::traits::Owned>::Builder<'a> {
-                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).init_as()
-            }
-            #[inline]
-            pub fn has_seal_for(&self) -> bool {
-                !self.builder.is_pointer_field_null(0)
-            }
-        }
-
-        pub struct Pipeline<SturdyRef,Owner> {
-            _typeless: ::capnp::any_pointer::Pipeline,
-            _phantom: ::core::marker::PhantomData<(SturdyRef,Owner)>
-        }
-        impl<SturdyRef,Owner> ::capnp::capability::FromTypelessPipeline for Pipeline<SturdyRef,Owner> {
-            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
-                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-        impl<SturdyRef,Owner> Pipeline<SturdyRef,Owner> where SturdyRef: ::capnp::traits::Pipelined, <SturdyRef as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline, Owner: ::capnp::traits::Pipelined, <Owner as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
-            pub fn get_seal_for(&self) -> <Owner as ::capnp::traits::Pipelined>::Pipeline {
-                ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(0))
-            }
-        }
-        mod _private {
-            pub(crate) static ENCODED_NODE: [::capnp::Word; 35] = [
-                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
-                ::capnp::word(165, 115, 48, 24, 89, 186, 111, 247),
-                ::capnp::word(34, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(145, 86, 159, 205, 47, 33, 203, 200),
-                ::capnp::word(1, 0, 7, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(21, 0, 0, 0, 106, 1, 0, 0),
-                ::capnp::word(41, 0, 0, 0, 7, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(37, 0, 0, 0, 63, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(99, 97, 112, 110, 112, 47, 112, 101),
-                ::capnp::word(114, 115, 105, 115, 116, 101, 110, 116),
-                ::capnp::word(46, 99, 97, 112, 110, 112, 58, 80),
-                ::capnp::word(101, 114, 115, 105, 115, 116, 101, 110),
-                ::capnp::word(116, 46, 83, 97, 118, 101, 80, 97),
-                ::capnp::word(114, 97, 109, 115, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 1, 0, 1, 0),
-                ::capnp::word(4, 0, 0, 0, 3, 0, 4, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(13, 0, 0, 0, 66, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(8, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(20, 0, 0, 0, 2, 0, 1, 0),
-                ::capnp::word(115, 101, 97, 108, 70, 111, 114, 0),
-                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(1, 0, 1, 0, 0, 0, 0, 0),
-                ::capnp::word(145, 86, 159, 205, 47, 33, 203, 200),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ];
-            pub(crate) fn get_field_types<SturdyRef,Owner>(index: u16) -> ::capnp::introspect::Type where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-                match index {
-                    0 => <Owner as ::capnp::introspect::Introspect>::introspect(),
-                    _ => ::capnp::introspect::panic_invalid_field_index(index),
-                }
-            }
-            pub(crate) fn get_annotation_types<SturdyRef,Owner>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
-            }
-            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
-            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
-                &ARENA,
-                NONUNION_MEMBERS,
-                MEMBERS_BY_DISCRIMINANT,
-                MEMBERS_BY_NAME
-            );
-            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0];
-            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
-            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[0];
-            pub(crate) const TYPE_ID: u64 = 0xf76f_ba59_1830_73a5;
+    impl <Owner> ::capnp::traits::HasTypeId for Reader<'_,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        const TYPE_ID: u64 = _private::TYPE_ID;
+    }
+    impl <'a,Owner> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
+            Self { reader, _phantom: ::core::marker::PhantomData, }
         }
     }
 
-    pub mod save_results { /* SturdyRef,Owner */
-        #[derive(Copy, Clone)]
-        pub struct Owned<SturdyRef,Owner> {
-            _phantom: ::core::marker::PhantomData<(SturdyRef,Owner)>
+    impl <'a,Owner> ::core::convert::From<Reader<'a,Owner>> for ::capnp::dynamic_value::Reader<'a> where Owner: ::capnp::traits::Owned + 'static  {
+        fn from(reader: Reader<'a,Owner>) -> Self {
+            Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<Owner>, annotation_types: _private::get_annotation_types::<Owner>, type_id: ::core::any::TypeId::of::<Owned<Owner>>()})))
         }
-        impl <SturdyRef,Owner> ::capnp::introspect::Introspect for Owned <SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<SturdyRef,Owner>, annotation_types: _private::get_annotation_types::<SturdyRef,Owner>, type_id: ::core::any::TypeId::of::<Owned<SturdyRef,Owner>>() }).into() } }
-        impl <SturdyRef,Owner> ::capnp::traits::Owned for Owned <SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, SturdyRef,Owner>; type Builder<'a> = Builder<'a, SturdyRef,Owner>; }
-        impl <SturdyRef,Owner> ::capnp::traits::OwnedStruct for Owned <SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, SturdyRef,Owner>; type Builder<'a> = Builder<'a, SturdyRef,Owner>; }
-        impl <SturdyRef,Owner> ::capnp::traits::Pipelined for Owned<SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<SturdyRef,Owner>; }
+    }
 
-        pub struct Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            reader: ::capnp::private::layout::StructReader<'a>,
-            _phantom: ::core::marker::PhantomData<(SturdyRef,Owner)>
+    impl <Owner> ::core::fmt::Debug for Reader<'_,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
+            core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
         }
-        impl <SturdyRef,Owner> ::core::marker::Copy for Reader<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {}
-        impl <SturdyRef,Owner> ::core::clone::Clone for Reader<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn clone(&self) -> Self { *self }
-        }
+    }
 
-        impl <SturdyRef,Owner> ::capnp::traits::HasTypeId for Reader<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
+    impl <'a,Owner> ::capnp::traits::FromPointerReader<'a> for Reader<'a,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+            ::core::result::Result::Ok(reader.get_struct(default)?.into())
         }
-        impl <'a,SturdyRef,Owner> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
-                Self { reader, _phantom: ::core::marker::PhantomData, }
-            }
-        }
+    }
 
-        impl <'a,SturdyRef,Owner> ::core::convert::From<Reader<'a,SturdyRef,Owner>> for ::capnp::dynamic_value::Reader<'a> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn from(reader: Reader<'a,SturdyRef,Owner>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<SturdyRef,Owner>, annotation_types: _private::get_annotation_types::<SturdyRef,Owner>, type_id: ::core::any::TypeId::of::<Owned<SturdyRef,Owner>>()})))
-            }
+    impl <'a,Owner> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
+            self.reader
         }
+    }
 
-        impl <SturdyRef,Owner> ::core::fmt::Debug for Reader<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
-                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
-            }
+    impl <'a,Owner> ::capnp::traits::Imbue<'a> for Reader<'a,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
+            self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
+        }
+    }
+
+    impl <'a,Owner> Reader<'a,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        pub fn reborrow(&self) -> Reader<'_,Owner> {
+            Self { .. *self }
         }
 
-        impl <'a,SturdyRef,Owner> ::capnp::traits::FromPointerReader<'a> for Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(reader.get_struct(default)?.into())
-            }
+        pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+            self.reader.total_size()
+        }
+        #[inline]
+        pub fn get_seal_for(self) -> ::capnp::Result<<Owner as ::capnp::traits::Owned>::Reader<'a>> {
+            ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(0), ::core::option::Option::None)
+        }
+        #[inline]
+        pub fn has_seal_for(&self) -> bool {
+            !self.reader.get_pointer_field(0).is_null()
+        }
+    }
+
+    pub struct Builder<'a,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        builder: ::capnp::private::layout::StructBuilder<'a>,
+        _phantom: ::core::marker::PhantomData<Owner>
+    }
+    impl <Owner> ::capnp::traits::HasStructSize for Builder<'_,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 1 };
+    }
+    impl <Owner> ::capnp::traits::HasTypeId for Builder<'_,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        const TYPE_ID: u64 = _private::TYPE_ID;
+    }
+    impl <'a,Owner> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
+            Self { builder, _phantom: ::core::marker::PhantomData, }
+        }
+    }
+
+    impl <'a,Owner> ::core::convert::From<Builder<'a,Owner>> for ::capnp::dynamic_value::Builder<'a> where Owner: ::capnp::traits::Owned + 'static  {
+        fn from(builder: Builder<'a,Owner>) -> Self {
+            Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<Owner>, annotation_types: _private::get_annotation_types::<Owner>, type_id: ::core::any::TypeId::of::<Owned<Owner>>()})))
+        }
+    }
+
+    impl <'a,Owner> ::capnp::traits::ImbueMut<'a> for Builder<'a,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
+            self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
+        }
+    }
+
+    impl <'a,Owner> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+            builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
+        }
+        fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+            ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
+        }
+    }
+
+    impl <Owner> ::capnp::traits::SetterInput<Owned<Owner>> for Reader<'_,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
+    }
+
+    impl <'a,Owner> Builder<'a,Owner> where Owner: ::capnp::traits::Owned + 'static  {
+        pub fn into_reader(self) -> Reader<'a,Owner> {
+            self.builder.into_reader().into()
+        }
+        pub fn reborrow(&mut self) -> Builder<'_,Owner> {
+            Builder { builder: self.builder.reborrow(), ..*self }
+        }
+        pub fn reborrow_as_reader(&self) -> Reader<'_,Owner> {
+            self.builder.as_reader().into()
         }
 
-        impl <'a,SturdyRef,Owner> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
-                self.reader
+        pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+            self.builder.as_reader().total_size()
+        }
+        #[inline]
+        pub fn get_seal_for(self) -> ::capnp::Result<<Owner as ::capnp::traits::Owned>::Builder<'a>> {
+            ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(0), ::core::option::Option::None)
+        }
+        #[inline]
+        pub fn initn_seal_for(self, length: u32) -> <Owner as ::capnp::traits::Owned>::Builder<'a> {
+            ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).initn_as(length)
+        }
+        #[inline]
+        pub fn set_seal_for(&mut self, value: impl ::capnp::traits::SetterInput<Owner>) -> ::capnp::Result<()> {
+            ::capnp::traits::SetterInput::set_pointer_builder(self.builder.reborrow().get_pointer_field(0), value, false)
+        }
+        #[inline]
+        pub fn init_seal_for(self, ) -> <Owner as ::capnp::traits::Owned>::Builder<'a> {
+            ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).init_as()
+        }
+        #[inline]
+        pub fn has_seal_for(&self) -> bool {
+            !self.builder.is_pointer_field_null(0)
+        }
+    }
+
+    pub struct Pipeline<Owner> {
+        _typeless: ::capnp::any_pointer::Pipeline,
+        _phantom: ::core::marker::PhantomData<Owner>
+    }
+    impl<Owner> ::capnp::capability::FromTypelessPipeline for Pipeline<Owner> {
+        fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
+            Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
+        }
+    }
+    impl<Owner> Pipeline<Owner> where Owner: ::capnp::traits::Pipelined, <Owner as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
+        pub fn get_seal_for(&self) -> <Owner as ::capnp::traits::Pipelined>::Pipeline {
+            ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(0))
+        }
+    }
+    mod _private {
+        pub(crate) static ENCODED_NODE: [::capnp::Word; 37] = [
+            ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
+            ::capnp::word(165, 115, 48, 24, 89, 186, 111, 247),
+            ::capnp::word(23, 0, 0, 0, 1, 0, 0, 0),
+            ::capnp::word(255, 80, 103, 115, 58, 78, 21, 241),
+            ::capnp::word(1, 0, 7, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
+            ::capnp::word(21, 0, 0, 0, 18, 1, 0, 0),
+            ::capnp::word(37, 0, 0, 0, 7, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(33, 0, 0, 0, 63, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(89, 0, 0, 0, 15, 0, 0, 0),
+            ::capnp::word(99, 97, 112, 110, 112, 47, 112, 101),
+            ::capnp::word(114, 115, 105, 115, 116, 101, 110, 116),
+            ::capnp::word(46, 99, 97, 112, 110, 112, 58, 83),
+            ::capnp::word(97, 118, 101, 80, 97, 114, 97, 109),
+            ::capnp::word(115, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 1, 0, 1, 0),
+            ::capnp::word(4, 0, 0, 0, 3, 0, 4, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(13, 0, 0, 0, 66, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(8, 0, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(20, 0, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(115, 101, 97, 108, 70, 111, 114, 0),
+            ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(165, 115, 48, 24, 89, 186, 111, 247),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(4, 0, 0, 0, 0, 0, 1, 0),
+            ::capnp::word(1, 0, 0, 0, 50, 0, 0, 0),
+            ::capnp::word(79, 119, 110, 101, 114, 0, 0, 0),
+        ];
+        pub(crate) fn get_field_types<Owner>(index: u16) -> ::capnp::introspect::Type where Owner: ::capnp::traits::Owned + 'static  {
+            match index {
+                0 => <Owner as ::capnp::introspect::Introspect>::introspect(),
+                _ => ::capnp::introspect::panic_invalid_field_index(index),
             }
+        }
+        pub(crate) fn get_annotation_types<Owner>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where Owner: ::capnp::traits::Owned + 'static  {
+            ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
+        }
+        pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
+        pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
+            &ARENA,
+            NONUNION_MEMBERS,
+            MEMBERS_BY_DISCRIMINANT,
+            MEMBERS_BY_NAME
+        );
+        pub(crate) static NONUNION_MEMBERS : &[u16] = &[0];
+        pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
+        pub(crate) static MEMBERS_BY_NAME : &[u16] = &[0];
+        pub(crate) const TYPE_ID: u64 = 0xf76f_ba59_1830_73a5;
+    }
+}
+
+pub mod save_results { /* SturdyRef */
+    #[derive(Copy, Clone)]
+    pub struct Owned<SturdyRef> {
+        _phantom: ::core::marker::PhantomData<SturdyRef>
+    }
+    impl <SturdyRef> ::capnp::introspect::Introspect for Owned <SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<SturdyRef>, annotation_types: _private::get_annotation_types::<SturdyRef>, type_id: ::core::any::TypeId::of::<Owned<SturdyRef>>() }).into() } }
+    impl <SturdyRef> ::capnp::traits::Owned for Owned <SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, SturdyRef>; type Builder<'a> = Builder<'a, SturdyRef>; }
+    impl <SturdyRef> ::capnp::traits::OwnedStruct for Owned <SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, SturdyRef>; type Builder<'a> = Builder<'a, SturdyRef>; }
+    impl <SturdyRef> ::capnp::traits::Pipelined for Owned<SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<SturdyRef>; }
+
+    pub struct Reader<'a,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        reader: ::capnp::private::layout::StructReader<'a>,
+        _phantom: ::core::marker::PhantomData<SturdyRef>
+    }
+    impl <SturdyRef> ::core::marker::Copy for Reader<'_,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {}
+    impl <SturdyRef> ::core::clone::Clone for Reader<'_,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn clone(&self) -> Self { *self }
+    }
+
+    impl <SturdyRef> ::capnp::traits::HasTypeId for Reader<'_,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        const TYPE_ID: u64 = _private::TYPE_ID;
+    }
+    impl <'a,SturdyRef> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
+            Self { reader, _phantom: ::core::marker::PhantomData, }
+        }
+    }
+
+    impl <'a,SturdyRef> ::core::convert::From<Reader<'a,SturdyRef>> for ::capnp::dynamic_value::Reader<'a> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn from(reader: Reader<'a,SturdyRef>) -> Self {
+            Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<SturdyRef>, annotation_types: _private::get_annotation_types::<SturdyRef>, type_id: ::core::any::TypeId::of::<Owned<SturdyRef>>()})))
+        }
+    }
+
+    impl <SturdyRef> ::core::fmt::Debug for Reader<'_,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
+            core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
+        }
+    }
+
+    impl <'a,SturdyRef> ::capnp::traits::FromPointerReader<'a> for Reader<'a,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+            ::core::result::Result::Ok(reader.get_struct(default)?.into())
+        }
+    }
+
+    impl <'a,SturdyRef> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
+            self.reader
+        }
+    }
+
+    impl <'a,SturdyRef> ::capnp::traits::Imbue<'a> for Reader<'a,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
+            self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
+        }
+    }
+
+    impl <'a,SturdyRef> Reader<'a,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        pub fn reborrow(&self) -> Reader<'_,SturdyRef> {
+            Self { .. *self }
         }
 
-        impl <'a,SturdyRef,Owner> ::capnp::traits::Imbue<'a> for Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
-                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
-            }
+        pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+            self.reader.total_size()
+        }
+        #[inline]
+        pub fn get_sturdy_ref(self) -> ::capnp::Result<<SturdyRef as ::capnp::traits::Owned>::Reader<'a>> {
+            ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(0), ::core::option::Option::None)
+        }
+        #[inline]
+        pub fn has_sturdy_ref(&self) -> bool {
+            !self.reader.get_pointer_field(0).is_null()
+        }
+    }
+
+    pub struct Builder<'a,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        builder: ::capnp::private::layout::StructBuilder<'a>,
+        _phantom: ::core::marker::PhantomData<SturdyRef>
+    }
+    impl <SturdyRef> ::capnp::traits::HasStructSize for Builder<'_,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 1 };
+    }
+    impl <SturdyRef> ::capnp::traits::HasTypeId for Builder<'_,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        const TYPE_ID: u64 = _private::TYPE_ID;
+    }
+    impl <'a,SturdyRef> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
+            Self { builder, _phantom: ::core::marker::PhantomData, }
+        }
+    }
+
+    impl <'a,SturdyRef> ::core::convert::From<Builder<'a,SturdyRef>> for ::capnp::dynamic_value::Builder<'a> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn from(builder: Builder<'a,SturdyRef>) -> Self {
+            Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<SturdyRef>, annotation_types: _private::get_annotation_types::<SturdyRef>, type_id: ::core::any::TypeId::of::<Owned<SturdyRef>>()})))
+        }
+    }
+
+    impl <'a,SturdyRef> ::capnp::traits::ImbueMut<'a> for Builder<'a,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
+            self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
+        }
+    }
+
+    impl <'a,SturdyRef> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+            builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
+        }
+        fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+            ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
+        }
+    }
+
+    impl <SturdyRef> ::capnp::traits::SetterInput<Owned<SturdyRef>> for Reader<'_,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
+    }
+
+    impl <'a,SturdyRef> Builder<'a,SturdyRef> where SturdyRef: ::capnp::traits::Owned + 'static  {
+        pub fn into_reader(self) -> Reader<'a,SturdyRef> {
+            self.builder.into_reader().into()
+        }
+        pub fn reborrow(&mut self) -> Builder<'_,SturdyRef> {
+            Builder { builder: self.builder.reborrow(), ..*self }
+        }
+        pub fn reborrow_as_reader(&self) -> Reader<'_,SturdyRef> {
+            self.builder.as_reader().into()
         }
 
-        impl <'a,SturdyRef,Owner> Reader<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            pub fn reborrow(&self) -> Reader<'_,SturdyRef,Owner> {
-                Self { .. *self }
-            }
+        pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+            self.builder.as_reader().total_size()
+        }
+        #[inline]
+        pub fn get_sturdy_ref(self) -> ::capnp::Result<<SturdyRef as ::capnp::traits::Owned>::Builder<'a>> {
+            ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(0), ::core::option::Option::None)
+        }
+        #[inline]
+        pub fn initn_sturdy_ref(self, length: u32) -> <SturdyRef as ::capnp::traits::Owned>::Builder<'a> {
+            ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).initn_as(length)
+        }
+        #[inline]
+        pub fn set_sturdy_ref(&mut self, value: impl ::capnp::traits::SetterInput<SturdyRef>) -> ::capnp::Result<()> {
+            ::capnp::traits::SetterInput::set_pointer_builder(self.builder.reborrow().get_pointer_field(0), value, false)
+        }
+        #[inline]
+        pub fn init_sturdy_ref(self, ) -> <SturdyRef as ::capnp::traits::Owned>::Builder<'a> {
+            ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).init_as()
+        }
+        #[inline]
+        pub fn has_sturdy_ref(&self) -> bool {
+            !self.builder.is_pointer_field_null(0)
+        }
+    }
 
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.reader.total_size()
-            }
-            #[inline]
-            pub fn get_sturdy_ref(self) -> ::capnp::Result<<SturdyRef as ::capnp::traits::Owned>::Reader<'a>> {
-                ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(0), ::core::option::Option::None)
-            }
-            #[inline]
-            pub fn has_sturdy_ref(&self) -> bool {
-                !self.reader.get_pointer_field(0).is_null()
+    pub struct Pipeline<SturdyRef> {
+        _typeless: ::capnp::any_pointer::Pipeline,
+        _phantom: ::core::marker::PhantomData<SturdyRef>
+    }
+    impl<SturdyRef> ::capnp::capability::FromTypelessPipeline for Pipeline<SturdyRef> {
+        fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
+            Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
+        }
+    }
+    impl<SturdyRef> Pipeline<SturdyRef> where SturdyRef: ::capnp::traits::Pipelined, <SturdyRef as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
+        pub fn get_sturdy_ref(&self) -> <SturdyRef as ::capnp::traits::Pipelined>::Pipeline {
+            ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(0))
+        }
+    }
+    mod _private {
+        pub(crate) static ENCODED_NODE: [::capnp::Word; 39] = [
+            ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
+            ::capnp::word(191, 239, 64, 140, 193, 72, 104, 183),
+            ::capnp::word(23, 0, 0, 0, 1, 0, 0, 0),
+            ::capnp::word(255, 80, 103, 115, 58, 78, 21, 241),
+            ::capnp::word(1, 0, 7, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
+            ::capnp::word(21, 0, 0, 0, 26, 1, 0, 0),
+            ::capnp::word(37, 0, 0, 0, 7, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(33, 0, 0, 0, 63, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(93, 0, 0, 0, 15, 0, 0, 0),
+            ::capnp::word(99, 97, 112, 110, 112, 47, 112, 101),
+            ::capnp::word(114, 115, 105, 115, 116, 101, 110, 116),
+            ::capnp::word(46, 99, 97, 112, 110, 112, 58, 83),
+            ::capnp::word(97, 118, 101, 82, 101, 115, 117, 108),
+            ::capnp::word(116, 115, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 1, 0, 1, 0),
+            ::capnp::word(4, 0, 0, 0, 3, 0, 4, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(13, 0, 0, 0, 82, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(12, 0, 0, 0, 3, 0, 1, 0),
+            ::capnp::word(24, 0, 0, 0, 2, 0, 1, 0),
+            ::capnp::word(115, 116, 117, 114, 100, 121, 82, 101),
+            ::capnp::word(102, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(191, 239, 64, 140, 193, 72, 104, 183),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(4, 0, 0, 0, 0, 0, 1, 0),
+            ::capnp::word(1, 0, 0, 0, 82, 0, 0, 0),
+            ::capnp::word(83, 116, 117, 114, 100, 121, 82, 101),
+            ::capnp::word(102, 0, 0, 0, 0, 0, 0, 0),
+        ];
+        pub(crate) fn get_field_types<SturdyRef>(index: u16) -> ::capnp::introspect::Type where SturdyRef: ::capnp::traits::Owned + 'static  {
+            match index {
+                0 => <SturdyRef as ::capnp::introspect::Introspect>::introspect(),
+                _ => ::capnp::introspect::panic_invalid_field_index(index),
             }
         }
-
-        pub struct Builder<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            builder: ::capnp::private::layout::StructBuilder<'a>,
-            _phantom: ::core::marker::PhantomData<(SturdyRef,Owner)>
+        pub(crate) fn get_annotation_types<SturdyRef>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where SturdyRef: ::capnp::traits::Owned + 'static  {
+            ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
         }
-        impl <SturdyRef,Owner> ::capnp::traits::HasStructSize for Builder<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 1 };
-        }
-        impl <SturdyRef,Owner> ::capnp::traits::HasTypeId for Builder<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,SturdyRef,Owner> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
-                Self { builder, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,SturdyRef,Owner> ::core::convert::From<Builder<'a,SturdyRef,Owner>> for ::capnp::dynamic_value::Builder<'a> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn from(builder: Builder<'a,SturdyRef,Owner>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<SturdyRef,Owner>, annotation_types: _private::get_annotation_types::<SturdyRef,Owner>, type_id: ::core::any::TypeId::of::<Owned<SturdyRef,Owner>>()})))
-            }
-        }
-
-        impl <'a,SturdyRef,Owner> ::capnp::traits::ImbueMut<'a> for Builder<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
-                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
-            }
-        }
-
-        impl <'a,SturdyRef,Owner> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
-                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
-            }
-            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
-            }
-        }
-
-        impl <SturdyRef,Owner> ::capnp::traits::SetterInput<Owned<SturdyRef,Owner>> for Reader<'_,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
-        }
-
-        impl <'a,SturdyRef,Owner> Builder<'a,SturdyRef,Owner> where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-            pub fn into_reader(self) -> Reader<'a,SturdyRef,Owner> {
-                self.builder.into_reader().into()
-            }
-            pub fn reborrow(&mut self) -> Builder<'_,SturdyRef,Owner> {
-                Builder { builder: self.builder.reborrow(), ..*self }
-            }
-            pub fn reborrow_as_reader(&self) -> Reader<'_,SturdyRef,Owner> {
-                self.builder.as_reader().into()
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.builder.as_reader().total_size()
-            }
-            #[inline]
-            pub fn get_sturdy_ref(self) -> ::capnp::Result<<SturdyRef as ::capnp::traits::Owned>::Builder<'a>> {
-                ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(0), ::core::option::Option::None)
-            }
-            #[inline]
-            pub fn initn_sturdy_ref(self, length: u32) -> <SturdyRef as ::capnp::traits::Owned>::Builder<'a> {
-                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).initn_as(length)
-            }
-            #[inline]
-            pub fn set_sturdy_ref(&mut self, value: impl ::capnp::traits::SetterInput<SturdyRef>) -> ::capnp::Result<()> {
-                ::capnp::traits::SetterInput::set_pointer_builder(self.builder.reborrow().get_pointer_field(0), value, false)
-            }
-            #[inline]
-            pub fn init_sturdy_ref(self, ) -> <SturdyRef as ::capnp::traits::Owned>::Builder<'a> {
-                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).init_as()
-            }
-            #[inline]
-            pub fn has_sturdy_ref(&self) -> bool {
-                !self.builder.is_pointer_field_null(0)
-            }
-        }
-
-        pub struct Pipeline<SturdyRef,Owner> {
-            _typeless: ::capnp::any_pointer::Pipeline,
-            _phantom: ::core::marker::PhantomData<(SturdyRef,Owner)>
-        }
-        impl<SturdyRef,Owner> ::capnp::capability::FromTypelessPipeline for Pipeline<SturdyRef,Owner> {
-            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
-                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-        impl<SturdyRef,Owner> Pipeline<SturdyRef,Owner> where SturdyRef: ::capnp::traits::Pipelined, <SturdyRef as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline, Owner: ::capnp::traits::Pipelined, <Owner as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
-            pub fn get_sturdy_ref(&self) -> <SturdyRef as ::capnp::traits::Pipelined>::Pipeline {
-                ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(0))
-            }
-        }
-        mod _private {
-            pub(crate) static ENCODED_NODE: [::capnp::Word; 36] = [
-                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
-                ::capnp::word(191, 239, 64, 140, 193, 72, 104, 183),
-                ::capnp::word(34, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(145, 86, 159, 205, 47, 33, 203, 200),
-                ::capnp::word(1, 0, 7, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(21, 0, 0, 0, 114, 1, 0, 0),
-                ::capnp::word(41, 0, 0, 0, 7, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(37, 0, 0, 0, 63, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(99, 97, 112, 110, 112, 47, 112, 101),
-                ::capnp::word(114, 115, 105, 115, 116, 101, 110, 116),
-                ::capnp::word(46, 99, 97, 112, 110, 112, 58, 80),
-                ::capnp::word(101, 114, 115, 105, 115, 116, 101, 110),
-                ::capnp::word(116, 46, 83, 97, 118, 101, 82, 101),
-                ::capnp::word(115, 117, 108, 116, 115, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 1, 0, 1, 0),
-                ::capnp::word(4, 0, 0, 0, 3, 0, 4, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(13, 0, 0, 0, 82, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(12, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(24, 0, 0, 0, 2, 0, 1, 0),
-                ::capnp::word(115, 116, 117, 114, 100, 121, 82, 101),
-                ::capnp::word(102, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(145, 86, 159, 205, 47, 33, 203, 200),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ];
-            pub(crate) fn get_field_types<SturdyRef,Owner>(index: u16) -> ::capnp::introspect::Type where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-                match index {
-                    0 => <SturdyRef as ::capnp::introspect::Introspect>::introspect(),
-                    _ => ::capnp::introspect::panic_invalid_field_index(index),
-                }
-            }
-            pub(crate) fn get_annotation_types<SturdyRef,Owner>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where SturdyRef: ::capnp::traits::Owned + 'static, Owner: ::capnp::traits::Owned + 'static  {
-                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
-            }
-            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
-            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
-                &ARENA,
-                NONUNION_MEMBERS,
-                MEMBERS_BY_DISCRIMINANT,
-                MEMBERS_BY_NAME
-            );
-            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0];
-            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
-            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[0];
-            pub(crate) const TYPE_ID: u64 = 0xb768_48c1_8c40_efbf;
-        }
+        pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
+        pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
+            &ARENA,
+            NONUNION_MEMBERS,
+            MEMBERS_BY_DISCRIMINANT,
+            MEMBERS_BY_NAME
+        );
+        pub(crate) static NONUNION_MEMBERS : &[u16] = &[0];
+        pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
+        pub(crate) static MEMBERS_BY_NAME : &[u16] = &[0];
+        pub(crate) const TYPE_ID: u64 = 0xb768_48c1_8c40_efbf;
     }
 }

@@ -6,1165 +6,6 @@
 
 
 
-pub mod app_hooks { /* (AppObjectId) */
-    #![allow(unused_variables)]
-    pub type GetViewInfoParams<AppObjectId> = ::capnp::capability::Params<crate::sandstorm_http_bridge_capnp::app_hooks::get_view_info_params::Owned<AppObjectId>>;
-    pub type GetViewInfoResults<> = ::capnp::capability::Results<crate::grain_capnp::ui_view::view_info::Owned>;
-    pub type RestoreParams<AppObjectId> = ::capnp::capability::Params<crate::sandstorm_http_bridge_capnp::app_hooks::restore_params::Owned<AppObjectId>>;
-    pub type RestoreResults<AppObjectId> = ::capnp::capability::Results<crate::sandstorm_http_bridge_capnp::app_hooks::restore_results::Owned<AppObjectId>>;
-    pub type DropParams<AppObjectId> = ::capnp::capability::Params<crate::sandstorm_http_bridge_capnp::app_hooks::drop_params::Owned<AppObjectId>>;
-    pub type DropResults<AppObjectId> = ::capnp::capability::Results<crate::sandstorm_http_bridge_capnp::app_hooks::drop_results::Owned<AppObjectId>>;
-
-    pub struct Client<AppObjectId> {
-        pub client: ::capnp::capability::Client,
-        _phantom: ::core::marker::PhantomData<AppObjectId>
-    }
-    impl <AppObjectId> ::capnp::capability::FromClientHook for Client<AppObjectId> {
-        fn new(hook: Box<::capnp::capability::DynClientHook>) -> Self {
-            Self { client: ::capnp::capability::Client::new(hook), _phantom: ::core::marker::PhantomData, }
-        }
-        fn into_client_hook(self) -> Box<::capnp::capability::DynClientHook> {
-            self.client.hook
-        }
-        fn as_client_hook(&self) -> &::capnp::capability::DynClientHook {
-            &*self.client.hook
-        }
-    }
-    #[derive(Copy, Clone)]
-    pub struct Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-        _phantom: ::core::marker::PhantomData<AppObjectId>
-    }
-    impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Capability.into() } }
-    impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Client<AppObjectId>; type Builder<'a> = Client<AppObjectId>; }
-    impl <AppObjectId> ::capnp::traits::Pipelined for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Client<AppObjectId>; }
-    impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Client<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-        fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, _default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-            ::core::result::Result::Ok(::capnp::capability::FromClientHook::new(reader.get_capability()?))
-        }
-    }
-    impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Client<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-        fn init_pointer(_builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
-            unimplemented!()
-        }
-        fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-            ::core::result::Result::Ok(::capnp::capability::FromClientHook::new(builder.get_capability()?))
-        }
-    }
-
-    impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Client<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-        fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, from: Self, _canonicalize: bool) -> ::capnp::Result<()> {
-            pointer.set_capability(from.client.hook);
-            ::core::result::Result::Ok(())
-        }
-    }
-    impl <AppObjectId> ::capnp::traits::HasTypeId for Client<AppObjectId> {
-        const TYPE_ID: u64 = _private::TYPE_ID;
-    }
-    impl <AppObjectId> Clone for Client<AppObjectId> {
-        fn clone(&self) -> Self {
-            Self { client: self.client.clone(), _phantom: ::core::marker::PhantomData, }
-        }
-    }
-    impl <AppObjectId> Client<AppObjectId> {
-        pub fn get_view_info_request(&self) -> ::capnp::capability::Request<crate::sandstorm_http_bridge_capnp::app_hooks::get_view_info_params::Owned<AppObjectId>,crate::grain_capnp::ui_view::view_info::Owned> {
-            self.client.new_call(_private::TYPE_ID, 0, ::core::option::Option::None)
-        }
-        pub fn restore_request(&self) -> ::capnp::capability::Request<crate::sandstorm_http_bridge_capnp::app_hooks::restore_params::Owned<AppObjectId>,crate::sandstorm_http_bridge_capnp::app_hooks::restore_results::Owned<AppObjectId>> {
-            self.client.new_call(_private::TYPE_ID, 1, ::core::option::Option::None)
-        }
-        pub fn drop_request(&self) -> ::capnp::capability::Request<crate::sandstorm_http_bridge_capnp::app_hooks::drop_params::Owned<AppObjectId>,crate::sandstorm_http_bridge_capnp::app_hooks::drop_results::Owned<AppObjectId>> {
-            self.client.new_call(_private::TYPE_ID, 2, ::core::option::Option::None)
-        }
-    }
-    pub trait Server<AppObjectId> : 'static where AppObjectId: ::capnp::traits::Owned + 'static  {
-        fn get_view_info(self: ::capnp::capability::Rc<Self>, _: GetViewInfoParams<AppObjectId>, _: GetViewInfoResults<>) -> impl ::core::future::Future<Output = Result<(), ::capnp::Error>> + 'static { ::core::future::ready(Err(::capnp::Error::unimplemented("method app_hooks::Server::get_view_info not implemented".to_string()))) }
-        fn restore(self: ::capnp::capability::Rc<Self>, _: RestoreParams<AppObjectId>, _: RestoreResults<AppObjectId>) -> impl ::core::future::Future<Output = Result<(), ::capnp::Error>> + 'static { ::core::future::ready(Err(::capnp::Error::unimplemented("method app_hooks::Server::restore not implemented".to_string()))) }
-        fn drop(self: ::capnp::capability::Rc<Self>, _: DropParams<AppObjectId>, _: DropResults<AppObjectId>) -> impl ::core::future::Future<Output = Result<(), ::capnp::Error>> + 'static { ::core::future::ready(Err(::capnp::Error::unimplemented("method app_hooks::Server::drop not implemented".to_string()))) }
-    }
-    pub struct ServerDispatch<_T,AppObjectId> {
-        pub server: ::capnp::capability::Rc<_T>,
-        _phantom: ::core::marker::PhantomData<AppObjectId>
-    }
-    impl <_S: Server<AppObjectId> + 'static, AppObjectId> ::capnp::capability::FromServer<_S> for Client<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static   {
-        type Dispatch = ServerDispatch<_S, AppObjectId>;
-        fn from_server(s: ::capnp::capability::Rc<_S>) -> ServerDispatch<_S, AppObjectId> {
-            ServerDispatch { server: s, _phantom: ::core::marker::PhantomData, }
-        }
-    }
-    impl <AppObjectId, _T: Server<AppObjectId>> ::core::ops::Deref for ServerDispatch<_T,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-        type Target = _T;
-        fn deref(&self) -> &_T { &self.server}
-    }
-    impl <AppObjectId, _T: Server<AppObjectId>> ::core::clone::Clone for ServerDispatch<_T,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-        fn clone(&self) -> Self { Self { server: self.server.clone(), _phantom: ::core::marker::PhantomData, } }
-    }
-    impl <AppObjectId, _T: Server<AppObjectId>> ::capnp::capability::Server for ServerDispatch<_T,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-        fn dispatch_call(self, interface_id: u64, method_id: u16, params: ::capnp::capability::Params<::capnp::any_pointer::Owned>, results: ::capnp::capability::Results<::capnp::any_pointer::Owned>) -> ::capnp::capability::DispatchCallResult {
-            match interface_id {
-                _private::TYPE_ID => Self::dispatch_call_internal(self.server, method_id, params, results),
-                _ => { ::capnp::capability::DispatchCallResult::new(::capnp::capability::Promise::err(::capnp::Error::unimplemented("Method not implemented.".to_string())), false) }
-            }
-        }
-        fn as_ptr(&self) -> usize { ::capnp::capability::Rc::as_ptr(&self.server) as usize }
-    }
-    impl <AppObjectId, _T: Server<AppObjectId>> ServerDispatch<_T,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-        pub fn dispatch_call_internal(this: ::capnp::capability::Rc<_T>, method_id: u16, params: ::capnp::capability::Params<::capnp::any_pointer::Owned>, results: ::capnp::capability::Results<::capnp::any_pointer::Owned>) -> ::capnp::capability::DispatchCallResult {
-            match method_id {
-                0 => ::capnp::capability::DispatchCallResult::new(::capnp::capability::Promise::from_future(<_T as Server<AppObjectId>>::get_view_info(this, ::capnp::private::capability::internal_get_typed_params(params), ::capnp::private::capability::internal_get_typed_results(results))), false),
-                1 => ::capnp::capability::DispatchCallResult::new(::capnp::capability::Promise::from_future(<_T as Server<AppObjectId>>::restore(this, ::capnp::private::capability::internal_get_typed_params(params), ::capnp::private::capability::internal_get_typed_results(results))), false),
-                2 => ::capnp::capability::DispatchCallResult::new(::capnp::capability::Promise::from_future(<_T as Server<AppObjectId>>::drop(this, ::capnp::private::capability::internal_get_typed_params(params), ::capnp::private::capability::internal_get_typed_results(results))), false),
-                _ => { ::capnp::capability::DispatchCallResult::new(::capnp::capability::Promise::err(::capnp::Error::unimplemented("Method not implemented.".to_string())), false) }
-            }
-        }
-    }
-    pub(crate) mod _private {
-        pub(crate) const TYPE_ID: u64 = 0xcb12_390f_1429_f70f;
-    }
-
-    pub mod get_view_info_params { /* AppObjectId */
-        #[derive(Copy, Clone)]
-        pub struct Owned<AppObjectId> {
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>() }).into() } }
-        impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
-        impl <AppObjectId> ::capnp::traits::OwnedStruct for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
-        impl <AppObjectId> ::capnp::traits::Pipelined for Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<AppObjectId>; }
-
-        pub struct Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            reader: ::capnp::private::layout::StructReader<'a>,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::core::marker::Copy for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {}
-        impl <AppObjectId> ::core::clone::Clone for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn clone(&self) -> Self { *self }
-        }
-
-        impl <AppObjectId> ::capnp::traits::HasTypeId for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
-                Self { reader, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,AppObjectId> ::core::convert::From<Reader<'a,AppObjectId>> for ::capnp::dynamic_value::Reader<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(reader: Reader<'a,AppObjectId>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
-            }
-        }
-
-        impl <AppObjectId> ::core::fmt::Debug for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
-                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(reader.get_struct(default)?.into())
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
-                self.reader
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::Imbue<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
-                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
-            }
-        }
-
-        impl <AppObjectId> Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            pub fn reborrow(&self) -> Reader<'_,AppObjectId> {
-                Self { .. *self }
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.reader.total_size()
-            }
-        }
-
-        pub struct Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            builder: ::capnp::private::layout::StructBuilder<'a>,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::capnp::traits::HasStructSize for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 0 };
-        }
-        impl <AppObjectId> ::capnp::traits::HasTypeId for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
-                Self { builder, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,AppObjectId> ::core::convert::From<Builder<'a,AppObjectId>> for ::capnp::dynamic_value::Builder<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(builder: Builder<'a,AppObjectId>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::ImbueMut<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
-                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
-                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
-            }
-            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
-            }
-        }
-
-        impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
-        }
-
-        impl <'a,AppObjectId> Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            pub fn into_reader(self) -> Reader<'a,AppObjectId> {
-                self.builder.into_reader().into()
-            }
-            pub fn reborrow(&mut self) -> Builder<'_,AppObjectId> {
-                Builder { builder: self.builder.reborrow(), ..*self }
-            }
-            pub fn reborrow_as_reader(&self) -> Reader<'_,AppObjectId> {
-                self.builder.as_reader().into()
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.builder.as_reader().total_size()
-            }
-        }
-
-        pub struct Pipeline<AppObjectId> {
-            _typeless: ::capnp::any_pointer::Pipeline,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl<AppObjectId> ::capnp::capability::FromTypelessPipeline for Pipeline<AppObjectId> {
-            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
-                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-        impl<AppObjectId> Pipeline<AppObjectId> where AppObjectId: ::capnp::traits::Pipelined, <AppObjectId as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
-        }
-        mod _private {
-            pub(crate) static ENCODED_NODE: [::capnp::Word; 21] = [
-                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
-                ::capnp::word(149, 7, 18, 205, 123, 149, 13, 215),
-                ::capnp::word(47, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 7, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(21, 0, 0, 0, 18, 2, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(115, 97, 110, 100, 115, 116, 111, 114),
-                ::capnp::word(109, 47, 115, 97, 110, 100, 115, 116),
-                ::capnp::word(111, 114, 109, 45, 104, 116, 116, 112),
-                ::capnp::word(45, 98, 114, 105, 100, 103, 101, 46),
-                ::capnp::word(99, 97, 112, 110, 112, 58, 65, 112),
-                ::capnp::word(112, 72, 111, 111, 107, 115, 46, 103),
-                ::capnp::word(101, 116, 86, 105, 101, 119, 73, 110),
-                ::capnp::word(102, 111, 36, 80, 97, 114, 97, 109),
-                ::capnp::word(115, 0, 0, 0, 0, 0, 0, 0),
-            ];
-            pub(crate) fn get_field_types<AppObjectId>(index: u16) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
-                ::capnp::introspect::panic_invalid_field_index(index)
-            }
-            pub(crate) fn get_annotation_types<AppObjectId>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
-                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
-            }
-            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
-            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
-                &ARENA,
-                NONUNION_MEMBERS,
-                MEMBERS_BY_DISCRIMINANT,
-                MEMBERS_BY_NAME
-            );
-            pub(crate) static NONUNION_MEMBERS : &[u16] = &[];
-            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
-            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[];
-            pub(crate) const TYPE_ID: u64 = 0xd70d_957b_cd12_0795;
-        }
-    }
-
-    pub mod restore_params { /* AppObjectId */
-        #[derive(Copy, Clone)]
-        pub struct Owned<AppObjectId> {
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>() }).into() } }
-        impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
-        impl <AppObjectId> ::capnp::traits::OwnedStruct for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
-        impl <AppObjectId> ::capnp::traits::Pipelined for Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<AppObjectId>; }
-
-        pub struct Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            reader: ::capnp::private::layout::StructReader<'a>,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::core::marker::Copy for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {}
-        impl <AppObjectId> ::core::clone::Clone for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn clone(&self) -> Self { *self }
-        }
-
-        impl <AppObjectId> ::capnp::traits::HasTypeId for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
-                Self { reader, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,AppObjectId> ::core::convert::From<Reader<'a,AppObjectId>> for ::capnp::dynamic_value::Reader<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(reader: Reader<'a,AppObjectId>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
-            }
-        }
-
-        impl <AppObjectId> ::core::fmt::Debug for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
-                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(reader.get_struct(default)?.into())
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
-                self.reader
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::Imbue<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
-                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
-            }
-        }
-
-        impl <'a,AppObjectId> Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            pub fn reborrow(&self) -> Reader<'_,AppObjectId> {
-                Self { .. *self }
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.reader.total_size()
-            }
-            #[inline]
-            pub fn get_object_id(self) -> ::capnp::Result<<AppObjectId as ::capnp::traits::Owned>::Reader<'a>> {
-                ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(0), ::core::option::Option::None)
-            }
-            #[inline]
-            pub fn has_object_id(&self) -> bool {
-                !self.reader.get_pointer_field(0).is_null()
-            }
-        }
-
-        pub struct Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            builder: ::capnp::private::layout::StructBuilder<'a>,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::capnp::traits::HasStructSize for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 1 };
-        }
-        impl <AppObjectId> ::capnp::traits::HasTypeId for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
-                Self { builder, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,AppObjectId> ::core::convert::From<Builder<'a,AppObjectId>> for ::capnp::dynamic_value::Builder<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(builder: Builder<'a,AppObjectId>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::ImbueMut<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
-                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
-                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
-            }
-            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
-            }
-        }
-
-        impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
-        }
-
-        impl <'a,AppObjectId> Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            pub fn into_reader(self) -> Reader<'a,AppObjectId> {
-                self.builder.into_reader().into()
-            }
-            pub fn reborrow(&mut self) -> Builder<'_,AppObjectId> {
-                Builder { builder: self.builder.reborrow(), ..*self }
-            }
-            pub fn reborrow_as_reader(&self) -> Reader<'_,AppObjectId> {
-                self.builder.as_reader().into()
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.builder.as_reader().total_size()
-            }
-            #[inline]
-            pub fn get_object_id(self) -> ::capnp::Result<<AppObjectId as ::capnp::traits::Owned>::Builder<'a>> {
-                ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(0), ::core::option::Option::None)
-            }
-            #[inline]
-            pub fn initn_object_id(self, length: u32) -> <AppObjectId as ::capnp::traits::Owned>::Builder<'a> {
-                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).initn_as(length)
-            }
-            #[inline]
-            pub fn set_object_id(&mut self, value: impl ::capnp::traits::SetterInput<AppObjectId>) -> ::capnp::Result<()> {
-                ::capnp::traits::SetterInput::set_pointer_builder(self.builder.reborrow().get_pointer_field(0), value, false)
-            }
-            #[inline]
-            pub fn init_object_id(self, ) -> <AppObjectId as ::capnp::traits::Owned>::Builder<'a> {
-                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).init_as()
-            }
-            #[inline]
-            pub fn has_object_id(&self) -> bool {
-                !self.builder.is_pointer_field_null(0)
-            }
-        }
-
-        pub struct Pipeline<AppObjectId> {
-            _typeless: ::capnp::any_pointer::Pipeline,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl<AppObjectId> ::capnp::capability::FromTypelessPipeline for Pipeline<AppObjectId> {
-            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
-                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-        impl<AppObjectId> Pipeline<AppObjectId> where AppObjectId: ::capnp::traits::Pipelined, <AppObjectId as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
-            pub fn get_object_id(&self) -> <AppObjectId as ::capnp::traits::Pipelined>::Pipeline {
-                ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(0))
-            }
-        }
-        mod _private {
-            pub(crate) static ENCODED_NODE: [::capnp::Word; 37] = [
-                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
-                ::capnp::word(195, 89, 130, 128, 240, 131, 186, 215),
-                ::capnp::word(47, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(1, 0, 7, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(21, 0, 0, 0, 242, 1, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(41, 0, 0, 0, 63, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(115, 97, 110, 100, 115, 116, 111, 114),
-                ::capnp::word(109, 47, 115, 97, 110, 100, 115, 116),
-                ::capnp::word(111, 114, 109, 45, 104, 116, 116, 112),
-                ::capnp::word(45, 98, 114, 105, 100, 103, 101, 46),
-                ::capnp::word(99, 97, 112, 110, 112, 58, 65, 112),
-                ::capnp::word(112, 72, 111, 111, 107, 115, 46, 114),
-                ::capnp::word(101, 115, 116, 111, 114, 101, 36, 80),
-                ::capnp::word(97, 114, 97, 109, 115, 0, 0, 0),
-                ::capnp::word(4, 0, 0, 0, 3, 0, 4, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(13, 0, 0, 0, 74, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(12, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(24, 0, 0, 0, 2, 0, 1, 0),
-                ::capnp::word(111, 98, 106, 101, 99, 116, 73, 100),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(15, 247, 41, 20, 15, 57, 18, 203),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ];
-            pub(crate) fn get_field_types<AppObjectId>(index: u16) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
-                match index {
-                    0 => <AppObjectId as ::capnp::introspect::Introspect>::introspect(),
-                    _ => ::capnp::introspect::panic_invalid_field_index(index),
-                }
-            }
-            pub(crate) fn get_annotation_types<AppObjectId>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
-                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
-            }
-            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
-            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
-                &ARENA,
-                NONUNION_MEMBERS,
-                MEMBERS_BY_DISCRIMINANT,
-                MEMBERS_BY_NAME
-            );
-            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0];
-            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
-            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[0];
-            pub(crate) const TYPE_ID: u64 = 0xd7ba_83f0_8082_59c3;
-        }
-    }
-
-    pub mod restore_results { /* AppObjectId */
-        #[derive(Copy, Clone)]
-        pub struct Owned<AppObjectId> {
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>() }).into() } }
-        impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
-        impl <AppObjectId> ::capnp::traits::OwnedStruct for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
-        impl <AppObjectId> ::capnp::traits::Pipelined for Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<AppObjectId>; }
-
-        pub struct Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            reader: ::capnp::private::layout::StructReader<'a>,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::core::marker::Copy for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {}
-        impl <AppObjectId> ::core::clone::Clone for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn clone(&self) -> Self { *self }
-        }
-
-        impl <AppObjectId> ::capnp::traits::HasTypeId for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
-                Self { reader, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,AppObjectId> ::core::convert::From<Reader<'a,AppObjectId>> for ::capnp::dynamic_value::Reader<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(reader: Reader<'a,AppObjectId>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
-            }
-        }
-
-        impl <AppObjectId> ::core::fmt::Debug for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
-                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(reader.get_struct(default)?.into())
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
-                self.reader
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::Imbue<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
-                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
-            }
-        }
-
-        impl <'a,AppObjectId> Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            pub fn reborrow(&self) -> Reader<'_,AppObjectId> {
-                Self { .. *self }
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.reader.total_size()
-            }
-            #[inline]
-            pub fn get_cap(self) -> ::capnp::any_pointer::Reader<'a> {
-                ::capnp::any_pointer::Reader::new(self.reader.get_pointer_field(0))
-            }
-            #[inline]
-            pub fn has_cap(&self) -> bool {
-                !self.reader.get_pointer_field(0).is_null()
-            }
-        }
-
-        pub struct Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            builder: ::capnp::private::layout::StructBuilder<'a>,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::capnp::traits::HasStructSize for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 1 };
-        }
-        impl <AppObjectId> ::capnp::traits::HasTypeId for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
-                Self { builder, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,AppObjectId> ::core::convert::From<Builder<'a,AppObjectId>> for ::capnp::dynamic_value::Builder<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(builder: Builder<'a,AppObjectId>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::ImbueMut<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
-                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
-                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
-            }
-            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
-            }
-        }
-
-        impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
-        }
-
-        impl <'a,AppObjectId> Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            pub fn into_reader(self) -> Reader<'a,AppObjectId> {
-                self.builder.into_reader().into()
-            }
-            pub fn reborrow(&mut self) -> Builder<'_,AppObjectId> {
-                Builder { builder: self.builder.reborrow(), ..*self }
-            }
-            pub fn reborrow_as_reader(&self) -> Reader<'_,AppObjectId> {
-                self.builder.as_reader().into()
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.builder.as_reader().total_size()
-            }
-            #[inline]
-            pub fn get_cap(self) -> ::capnp::any_pointer::Builder<'a> {
-                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0))
-            }
-            #[inline]
-            pub fn init_cap(self, ) -> ::capnp::any_pointer::Builder<'a> {
-                let mut result = ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0));
-                result.clear();
-                result
-            }
-            #[inline]
-            pub fn has_cap(&self) -> bool {
-                !self.builder.is_pointer_field_null(0)
-            }
-        }
-
-        pub struct Pipeline<AppObjectId> {
-            _typeless: ::capnp::any_pointer::Pipeline,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl<AppObjectId> ::capnp::capability::FromTypelessPipeline for Pipeline<AppObjectId> {
-            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
-                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-        impl<AppObjectId> Pipeline<AppObjectId> where AppObjectId: ::capnp::traits::Pipelined, <AppObjectId as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
-            pub fn get_cap(&self) -> ::capnp::any_pointer::Pipeline {
-                ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(0))
-            }
-        }
-        mod _private {
-            pub(crate) static ENCODED_NODE: [::capnp::Word; 36] = [
-                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
-                ::capnp::word(188, 242, 238, 197, 32, 229, 190, 244),
-                ::capnp::word(47, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(1, 0, 7, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(21, 0, 0, 0, 250, 1, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(41, 0, 0, 0, 63, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(115, 97, 110, 100, 115, 116, 111, 114),
-                ::capnp::word(109, 47, 115, 97, 110, 100, 115, 116),
-                ::capnp::word(111, 114, 109, 45, 104, 116, 116, 112),
-                ::capnp::word(45, 98, 114, 105, 100, 103, 101, 46),
-                ::capnp::word(99, 97, 112, 110, 112, 58, 65, 112),
-                ::capnp::word(112, 72, 111, 111, 107, 115, 46, 114),
-                ::capnp::word(101, 115, 116, 111, 114, 101, 36, 82),
-                ::capnp::word(101, 115, 117, 108, 116, 115, 0, 0),
-                ::capnp::word(4, 0, 0, 0, 3, 0, 4, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(13, 0, 0, 0, 34, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(8, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(20, 0, 0, 0, 2, 0, 1, 0),
-                ::capnp::word(99, 97, 112, 0, 0, 0, 0, 0),
-                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 3, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ];
-            pub(crate) fn get_field_types<AppObjectId>(index: u16) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
-                match index {
-                    0 => <::capnp::any_pointer::Owned as ::capnp::introspect::Introspect>::introspect(),
-                    _ => ::capnp::introspect::panic_invalid_field_index(index),
-                }
-            }
-            pub(crate) fn get_annotation_types<AppObjectId>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
-                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
-            }
-            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
-            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
-                &ARENA,
-                NONUNION_MEMBERS,
-                MEMBERS_BY_DISCRIMINANT,
-                MEMBERS_BY_NAME
-            );
-            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0];
-            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
-            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[0];
-            pub(crate) const TYPE_ID: u64 = 0xf4be_e520_c5ee_f2bc;
-        }
-    }
-
-    pub mod drop_params { /* AppObjectId */
-        #[derive(Copy, Clone)]
-        pub struct Owned<AppObjectId> {
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>() }).into() } }
-        impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
-        impl <AppObjectId> ::capnp::traits::OwnedStruct for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
-        impl <AppObjectId> ::capnp::traits::Pipelined for Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<AppObjectId>; }
-
-        pub struct Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            reader: ::capnp::private::layout::StructReader<'a>,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::core::marker::Copy for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {}
-        impl <AppObjectId> ::core::clone::Clone for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn clone(&self) -> Self { *self }
-        }
-
-        impl <AppObjectId> ::capnp::traits::HasTypeId for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
-                Self { reader, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,AppObjectId> ::core::convert::From<Reader<'a,AppObjectId>> for ::capnp::dynamic_value::Reader<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(reader: Reader<'a,AppObjectId>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
-            }
-        }
-
-        impl <AppObjectId> ::core::fmt::Debug for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
-                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(reader.get_struct(default)?.into())
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
-                self.reader
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::Imbue<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
-                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
-            }
-        }
-
-        impl <'a,AppObjectId> Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            pub fn reborrow(&self) -> Reader<'_,AppObjectId> {
-                Self { .. *self }
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.reader.total_size()
-            }
-            #[inline]
-            pub fn get_object_id(self) -> ::capnp::Result<<AppObjectId as ::capnp::traits::Owned>::Reader<'a>> {
-                ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(0), ::core::option::Option::None)
-            }
-            #[inline]
-            pub fn has_object_id(&self) -> bool {
-                !self.reader.get_pointer_field(0).is_null()
-            }
-        }
-
-        pub struct Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            builder: ::capnp::private::layout::StructBuilder<'a>,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::capnp::traits::HasStructSize for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 1 };
-        }
-        impl <AppObjectId> ::capnp::traits::HasTypeId for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
-                Self { builder, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,AppObjectId> ::core::convert::From<Builder<'a,AppObjectId>> for ::capnp::dynamic_value::Builder<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(builder: Builder<'a,AppObjectId>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::ImbueMut<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
-                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
-                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
-            }
-            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
-            }
-        }
-
-        impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
-        }
-
-        impl <'a,AppObjectId> Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            pub fn into_reader(self) -> Reader<'a,AppObjectId> {
-                self.builder.into_reader().into()
-            }
-            pub fn reborrow(&mut self) -> Builder<'_,AppObjectId> {
-                Builder { builder: self.builder.reborrow(), ..*self }
-            }
-            pub fn reborrow_as_reader(&self) -> Reader<'_,AppObjectId> {
-                self.builder.as_reader().into()
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.builder.as_reader().total_size()
-            }
-            #[inline]
-            pub fn get_object_id(self) -> ::capnp::Result<<AppObjectId as ::capnp::traits::Owned>::Builder<'a>> {
-                ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(0), ::core::option::Option::None)
-            }
-            #[inline]
-            pub fn initn_object_id(self, length: u32) -> <AppObjectId as ::capnp::traits::Owned>::Builder<'a> {
-                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).initn_as(length)
-            }
-            #[inline]
-            pub fn set_object_id(&mut self, value: impl ::capnp::traits::SetterInput<AppObjectId>) -> ::capnp::Result<()> {
-                ::capnp::traits::SetterInput::set_pointer_builder(self.builder.reborrow().get_pointer_field(0), value, false)
-            }
-            #[inline]
-            pub fn init_object_id(self, ) -> <AppObjectId as ::capnp::traits::Owned>::Builder<'a> {
-                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).init_as()
-            }
-            #[inline]
-            pub fn has_object_id(&self) -> bool {
-                !self.builder.is_pointer_field_null(0)
-            }
-        }
-
-        pub struct Pipeline<AppObjectId> {
-            _typeless: ::capnp::any_pointer::Pipeline,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl<AppObjectId> ::capnp::capability::FromTypelessPipeline for Pipeline<AppObjectId> {
-            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
-                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-        impl<AppObjectId> Pipeline<AppObjectId> where AppObjectId: ::capnp::traits::Pipelined, <AppObjectId as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
-            pub fn get_object_id(&self) -> <AppObjectId as ::capnp::traits::Pipelined>::Pipeline {
-                ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(0))
-            }
-        }
-        mod _private {
-            pub(crate) static ENCODED_NODE: [::capnp::Word; 37] = [
-                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
-                ::capnp::word(204, 48, 130, 159, 166, 170, 170, 194),
-                ::capnp::word(47, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(1, 0, 7, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(21, 0, 0, 0, 218, 1, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(41, 0, 0, 0, 63, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(115, 97, 110, 100, 115, 116, 111, 114),
-                ::capnp::word(109, 47, 115, 97, 110, 100, 115, 116),
-                ::capnp::word(111, 114, 109, 45, 104, 116, 116, 112),
-                ::capnp::word(45, 98, 114, 105, 100, 103, 101, 46),
-                ::capnp::word(99, 97, 112, 110, 112, 58, 65, 112),
-                ::capnp::word(112, 72, 111, 111, 107, 115, 46, 100),
-                ::capnp::word(114, 111, 112, 36, 80, 97, 114, 97),
-                ::capnp::word(109, 115, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(4, 0, 0, 0, 3, 0, 4, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(13, 0, 0, 0, 74, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(12, 0, 0, 0, 3, 0, 1, 0),
-                ::capnp::word(24, 0, 0, 0, 2, 0, 1, 0),
-                ::capnp::word(111, 98, 106, 101, 99, 116, 73, 100),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(15, 247, 41, 20, 15, 57, 18, 203),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ];
-            pub(crate) fn get_field_types<AppObjectId>(index: u16) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
-                match index {
-                    0 => <AppObjectId as ::capnp::introspect::Introspect>::introspect(),
-                    _ => ::capnp::introspect::panic_invalid_field_index(index),
-                }
-            }
-            pub(crate) fn get_annotation_types<AppObjectId>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
-                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
-            }
-            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
-            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
-                &ARENA,
-                NONUNION_MEMBERS,
-                MEMBERS_BY_DISCRIMINANT,
-                MEMBERS_BY_NAME
-            );
-            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0];
-            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
-            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[0];
-            pub(crate) const TYPE_ID: u64 = 0xc2aa_aaa6_9f82_30cc;
-        }
-    }
-
-    pub mod drop_results { /* AppObjectId */
-        #[derive(Copy, Clone)]
-        pub struct Owned<AppObjectId> {
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>() }).into() } }
-        impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
-        impl <AppObjectId> ::capnp::traits::OwnedStruct for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
-        impl <AppObjectId> ::capnp::traits::Pipelined for Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<AppObjectId>; }
-
-        pub struct Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            reader: ::capnp::private::layout::StructReader<'a>,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::core::marker::Copy for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {}
-        impl <AppObjectId> ::core::clone::Clone for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn clone(&self) -> Self { *self }
-        }
-
-        impl <AppObjectId> ::capnp::traits::HasTypeId for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
-                Self { reader, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,AppObjectId> ::core::convert::From<Reader<'a,AppObjectId>> for ::capnp::dynamic_value::Reader<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(reader: Reader<'a,AppObjectId>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
-            }
-        }
-
-        impl <AppObjectId> ::core::fmt::Debug for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
-                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(reader.get_struct(default)?.into())
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
-                self.reader
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::Imbue<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
-                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
-            }
-        }
-
-        impl <AppObjectId> Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            pub fn reborrow(&self) -> Reader<'_,AppObjectId> {
-                Self { .. *self }
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.reader.total_size()
-            }
-        }
-
-        pub struct Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            builder: ::capnp::private::layout::StructBuilder<'a>,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl <AppObjectId> ::capnp::traits::HasStructSize for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 0 };
-        }
-        impl <AppObjectId> ::capnp::traits::HasTypeId for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            const TYPE_ID: u64 = _private::TYPE_ID;
-        }
-        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
-                Self { builder, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-
-        impl <'a,AppObjectId> ::core::convert::From<Builder<'a,AppObjectId>> for ::capnp::dynamic_value::Builder<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn from(builder: Builder<'a,AppObjectId>) -> Self {
-                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::ImbueMut<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
-                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
-            }
-        }
-
-        impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
-                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
-            }
-            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
-                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
-            }
-        }
-
-        impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
-        }
-
-        impl <'a,AppObjectId> Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
-            pub fn into_reader(self) -> Reader<'a,AppObjectId> {
-                self.builder.into_reader().into()
-            }
-            pub fn reborrow(&mut self) -> Builder<'_,AppObjectId> {
-                Builder { builder: self.builder.reborrow(), ..*self }
-            }
-            pub fn reborrow_as_reader(&self) -> Reader<'_,AppObjectId> {
-                self.builder.as_reader().into()
-            }
-
-            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
-                self.builder.as_reader().total_size()
-            }
-        }
-
-        pub struct Pipeline<AppObjectId> {
-            _typeless: ::capnp::any_pointer::Pipeline,
-            _phantom: ::core::marker::PhantomData<AppObjectId>
-        }
-        impl<AppObjectId> ::capnp::capability::FromTypelessPipeline for Pipeline<AppObjectId> {
-            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
-                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
-            }
-        }
-        impl<AppObjectId> Pipeline<AppObjectId> where AppObjectId: ::capnp::traits::Pipelined, <AppObjectId as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
-        }
-        mod _private {
-            pub(crate) static ENCODED_NODE: [::capnp::Word; 20] = [
-                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
-                ::capnp::word(18, 144, 228, 30, 29, 85, 57, 148),
-                ::capnp::word(47, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 7, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
-                ::capnp::word(21, 0, 0, 0, 226, 1, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-                ::capnp::word(115, 97, 110, 100, 115, 116, 111, 114),
-                ::capnp::word(109, 47, 115, 97, 110, 100, 115, 116),
-                ::capnp::word(111, 114, 109, 45, 104, 116, 116, 112),
-                ::capnp::word(45, 98, 114, 105, 100, 103, 101, 46),
-                ::capnp::word(99, 97, 112, 110, 112, 58, 65, 112),
-                ::capnp::word(112, 72, 111, 111, 107, 115, 46, 100),
-                ::capnp::word(114, 111, 112, 36, 82, 101, 115, 117),
-                ::capnp::word(108, 116, 115, 0, 0, 0, 0, 0),
-            ];
-            pub(crate) fn get_field_types<AppObjectId>(index: u16) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
-                ::capnp::introspect::panic_invalid_field_index(index)
-            }
-            pub(crate) fn get_annotation_types<AppObjectId>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
-                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
-            }
-            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
-            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
-                &ARENA,
-                NONUNION_MEMBERS,
-                MEMBERS_BY_DISCRIMINANT,
-                MEMBERS_BY_NAME
-            );
-            pub(crate) static NONUNION_MEMBERS : &[u16] = &[];
-            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
-            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[];
-            pub(crate) const TYPE_ID: u64 = 0x9439_551d_1ee4_9012;
-        }
-    }
-}
-
-
 pub mod sandstorm_http_bridge {
     #![allow(unused_variables)]
     pub type GetSandstormApiParams<> = ::capnp::capability::Params<crate::sandstorm_http_bridge_capnp::sandstorm_http_bridge::get_sandstorm_api_params::Owned>;
@@ -3823,6 +2664,1165 @@ pub mod sandstorm_http_bridge {
             pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
             pub(crate) static MEMBERS_BY_NAME : &[u16] = &[1,0];
             pub(crate) const TYPE_ID: u64 = 0xf38a_4e91_679a_53d1;
+        }
+    }
+}
+
+
+pub mod app_hooks { /* (AppObjectId) */
+    #![allow(unused_variables)]
+    pub type GetViewInfoParams<AppObjectId> = ::capnp::capability::Params<crate::sandstorm_http_bridge_capnp::app_hooks::get_view_info_params::Owned<AppObjectId>>;
+    pub type GetViewInfoResults<> = ::capnp::capability::Results<crate::grain_capnp::ui_view::view_info::Owned>;
+    pub type RestoreParams<AppObjectId> = ::capnp::capability::Params<crate::sandstorm_http_bridge_capnp::app_hooks::restore_params::Owned<AppObjectId>>;
+    pub type RestoreResults<AppObjectId> = ::capnp::capability::Results<crate::sandstorm_http_bridge_capnp::app_hooks::restore_results::Owned<AppObjectId>>;
+    pub type DropParams<AppObjectId> = ::capnp::capability::Params<crate::sandstorm_http_bridge_capnp::app_hooks::drop_params::Owned<AppObjectId>>;
+    pub type DropResults<AppObjectId> = ::capnp::capability::Results<crate::sandstorm_http_bridge_capnp::app_hooks::drop_results::Owned<AppObjectId>>;
+
+    pub struct Client<AppObjectId> {
+        pub client: ::capnp::capability::Client,
+        _phantom: ::core::marker::PhantomData<AppObjectId>
+    }
+    impl <AppObjectId> ::capnp::capability::FromClientHook for Client<AppObjectId> {
+        fn new(hook: Box<::capnp::capability::DynClientHook>) -> Self {
+            Self { client: ::capnp::capability::Client::new(hook), _phantom: ::core::marker::PhantomData, }
+        }
+        fn into_client_hook(self) -> Box<::capnp::capability::DynClientHook> {
+            self.client.hook
+        }
+        fn as_client_hook(&self) -> &::capnp::capability::DynClientHook {
+            &*self.client.hook
+        }
+    }
+    #[derive(Copy, Clone)]
+    pub struct Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+        _phantom: ::core::marker::PhantomData<AppObjectId>
+    }
+    impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Capability.into() } }
+    impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Client<AppObjectId>; type Builder<'a> = Client<AppObjectId>; }
+    impl <AppObjectId> ::capnp::traits::Pipelined for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Client<AppObjectId>; }
+    impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Client<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+        fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, _default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+            ::core::result::Result::Ok(::capnp::capability::FromClientHook::new(reader.get_capability()?))
+        }
+    }
+    impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Client<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+        fn init_pointer(_builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+            unimplemented!()
+        }
+        fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+            ::core::result::Result::Ok(::capnp::capability::FromClientHook::new(builder.get_capability()?))
+        }
+    }
+
+    impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Client<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+        fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, from: Self, _canonicalize: bool) -> ::capnp::Result<()> {
+            pointer.set_capability(from.client.hook);
+            ::core::result::Result::Ok(())
+        }
+    }
+    impl <AppObjectId> ::capnp::traits::HasTypeId for Client<AppObjectId> {
+        const TYPE_ID: u64 = _private::TYPE_ID;
+    }
+    impl <AppObjectId> Clone for Client<AppObjectId> {
+        fn clone(&self) -> Self {
+            Self { client: self.client.clone(), _phantom: ::core::marker::PhantomData, }
+        }
+    }
+    impl <AppObjectId> Client<AppObjectId> {
+        pub fn get_view_info_request(&self) -> ::capnp::capability::Request<crate::sandstorm_http_bridge_capnp::app_hooks::get_view_info_params::Owned<AppObjectId>,crate::grain_capnp::ui_view::view_info::Owned> {
+            self.client.new_call(_private::TYPE_ID, 0, ::core::option::Option::None)
+        }
+        pub fn restore_request(&self) -> ::capnp::capability::Request<crate::sandstorm_http_bridge_capnp::app_hooks::restore_params::Owned<AppObjectId>,crate::sandstorm_http_bridge_capnp::app_hooks::restore_results::Owned<AppObjectId>> {
+            self.client.new_call(_private::TYPE_ID, 1, ::core::option::Option::None)
+        }
+        pub fn drop_request(&self) -> ::capnp::capability::Request<crate::sandstorm_http_bridge_capnp::app_hooks::drop_params::Owned<AppObjectId>,crate::sandstorm_http_bridge_capnp::app_hooks::drop_results::Owned<AppObjectId>> {
+            self.client.new_call(_private::TYPE_ID, 2, ::core::option::Option::None)
+        }
+    }
+    pub trait Server<AppObjectId> : 'static where AppObjectId: ::capnp::traits::Owned + 'static  {
+        fn get_view_info(self: ::capnp::capability::Rc<Self>, _: GetViewInfoParams<AppObjectId>, _: GetViewInfoResults<>) -> impl ::core::future::Future<Output = Result<(), ::capnp::Error>> + 'static { ::core::future::ready(Err(::capnp::Error::unimplemented("method app_hooks::Server::get_view_info not implemented".to_string()))) }
+        fn restore(self: ::capnp::capability::Rc<Self>, _: RestoreParams<AppObjectId>, _: RestoreResults<AppObjectId>) -> impl ::core::future::Future<Output = Result<(), ::capnp::Error>> + 'static { ::core::future::ready(Err(::capnp::Error::unimplemented("method app_hooks::Server::restore not implemented".to_string()))) }
+        fn drop(self: ::capnp::capability::Rc<Self>, _: DropParams<AppObjectId>, _: DropResults<AppObjectId>) -> impl ::core::future::Future<Output = Result<(), ::capnp::Error>> + 'static { ::core::future::ready(Err(::capnp::Error::unimplemented("method app_hooks::Server::drop not implemented".to_string()))) }
+    }
+    pub struct ServerDispatch<_T,AppObjectId> {
+        pub server: ::capnp::capability::Rc<_T>,
+        _phantom: ::core::marker::PhantomData<AppObjectId>
+    }
+    impl <_S: Server<AppObjectId> + 'static, AppObjectId> ::capnp::capability::FromServer<_S> for Client<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static   {
+        type Dispatch = ServerDispatch<_S, AppObjectId>;
+        fn from_server(s: ::capnp::capability::Rc<_S>) -> ServerDispatch<_S, AppObjectId> {
+            ServerDispatch { server: s, _phantom: ::core::marker::PhantomData, }
+        }
+    }
+    impl <AppObjectId, _T: Server<AppObjectId>> ::core::ops::Deref for ServerDispatch<_T,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+        type Target = _T;
+        fn deref(&self) -> &_T { &self.server}
+    }
+    impl <AppObjectId, _T: Server<AppObjectId>> ::core::clone::Clone for ServerDispatch<_T,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+        fn clone(&self) -> Self { Self { server: self.server.clone(), _phantom: ::core::marker::PhantomData, } }
+    }
+    impl <AppObjectId, _T: Server<AppObjectId>> ::capnp::capability::Server for ServerDispatch<_T,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+        fn dispatch_call(self, interface_id: u64, method_id: u16, params: ::capnp::capability::Params<::capnp::any_pointer::Owned>, results: ::capnp::capability::Results<::capnp::any_pointer::Owned>) -> ::capnp::capability::DispatchCallResult {
+            match interface_id {
+                _private::TYPE_ID => Self::dispatch_call_internal(self.server, method_id, params, results),
+                _ => { ::capnp::capability::DispatchCallResult::new(::capnp::capability::Promise::err(::capnp::Error::unimplemented("Method not implemented.".to_string())), false) }
+            }
+        }
+        fn as_ptr(&self) -> usize { ::capnp::capability::Rc::as_ptr(&self.server) as usize }
+    }
+    impl <AppObjectId, _T: Server<AppObjectId>> ServerDispatch<_T,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+        pub fn dispatch_call_internal(this: ::capnp::capability::Rc<_T>, method_id: u16, params: ::capnp::capability::Params<::capnp::any_pointer::Owned>, results: ::capnp::capability::Results<::capnp::any_pointer::Owned>) -> ::capnp::capability::DispatchCallResult {
+            match method_id {
+                0 => ::capnp::capability::DispatchCallResult::new(::capnp::capability::Promise::from_future(<_T as Server<AppObjectId>>::get_view_info(this, ::capnp::private::capability::internal_get_typed_params(params), ::capnp::private::capability::internal_get_typed_results(results))), false),
+                1 => ::capnp::capability::DispatchCallResult::new(::capnp::capability::Promise::from_future(<_T as Server<AppObjectId>>::restore(this, ::capnp::private::capability::internal_get_typed_params(params), ::capnp::private::capability::internal_get_typed_results(results))), false),
+                2 => ::capnp::capability::DispatchCallResult::new(::capnp::capability::Promise::from_future(<_T as Server<AppObjectId>>::drop(this, ::capnp::private::capability::internal_get_typed_params(params), ::capnp::private::capability::internal_get_typed_results(results))), false),
+                _ => { ::capnp::capability::DispatchCallResult::new(::capnp::capability::Promise::err(::capnp::Error::unimplemented("Method not implemented.".to_string())), false) }
+            }
+        }
+    }
+    pub(crate) mod _private {
+        pub(crate) const TYPE_ID: u64 = 0xcb12_390f_1429_f70f;
+    }
+
+    pub mod get_view_info_params { /* AppObjectId */
+        #[derive(Copy, Clone)]
+        pub struct Owned<AppObjectId> {
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>() }).into() } }
+        impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
+        impl <AppObjectId> ::capnp::traits::OwnedStruct for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
+        impl <AppObjectId> ::capnp::traits::Pipelined for Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<AppObjectId>; }
+
+        pub struct Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            reader: ::capnp::private::layout::StructReader<'a>,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::core::marker::Copy for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {}
+        impl <AppObjectId> ::core::clone::Clone for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn clone(&self) -> Self { *self }
+        }
+
+        impl <AppObjectId> ::capnp::traits::HasTypeId for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
+                Self { reader, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+
+        impl <'a,AppObjectId> ::core::convert::From<Reader<'a,AppObjectId>> for ::capnp::dynamic_value::Reader<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(reader: Reader<'a,AppObjectId>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
+            }
+        }
+
+        impl <AppObjectId> ::core::fmt::Debug for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
+                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(reader.get_struct(default)?.into())
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
+                self.reader
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::Imbue<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
+                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
+            }
+        }
+
+        impl <AppObjectId> Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            pub fn reborrow(&self) -> Reader<'_,AppObjectId> {
+                Self { .. *self }
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.reader.total_size()
+            }
+        }
+
+        pub struct Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            builder: ::capnp::private::layout::StructBuilder<'a>,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::capnp::traits::HasStructSize for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 0 };
+        }
+        impl <AppObjectId> ::capnp::traits::HasTypeId for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
+                Self { builder, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+
+        impl <'a,AppObjectId> ::core::convert::From<Builder<'a,AppObjectId>> for ::capnp::dynamic_value::Builder<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(builder: Builder<'a,AppObjectId>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::ImbueMut<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
+                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
+            }
+            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
+            }
+        }
+
+        impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
+        }
+
+        impl <'a,AppObjectId> Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            pub fn into_reader(self) -> Reader<'a,AppObjectId> {
+                self.builder.into_reader().into()
+            }
+            pub fn reborrow(&mut self) -> Builder<'_,AppObjectId> {
+                Builder { builder: self.builder.reborrow(), ..*self }
+            }
+            pub fn reborrow_as_reader(&self) -> Reader<'_,AppObjectId> {
+                self.builder.as_reader().into()
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.builder.as_reader().total_size()
+            }
+        }
+
+        pub struct Pipeline<AppObjectId> {
+            _typeless: ::capnp::any_pointer::Pipeline,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl<AppObjectId> ::capnp::capability::FromTypelessPipeline for Pipeline<AppObjectId> {
+            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
+                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+        impl<AppObjectId> Pipeline<AppObjectId> where AppObjectId: ::capnp::traits::Pipelined, <AppObjectId as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
+        }
+        mod _private {
+            pub(crate) static ENCODED_NODE: [::capnp::Word; 21] = [
+                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
+                ::capnp::word(149, 7, 18, 205, 123, 149, 13, 215),
+                ::capnp::word(47, 0, 0, 0, 1, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 7, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
+                ::capnp::word(21, 0, 0, 0, 18, 2, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(115, 97, 110, 100, 115, 116, 111, 114),
+                ::capnp::word(109, 47, 115, 97, 110, 100, 115, 116),
+                ::capnp::word(111, 114, 109, 45, 104, 116, 116, 112),
+                ::capnp::word(45, 98, 114, 105, 100, 103, 101, 46),
+                ::capnp::word(99, 97, 112, 110, 112, 58, 65, 112),
+                ::capnp::word(112, 72, 111, 111, 107, 115, 46, 103),
+                ::capnp::word(101, 116, 86, 105, 101, 119, 73, 110),
+                ::capnp::word(102, 111, 36, 80, 97, 114, 97, 109),
+                ::capnp::word(115, 0, 0, 0, 0, 0, 0, 0),
+            ];
+            pub(crate) fn get_field_types<AppObjectId>(index: u16) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
+                ::capnp::introspect::panic_invalid_field_index(index)
+            }
+            pub(crate) fn get_annotation_types<AppObjectId>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
+                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
+            }
+            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
+            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
+                &ARENA,
+                NONUNION_MEMBERS,
+                MEMBERS_BY_DISCRIMINANT,
+                MEMBERS_BY_NAME
+            );
+            pub(crate) static NONUNION_MEMBERS : &[u16] = &[];
+            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
+            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[];
+            pub(crate) const TYPE_ID: u64 = 0xd70d_957b_cd12_0795;
+        }
+    }
+
+    pub mod restore_params { /* AppObjectId */
+        #[derive(Copy, Clone)]
+        pub struct Owned<AppObjectId> {
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>() }).into() } }
+        impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
+        impl <AppObjectId> ::capnp::traits::OwnedStruct for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
+        impl <AppObjectId> ::capnp::traits::Pipelined for Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<AppObjectId>; }
+
+        pub struct Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            reader: ::capnp::private::layout::StructReader<'a>,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::core::marker::Copy for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {}
+        impl <AppObjectId> ::core::clone::Clone for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn clone(&self) -> Self { *self }
+        }
+
+        impl <AppObjectId> ::capnp::traits::HasTypeId for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
+                Self { reader, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+
+        impl <'a,AppObjectId> ::core::convert::From<Reader<'a,AppObjectId>> for ::capnp::dynamic_value::Reader<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(reader: Reader<'a,AppObjectId>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
+            }
+        }
+
+        impl <AppObjectId> ::core::fmt::Debug for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
+                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(reader.get_struct(default)?.into())
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
+                self.reader
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::Imbue<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
+                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
+            }
+        }
+
+        impl <'a,AppObjectId> Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            pub fn reborrow(&self) -> Reader<'_,AppObjectId> {
+                Self { .. *self }
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.reader.total_size()
+            }
+            #[inline]
+            pub fn get_object_id(self) -> ::capnp::Result<<AppObjectId as ::capnp::traits::Owned>::Reader<'a>> {
+                ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(0), ::core::option::Option::None)
+            }
+            #[inline]
+            pub fn has_object_id(&self) -> bool {
+                !self.reader.get_pointer_field(0).is_null()
+            }
+        }
+
+        pub struct Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            builder: ::capnp::private::layout::StructBuilder<'a>,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::capnp::traits::HasStructSize for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 1 };
+        }
+        impl <AppObjectId> ::capnp::traits::HasTypeId for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
+                Self { builder, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+
+        impl <'a,AppObjectId> ::core::convert::From<Builder<'a,AppObjectId>> for ::capnp::dynamic_value::Builder<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(builder: Builder<'a,AppObjectId>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::ImbueMut<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
+                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
+            }
+            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
+            }
+        }
+
+        impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
+        }
+
+        impl <'a,AppObjectId> Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            pub fn into_reader(self) -> Reader<'a,AppObjectId> {
+                self.builder.into_reader().into()
+            }
+            pub fn reborrow(&mut self) -> Builder<'_,AppObjectId> {
+                Builder { builder: self.builder.reborrow(), ..*self }
+            }
+            pub fn reborrow_as_reader(&self) -> Reader<'_,AppObjectId> {
+                self.builder.as_reader().into()
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.builder.as_reader().total_size()
+            }
+            #[inline]
+            pub fn get_object_id(self) -> ::capnp::Result<<AppObjectId as ::capnp::traits::Owned>::Builder<'a>> {
+                ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(0), ::core::option::Option::None)
+            }
+            #[inline]
+            pub fn initn_object_id(self, length: u32) -> <AppObjectId as ::capnp::traits::Owned>::Builder<'a> {
+                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).initn_as(length)
+            }
+            #[inline]
+            pub fn set_object_id(&mut self, value: impl ::capnp::traits::SetterInput<AppObjectId>) -> ::capnp::Result<()> {
+                ::capnp::traits::SetterInput::set_pointer_builder(self.builder.reborrow().get_pointer_field(0), value, false)
+            }
+            #[inline]
+            pub fn init_object_id(self, ) -> <AppObjectId as ::capnp::traits::Owned>::Builder<'a> {
+                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).init_as()
+            }
+            #[inline]
+            pub fn has_object_id(&self) -> bool {
+                !self.builder.is_pointer_field_null(0)
+            }
+        }
+
+        pub struct Pipeline<AppObjectId> {
+            _typeless: ::capnp::any_pointer::Pipeline,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl<AppObjectId> ::capnp::capability::FromTypelessPipeline for Pipeline<AppObjectId> {
+            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
+                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+        impl<AppObjectId> Pipeline<AppObjectId> where AppObjectId: ::capnp::traits::Pipelined, <AppObjectId as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
+            pub fn get_object_id(&self) -> <AppObjectId as ::capnp::traits::Pipelined>::Pipeline {
+                ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(0))
+            }
+        }
+        mod _private {
+            pub(crate) static ENCODED_NODE: [::capnp::Word; 37] = [
+                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
+                ::capnp::word(195, 89, 130, 128, 240, 131, 186, 215),
+                ::capnp::word(47, 0, 0, 0, 1, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(1, 0, 7, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
+                ::capnp::word(21, 0, 0, 0, 242, 1, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(41, 0, 0, 0, 63, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(115, 97, 110, 100, 115, 116, 111, 114),
+                ::capnp::word(109, 47, 115, 97, 110, 100, 115, 116),
+                ::capnp::word(111, 114, 109, 45, 104, 116, 116, 112),
+                ::capnp::word(45, 98, 114, 105, 100, 103, 101, 46),
+                ::capnp::word(99, 97, 112, 110, 112, 58, 65, 112),
+                ::capnp::word(112, 72, 111, 111, 107, 115, 46, 114),
+                ::capnp::word(101, 115, 116, 111, 114, 101, 36, 80),
+                ::capnp::word(97, 114, 97, 109, 115, 0, 0, 0),
+                ::capnp::word(4, 0, 0, 0, 3, 0, 4, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(13, 0, 0, 0, 74, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(12, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(24, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(111, 98, 106, 101, 99, 116, 73, 100),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(15, 247, 41, 20, 15, 57, 18, 203),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ];
+            pub(crate) fn get_field_types<AppObjectId>(index: u16) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
+                match index {
+                    0 => <AppObjectId as ::capnp::introspect::Introspect>::introspect(),
+                    _ => ::capnp::introspect::panic_invalid_field_index(index),
+                }
+            }
+            pub(crate) fn get_annotation_types<AppObjectId>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
+                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
+            }
+            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
+            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
+                &ARENA,
+                NONUNION_MEMBERS,
+                MEMBERS_BY_DISCRIMINANT,
+                MEMBERS_BY_NAME
+            );
+            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0];
+            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
+            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[0];
+            pub(crate) const TYPE_ID: u64 = 0xd7ba_83f0_8082_59c3;
+        }
+    }
+
+    pub mod restore_results { /* AppObjectId */
+        #[derive(Copy, Clone)]
+        pub struct Owned<AppObjectId> {
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>() }).into() } }
+        impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
+        impl <AppObjectId> ::capnp::traits::OwnedStruct for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
+        impl <AppObjectId> ::capnp::traits::Pipelined for Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<AppObjectId>; }
+
+        pub struct Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            reader: ::capnp::private::layout::StructReader<'a>,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::core::marker::Copy for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {}
+        impl <AppObjectId> ::core::clone::Clone for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn clone(&self) -> Self { *self }
+        }
+
+        impl <AppObjectId> ::capnp::traits::HasTypeId for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
+                Self { reader, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+
+        impl <'a,AppObjectId> ::core::convert::From<Reader<'a,AppObjectId>> for ::capnp::dynamic_value::Reader<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(reader: Reader<'a,AppObjectId>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
+            }
+        }
+
+        impl <AppObjectId> ::core::fmt::Debug for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
+                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(reader.get_struct(default)?.into())
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
+                self.reader
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::Imbue<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
+                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
+            }
+        }
+
+        impl <'a,AppObjectId> Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            pub fn reborrow(&self) -> Reader<'_,AppObjectId> {
+                Self { .. *self }
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.reader.total_size()
+            }
+            #[inline]
+            pub fn get_cap(self) -> ::capnp::any_pointer::Reader<'a> {
+                ::capnp::any_pointer::Reader::new(self.reader.get_pointer_field(0))
+            }
+            #[inline]
+            pub fn has_cap(&self) -> bool {
+                !self.reader.get_pointer_field(0).is_null()
+            }
+        }
+
+        pub struct Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            builder: ::capnp::private::layout::StructBuilder<'a>,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::capnp::traits::HasStructSize for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 1 };
+        }
+        impl <AppObjectId> ::capnp::traits::HasTypeId for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
+                Self { builder, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+
+        impl <'a,AppObjectId> ::core::convert::From<Builder<'a,AppObjectId>> for ::capnp::dynamic_value::Builder<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(builder: Builder<'a,AppObjectId>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::ImbueMut<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
+                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
+            }
+            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
+            }
+        }
+
+        impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
+        }
+
+        impl <'a,AppObjectId> Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            pub fn into_reader(self) -> Reader<'a,AppObjectId> {
+                self.builder.into_reader().into()
+            }
+            pub fn reborrow(&mut self) -> Builder<'_,AppObjectId> {
+                Builder { builder: self.builder.reborrow(), ..*self }
+            }
+            pub fn reborrow_as_reader(&self) -> Reader<'_,AppObjectId> {
+                self.builder.as_reader().into()
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.builder.as_reader().total_size()
+            }
+            #[inline]
+            pub fn get_cap(self) -> ::capnp::any_pointer::Builder<'a> {
+                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0))
+            }
+            #[inline]
+            pub fn init_cap(self, ) -> ::capnp::any_pointer::Builder<'a> {
+                let mut result = ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0));
+                result.clear();
+                result
+            }
+            #[inline]
+            pub fn has_cap(&self) -> bool {
+                !self.builder.is_pointer_field_null(0)
+            }
+        }
+
+        pub struct Pipeline<AppObjectId> {
+            _typeless: ::capnp::any_pointer::Pipeline,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl<AppObjectId> ::capnp::capability::FromTypelessPipeline for Pipeline<AppObjectId> {
+            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
+                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+        impl<AppObjectId> Pipeline<AppObjectId> where AppObjectId: ::capnp::traits::Pipelined, <AppObjectId as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
+            pub fn get_cap(&self) -> ::capnp::any_pointer::Pipeline {
+                ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(0))
+            }
+        }
+        mod _private {
+            pub(crate) static ENCODED_NODE: [::capnp::Word; 36] = [
+                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
+                ::capnp::word(188, 242, 238, 197, 32, 229, 190, 244),
+                ::capnp::word(47, 0, 0, 0, 1, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(1, 0, 7, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
+                ::capnp::word(21, 0, 0, 0, 250, 1, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(41, 0, 0, 0, 63, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(115, 97, 110, 100, 115, 116, 111, 114),
+                ::capnp::word(109, 47, 115, 97, 110, 100, 115, 116),
+                ::capnp::word(111, 114, 109, 45, 104, 116, 116, 112),
+                ::capnp::word(45, 98, 114, 105, 100, 103, 101, 46),
+                ::capnp::word(99, 97, 112, 110, 112, 58, 65, 112),
+                ::capnp::word(112, 72, 111, 111, 107, 115, 46, 114),
+                ::capnp::word(101, 115, 116, 111, 114, 101, 36, 82),
+                ::capnp::word(101, 115, 117, 108, 116, 115, 0, 0),
+                ::capnp::word(4, 0, 0, 0, 3, 0, 4, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(13, 0, 0, 0, 34, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(8, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(20, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(99, 97, 112, 0, 0, 0, 0, 0),
+                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 3, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ];
+            pub(crate) fn get_field_types<AppObjectId>(index: u16) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
+                match index {
+                    0 => <::capnp::any_pointer::Owned as ::capnp::introspect::Introspect>::introspect(),
+                    _ => ::capnp::introspect::panic_invalid_field_index(index),
+                }
+            }
+            pub(crate) fn get_annotation_types<AppObjectId>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
+                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
+            }
+            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
+            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
+                &ARENA,
+                NONUNION_MEMBERS,
+                MEMBERS_BY_DISCRIMINANT,
+                MEMBERS_BY_NAME
+            );
+            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0];
+            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
+            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[0];
+            pub(crate) const TYPE_ID: u64 = 0xf4be_e520_c5ee_f2bc;
+        }
+    }
+
+    pub mod drop_params { /* AppObjectId */
+        #[derive(Copy, Clone)]
+        pub struct Owned<AppObjectId> {
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>() }).into() } }
+        impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
+        impl <AppObjectId> ::capnp::traits::OwnedStruct for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
+        impl <AppObjectId> ::capnp::traits::Pipelined for Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<AppObjectId>; }
+
+        pub struct Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            reader: ::capnp::private::layout::StructReader<'a>,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::core::marker::Copy for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {}
+        impl <AppObjectId> ::core::clone::Clone for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn clone(&self) -> Self { *self }
+        }
+
+        impl <AppObjectId> ::capnp::traits::HasTypeId for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
+                Self { reader, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+
+        impl <'a,AppObjectId> ::core::convert::From<Reader<'a,AppObjectId>> for ::capnp::dynamic_value::Reader<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(reader: Reader<'a,AppObjectId>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
+            }
+        }
+
+        impl <AppObjectId> ::core::fmt::Debug for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
+                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(reader.get_struct(default)?.into())
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
+                self.reader
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::Imbue<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
+                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
+            }
+        }
+
+        impl <'a,AppObjectId> Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            pub fn reborrow(&self) -> Reader<'_,AppObjectId> {
+                Self { .. *self }
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.reader.total_size()
+            }
+            #[inline]
+            pub fn get_object_id(self) -> ::capnp::Result<<AppObjectId as ::capnp::traits::Owned>::Reader<'a>> {
+                ::capnp::traits::FromPointerReader::get_from_pointer(&self.reader.get_pointer_field(0), ::core::option::Option::None)
+            }
+            #[inline]
+            pub fn has_object_id(&self) -> bool {
+                !self.reader.get_pointer_field(0).is_null()
+            }
+        }
+
+        pub struct Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            builder: ::capnp::private::layout::StructBuilder<'a>,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::capnp::traits::HasStructSize for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 1 };
+        }
+        impl <AppObjectId> ::capnp::traits::HasTypeId for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
+                Self { builder, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+
+        impl <'a,AppObjectId> ::core::convert::From<Builder<'a,AppObjectId>> for ::capnp::dynamic_value::Builder<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(builder: Builder<'a,AppObjectId>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::ImbueMut<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
+                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
+            }
+            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
+            }
+        }
+
+        impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
+        }
+
+        impl <'a,AppObjectId> Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            pub fn into_reader(self) -> Reader<'a,AppObjectId> {
+                self.builder.into_reader().into()
+            }
+            pub fn reborrow(&mut self) -> Builder<'_,AppObjectId> {
+                Builder { builder: self.builder.reborrow(), ..*self }
+            }
+            pub fn reborrow_as_reader(&self) -> Reader<'_,AppObjectId> {
+                self.builder.as_reader().into()
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.builder.as_reader().total_size()
+            }
+            #[inline]
+            pub fn get_object_id(self) -> ::capnp::Result<<AppObjectId as ::capnp::traits::Owned>::Builder<'a>> {
+                ::capnp::traits::FromPointerBuilder::get_from_pointer(self.builder.get_pointer_field(0), ::core::option::Option::None)
+            }
+            #[inline]
+            pub fn initn_object_id(self, length: u32) -> <AppObjectId as ::capnp::traits::Owned>::Builder<'a> {
+                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).initn_as(length)
+            }
+            #[inline]
+            pub fn set_object_id(&mut self, value: impl ::capnp::traits::SetterInput<AppObjectId>) -> ::capnp::Result<()> {
+                ::capnp::traits::SetterInput::set_pointer_builder(self.builder.reborrow().get_pointer_field(0), value, false)
+            }
+            #[inline]
+            pub fn init_object_id(self, ) -> <AppObjectId as ::capnp::traits::Owned>::Builder<'a> {
+                ::capnp::any_pointer::Builder::new(self.builder.get_pointer_field(0)).init_as()
+            }
+            #[inline]
+            pub fn has_object_id(&self) -> bool {
+                !self.builder.is_pointer_field_null(0)
+            }
+        }
+
+        pub struct Pipeline<AppObjectId> {
+            _typeless: ::capnp::any_pointer::Pipeline,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl<AppObjectId> ::capnp::capability::FromTypelessPipeline for Pipeline<AppObjectId> {
+            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
+                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+        impl<AppObjectId> Pipeline<AppObjectId> where AppObjectId: ::capnp::traits::Pipelined, <AppObjectId as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
+            pub fn get_object_id(&self) -> <AppObjectId as ::capnp::traits::Pipelined>::Pipeline {
+                ::capnp::capability::FromTypelessPipeline::new(self._typeless.get_pointer_field(0))
+            }
+        }
+        mod _private {
+            pub(crate) static ENCODED_NODE: [::capnp::Word; 37] = [
+                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
+                ::capnp::word(204, 48, 130, 159, 166, 170, 170, 194),
+                ::capnp::word(47, 0, 0, 0, 1, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(1, 0, 7, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
+                ::capnp::word(21, 0, 0, 0, 218, 1, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(41, 0, 0, 0, 63, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(115, 97, 110, 100, 115, 116, 111, 114),
+                ::capnp::word(109, 47, 115, 97, 110, 100, 115, 116),
+                ::capnp::word(111, 114, 109, 45, 104, 116, 116, 112),
+                ::capnp::word(45, 98, 114, 105, 100, 103, 101, 46),
+                ::capnp::word(99, 97, 112, 110, 112, 58, 65, 112),
+                ::capnp::word(112, 72, 111, 111, 107, 115, 46, 100),
+                ::capnp::word(114, 111, 112, 36, 80, 97, 114, 97),
+                ::capnp::word(109, 115, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(4, 0, 0, 0, 3, 0, 4, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 1, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(13, 0, 0, 0, 74, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(12, 0, 0, 0, 3, 0, 1, 0),
+                ::capnp::word(24, 0, 0, 0, 2, 0, 1, 0),
+                ::capnp::word(111, 98, 106, 101, 99, 116, 73, 100),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(1, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(15, 247, 41, 20, 15, 57, 18, 203),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(18, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ];
+            pub(crate) fn get_field_types<AppObjectId>(index: u16) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
+                match index {
+                    0 => <AppObjectId as ::capnp::introspect::Introspect>::introspect(),
+                    _ => ::capnp::introspect::panic_invalid_field_index(index),
+                }
+            }
+            pub(crate) fn get_annotation_types<AppObjectId>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
+                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
+            }
+            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
+            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
+                &ARENA,
+                NONUNION_MEMBERS,
+                MEMBERS_BY_DISCRIMINANT,
+                MEMBERS_BY_NAME
+            );
+            pub(crate) static NONUNION_MEMBERS : &[u16] = &[0];
+            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
+            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[0];
+            pub(crate) const TYPE_ID: u64 = 0xc2aa_aaa6_9f82_30cc;
+        }
+    }
+
+    pub mod drop_results { /* AppObjectId */
+        #[derive(Copy, Clone)]
+        pub struct Owned<AppObjectId> {
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::capnp::introspect::Introspect for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { fn introspect() -> ::capnp::introspect::Type { ::capnp::introspect::TypeVariant::Struct(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>() }).into() } }
+        impl <AppObjectId> ::capnp::traits::Owned for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
+        impl <AppObjectId> ::capnp::traits::OwnedStruct for Owned <AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Reader<'a> = Reader<'a, AppObjectId>; type Builder<'a> = Builder<'a, AppObjectId>; }
+        impl <AppObjectId> ::capnp::traits::Pipelined for Owned<AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  { type Pipeline = Pipeline<AppObjectId>; }
+
+        pub struct Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            reader: ::capnp::private::layout::StructReader<'a>,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::core::marker::Copy for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {}
+        impl <AppObjectId> ::core::clone::Clone for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn clone(&self) -> Self { *self }
+        }
+
+        impl <AppObjectId> ::capnp::traits::HasTypeId for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructReader<'a>> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(reader: ::capnp::private::layout::StructReader<'a>) -> Self {
+                Self { reader, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+
+        impl <'a,AppObjectId> ::core::convert::From<Reader<'a,AppObjectId>> for ::capnp::dynamic_value::Reader<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(reader: Reader<'a,AppObjectId>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Reader::new(reader.reader, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
+            }
+        }
+
+        impl <AppObjectId> ::core::fmt::Debug for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::result::Result<(), ::core::fmt::Error> {
+                core::fmt::Debug::fmt(&::core::convert::Into::<::capnp::dynamic_value::Reader<'_>>::into(*self), f)
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::FromPointerReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn get_from_pointer(reader: &::capnp::private::layout::PointerReader<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(reader.get_struct(default)?.into())
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::IntoInternalStructReader<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn into_internal_struct_reader(self) -> ::capnp::private::layout::StructReader<'a> {
+                self.reader
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::Imbue<'a> for Reader<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn imbue(&mut self, cap_table: &'a ::capnp::private::layout::CapTable) {
+                self.reader.imbue(::capnp::private::layout::CapTableReader::from_ref(cap_table))
+            }
+        }
+
+        impl <AppObjectId> Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            pub fn reborrow(&self) -> Reader<'_,AppObjectId> {
+                Self { .. *self }
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.reader.total_size()
+            }
+        }
+
+        pub struct Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            builder: ::capnp::private::layout::StructBuilder<'a>,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl <AppObjectId> ::capnp::traits::HasStructSize for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const STRUCT_SIZE: ::capnp::private::layout::StructSize = ::capnp::private::layout::StructSize { data: 0, pointers: 0 };
+        }
+        impl <AppObjectId> ::capnp::traits::HasTypeId for Builder<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            const TYPE_ID: u64 = _private::TYPE_ID;
+        }
+        impl <'a,AppObjectId> ::core::convert::From<::capnp::private::layout::StructBuilder<'a>> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(builder: ::capnp::private::layout::StructBuilder<'a>) -> Self {
+                Self { builder, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+
+        impl <'a,AppObjectId> ::core::convert::From<Builder<'a,AppObjectId>> for ::capnp::dynamic_value::Builder<'a> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn from(builder: Builder<'a,AppObjectId>) -> Self {
+                Self::Struct(::capnp::dynamic_struct::Builder::new(builder.builder, ::capnp::schema::StructSchema::new(::capnp::introspect::RawBrandedStructSchema { generic: &_private::RAW_SCHEMA, field_types: _private::get_field_types::<AppObjectId>, annotation_types: _private::get_annotation_types::<AppObjectId>, type_id: ::core::any::TypeId::of::<Owned<AppObjectId>>()})))
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::ImbueMut<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn imbue_mut(&mut self, cap_table: &'a mut ::capnp::private::layout::CapTable) {
+                self.builder.imbue(::capnp::private::layout::CapTableBuilder::from_ref(cap_table))
+            }
+        }
+
+        impl <'a,AppObjectId> ::capnp::traits::FromPointerBuilder<'a> for Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn init_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, _size: u32) -> Self {
+                builder.init_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE).into()
+            }
+            fn get_from_pointer(builder: ::capnp::private::layout::PointerBuilder<'a>, default: ::core::option::Option<&'a [::capnp::Word]>) -> ::capnp::Result<Self> {
+                ::core::result::Result::Ok(builder.get_struct(<Self as ::capnp::traits::HasStructSize>::STRUCT_SIZE, default)?.into())
+            }
+        }
+
+        impl <AppObjectId> ::capnp::traits::SetterInput<Owned<AppObjectId>> for Reader<'_,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            fn set_pointer_builder(mut pointer: ::capnp::private::layout::PointerBuilder<'_>, value: Self, canonicalize: bool) -> ::capnp::Result<()> { pointer.set_struct(&value.reader, canonicalize) }
+        }
+
+        impl <'a,AppObjectId> Builder<'a,AppObjectId> where AppObjectId: ::capnp::traits::Owned + 'static  {
+            pub fn into_reader(self) -> Reader<'a,AppObjectId> {
+                self.builder.into_reader().into()
+            }
+            pub fn reborrow(&mut self) -> Builder<'_,AppObjectId> {
+                Builder { builder: self.builder.reborrow(), ..*self }
+            }
+            pub fn reborrow_as_reader(&self) -> Reader<'_,AppObjectId> {
+                self.builder.as_reader().into()
+            }
+
+            pub fn total_size(&self) -> ::capnp::Result<::capnp::MessageSize> {
+                self.builder.as_reader().total_size()
+            }
+        }
+
+        pub struct Pipeline<AppObjectId> {
+            _typeless: ::capnp::any_pointer::Pipeline,
+            _phantom: ::core::marker::PhantomData<AppObjectId>
+        }
+        impl<AppObjectId> ::capnp::capability::FromTypelessPipeline for Pipeline<AppObjectId> {
+            fn new(typeless: ::capnp::any_pointer::Pipeline) -> Self {
+                Self { _typeless: typeless, _phantom: ::core::marker::PhantomData, }
+            }
+        }
+        impl<AppObjectId> Pipeline<AppObjectId> where AppObjectId: ::capnp::traits::Pipelined, <AppObjectId as ::capnp::traits::Pipelined>::Pipeline: ::capnp::capability::FromTypelessPipeline  {
+        }
+        mod _private {
+            pub(crate) static ENCODED_NODE: [::capnp::Word; 20] = [
+                ::capnp::word(0, 0, 0, 0, 5, 0, 6, 0),
+                ::capnp::word(18, 144, 228, 30, 29, 85, 57, 148),
+                ::capnp::word(47, 0, 0, 0, 1, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 7, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 1, 0, 0, 0),
+                ::capnp::word(21, 0, 0, 0, 226, 1, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+                ::capnp::word(115, 97, 110, 100, 115, 116, 111, 114),
+                ::capnp::word(109, 47, 115, 97, 110, 100, 115, 116),
+                ::capnp::word(111, 114, 109, 45, 104, 116, 116, 112),
+                ::capnp::word(45, 98, 114, 105, 100, 103, 101, 46),
+                ::capnp::word(99, 97, 112, 110, 112, 58, 65, 112),
+                ::capnp::word(112, 72, 111, 111, 107, 115, 46, 100),
+                ::capnp::word(114, 111, 112, 36, 82, 101, 115, 117),
+                ::capnp::word(108, 116, 115, 0, 0, 0, 0, 0),
+            ];
+            pub(crate) fn get_field_types<AppObjectId>(index: u16) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
+                ::capnp::introspect::panic_invalid_field_index(index)
+            }
+            pub(crate) fn get_annotation_types<AppObjectId>(child_index: Option<u16>, index: u32) -> ::capnp::introspect::Type where AppObjectId: ::capnp::traits::Owned + 'static  {
+                ::capnp::introspect::panic_invalid_annotation_indices(child_index, index)
+            }
+            pub(crate) static ARENA: ::capnp::private::arena::GeneratedCodeArena = ::capnp::private::arena::GeneratedCodeArena::new(&ENCODED_NODE);
+            pub(crate) static RAW_SCHEMA: ::capnp::introspect::RawStructSchema = ::capnp::introspect::RawStructSchema::new(
+                &ARENA,
+                NONUNION_MEMBERS,
+                MEMBERS_BY_DISCRIMINANT,
+                MEMBERS_BY_NAME
+            );
+            pub(crate) static NONUNION_MEMBERS : &[u16] = &[];
+            pub(crate) static MEMBERS_BY_DISCRIMINANT : &[u16] = &[];
+            pub(crate) static MEMBERS_BY_NAME : &[u16] = &[];
+            pub(crate) const TYPE_ID: u64 = 0x9439_551d_1ee4_9012;
         }
     }
 }

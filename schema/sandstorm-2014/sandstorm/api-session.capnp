@@ -1,0 +1,1 @@
+../../sandstorm/api-session.capnp

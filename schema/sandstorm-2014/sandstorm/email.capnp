@@ -1,0 +1,1 @@
+../../sandstorm/email.capnp

@@ -1,0 +1,1 @@
+../../sandstorm/hack-session.capnp

@@ -1,0 +1,1 @@
+../../sandstorm/sandstorm-http-bridge.capnp

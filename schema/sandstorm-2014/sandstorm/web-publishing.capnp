@@ -1,0 +1,1 @@
+../../sandstorm/web-publishing.capnp
