@@ -1,1 +1,81 @@
-//! Who signs in, and how.
+//! Who signs in, and how: login sessions in a cookie, links that work once, development accounts.
+//!
+//! Trust: cookies, forms and links come from the network and from sibling hosts, where hostile
+//! apps run; a sign-in is believed only by its 256-bit secret, and a change only with the token
+//! that belongs to that sign-in (`act`).
+
+pub mod act;
+pub mod cookie;
+pub mod login;
+pub mod text;
+
+use crate::error::{Error, Result};
+use crate::ids::{AccountId, GrainId, LoginId};
+use crate::state::{App, Event};
+use crate::store::{Account, CredentialKind, LinkPurpose, Role, Store};
+
+pub use act::{ActForm, check_origin};
+pub use login::Login;
+
+/// An administrator's link works this long (seconds): the person may come back after lunch.
+const ADMIN_LINK_SECONDS: i64 = 24 * 3600;
+/// A link that opens one grain (seconds).
+const OPEN_LINK_SECONDS: i64 = 3600;
+
+/// The account of whoever can run programs as the server's user. Owns what `shell grain create`
+/// makes without `--owner`, and is the one that the administrator's link signs in as.
+pub async fn operator(store: &Store) -> Result<Account> {
+    Ok(store
+        .account_for_credential(CredentialKind::Operator, "local", "Operator", Role::Member)
+        .await?)
+}
+
+/// The owner that `--owner NAME` means: a handle, else a display name that only one person has.
+pub async fn account_named(store: &Store, name: &str) -> Result<Account> {
+    if let Some(account) = store.account_by_handle(name).await? {
+        return Ok(account);
+    }
+    let mut found = store.accounts().await?;
+    found.retain(|account| account.display_name == name);
+    match (found.len(), found.pop()) {
+        (1, Some(account)) => Ok(account),
+        (0, _) => Err(Error::BadRequest(format!(
+            "nobody here is called {name:?}; the owner signs in once before grains can be made \
+             for them"
+        ))),
+        _ => Err(Error::BadRequest(format!(
+            "more than one person is called {name:?}; use the handle"
+        ))),
+    }
+}
+
+/// A fresh one-time link that signs in as administrator.
+pub async fn admin_link(app: &App) -> Result<String> {
+    let secret = app.store.create_link(LinkPurpose::Admin, None, None, ADMIN_LINK_SECONDS).await?;
+    Ok(link(app, &secret))
+}
+
+/// A fresh one-time link that signs in as `owner` and opens the grain.
+pub async fn open_link(app: &App, owner: AccountId, grain: &GrainId) -> Result<String> {
+    let target = grain.to_string();
+    let secret = app
+        .store
+        .create_link(LinkPurpose::OpenGrain, Some(owner), Some(&target), OPEN_LINK_SECONDS)
+        .await?;
+    Ok(link(app, &secret))
+}
+
+fn link(app: &App, secret: &[u8; 32]) -> String {
+    format!("{}/link/{}", app.config.root, login::encode_secret(secret))
+}
+
+/// Ends one sign-in of this account everywhere: its cookie, its grains' frames, its sockets.
+/// False when it is not one of theirs.
+pub async fn sign_out(app: &App, account: AccountId, login: LoginId) -> Result<bool> {
+    let ended = app.store.end_login(account, login).await?;
+    if ended {
+        app.grains.end_login(login);
+        app.events.send(Event::LoginEnded(login));
+    }
+    Ok(ended)
+}

@@ -1,0 +1,251 @@
+//! `spk unpack-server`: the locked-down process that reads a hostile file.
+//!
+//! It inherits three descriptors and nothing else: 3 the RPC socket, 4 the package (read only),
+//! 5 an empty folder. Whoever subverts it can answer what he likes; so the connection is guarded,
+//! its answers are checked by the caller, and time is bounded.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use sandstorm_schema::rpc::connect::{Trust, Vat};
+use sandstorm_schema::unpack_capnp::{Step, progress, unpacker};
+use tokio::io::AsyncReadExt;
+
+use super::failure::Failure;
+use super::manifest;
+
+/// No report for so long, and the child is ended.
+const SILENCE: Duration = Duration::from_secs(120);
+/// Lines of its stderr kept for the log (bytes).
+const MAX_STDERR: u64 = 16 * 1024;
+
+/// What the child found. Every field is as hostile as the file was.
+#[derive(Debug)]
+pub struct Unpacked {
+    /// As it claims.
+    pub app_id: String,
+    /// As it claims.
+    pub package_id: String,
+    /// A framed manifest message of bounded size.
+    pub manifest: Vec<u8>,
+    /// Empty when there is none.
+    pub fingerprint: String,
+    /// Bytes of all files.
+    pub size: u64,
+}
+
+/// One report: the step's ordinal, bytes done, bytes in all (0: unknown).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// 0 verify, 1 extract, 2 sync.
+    pub step: u8,
+    /// Bytes.
+    pub done: u64,
+    /// Bytes.
+    pub total: u64,
+}
+
+/// Unpacks `file` into `work`. Runs its own thread, because RPC objects stay on one.
+pub async fn unpack(
+    spk: &Path,
+    file: File,
+    work: File,
+    report: impl Fn(Report) + Send + 'static,
+) -> Result<Unpacked, Failure> {
+    let spk = spk.to_owned();
+    let (done, wait) = tokio::sync::oneshot::channel();
+    let spawned = std::thread::Builder::new().name("unpack".into()).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(done.send(Err(failed_to_start(&spk, &error)))),
+        };
+        let local = tokio::task::LocalSet::new();
+        let result = local.block_on(&runtime, talk(&spk, file, work, report));
+        // The caller may have gone, then nobody waits for the answer.
+        let _ = done.send(result);
+    });
+    if let Err(error) = spawned {
+        return Err(Failure::machine("PKG-CHILD", format!("No thread could be started: {error}.")));
+    }
+    wait.await.unwrap_or_else(|_| {
+        Err(Failure::machine("PKG-CHILD", "Unpacking stopped without an answer. Try again."))
+    })
+}
+
+fn failed_to_start(spk: &Path, error: &io::Error) -> Failure {
+    Failure::machine(
+        "PKG-CHILD",
+        format!("The program {} could not be started: {error}.", spk.display()),
+    )
+}
+
+async fn talk(
+    spk: &Path,
+    file: File,
+    work: File,
+    report: impl Fn(Report) + 'static,
+) -> Result<Unpacked, Failure> {
+    let start = |error: io::Error| failed_to_start(spk, &error);
+    let (ours, theirs) = UnixStream::pair().map_err(start)?;
+    let mut child = spawn(spk, theirs.into(), file.into(), work.into()).map_err(start)?;
+    let stderr = child.stderr.take();
+    let log = tokio::task::spawn_local(async move {
+        let mut text = String::new();
+        if let Some(stderr) = stderr {
+            let _ = stderr.take(MAX_STDERR).read_to_string(&mut text).await;
+        }
+        text
+    });
+    ours.set_nonblocking(true).map_err(start)?;
+    let stream = tokio::net::UnixStream::from_std(ours).map_err(start)?;
+    let vat = Vat::spawn(stream, Side::Client, None, Trust::Hostile(Default::default()));
+
+    let (alive, mut heard) = tokio::sync::watch::channel(());
+    let progress = ProgressImpl { report: Box::new(report), alive };
+    let unpacker: unpacker::Client = vat.bootstrap();
+    let mut request = unpacker.unpack_request();
+    request.get().set_progress(capnp_rpc::new_client(progress));
+    let answer = request.send().promise;
+    tokio::pin!(answer);
+    let result = loop {
+        tokio::select! {
+            answer = &mut answer => break answer.map_err(refusal).and_then(|a| read(&a)),
+            news = tokio::time::timeout(SILENCE, heard.changed()) => if news.is_err() {
+                break Err(Failure::machine(
+                    "PKG-TIME",
+                    "Unpacking made no progress for two minutes and was stopped. Try again.",
+                ));
+            } else if news.is_ok_and(|n| n.is_err()) {
+                // The child let go of the progress object; its answer is still to come.
+                break match tokio::time::timeout(SILENCE, &mut answer).await {
+                    Ok(answer) => answer.map_err(refusal).and_then(|a| read(&a)),
+                    Err(_) => Err(Failure::machine("PKG-TIME", "Unpacking did not end. Try again.")),
+                };
+            },
+        }
+    };
+    drop(unpacker);
+    vat.disconnect().await;
+    // It has nothing left to do; a healthy child has ended by itself.
+    let _ = child.kill().await;
+    if let Ok(text) = tokio::time::timeout(Duration::from_secs(1), log).await {
+        for line in text.unwrap_or_default().lines() {
+            tracing::warn!(target: "spk", "{}", crate::identity::text::one_line(line, 500));
+        }
+    }
+    result
+}
+
+/// The child's `failed` is about the file, everything else about the machine.
+fn refusal(error: capnp::Error) -> Failure {
+    let said = error.extra.rsplit("remote exception: ").next().unwrap_or_default();
+    let said = crate::identity::text::one_line(said, 300);
+    let said = said.trim_end_matches('.');
+    match error.kind {
+        capnp::ErrorKind::Failed => {
+            Failure::file("PKG-BAD", format!("This is not a package that can be installed: {said}."))
+        }
+        capnp::ErrorKind::Overloaded => {
+            Failure::machine("PKG-FULL", format!("This server could not unpack it: {said}."))
+        }
+        _ => Failure::machine(
+            "PKG-CHILD",
+            format!("The program that unpacks ended before it was done: {said}."),
+        ),
+    }
+}
+
+fn read(
+    answer: &capnp::capability::Response<unpacker::unpack_results::Owned>,
+) -> Result<Unpacked, Failure> {
+    let parse = || -> capnp::Result<Unpacked> {
+        let info = answer.get()?.get_info()?;
+        let text = |t: capnp::Result<capnp::text::Reader<'_>>| -> capnp::Result<String> {
+            Ok(t?.to_string().map_err(|_| capnp::Error::failed("text is not UTF-8".into()))?)
+        };
+        Ok(Unpacked {
+            app_id: text(info.get_app_id())?,
+            package_id: text(info.get_package_id())?,
+            manifest: manifest::copy(info.get_manifest()?)?,
+            fingerprint: text(info.get_author_pgp_key_fingerprint())?,
+            size: info.get_unpacked_bytes(),
+        })
+    };
+    parse().map_err(|error| {
+        Failure::file("PKG-MANIFEST", format!("The package's manifest cannot be read: {}.", error.extra))
+    })
+}
+
+struct ProgressImpl {
+    report: Box<dyn Fn(Report)>,
+    alive: tokio::sync::watch::Sender<()>,
+}
+
+impl progress::Server for ProgressImpl {
+    async fn report(
+        self: std::rc::Rc<Self>,
+        params: progress::ReportParams,
+        _: progress::ReportResults,
+    ) -> capnp::Result<()> {
+        let params = params.get()?;
+        let step = match params.get_step() {
+            Ok(Step::Verify) => 0,
+            Ok(Step::Extract) => 1,
+            Ok(Step::Sync) | Err(_) => 2,
+        };
+        self.alive.send_replace(());
+        (self.report)(Report { step, done: params.get_done(), total: params.get_total() });
+        Ok(())
+    }
+}
+
+/// Starts the child with exactly the three descriptors, and an empty environment.
+#[allow(unsafe_code)]
+fn spawn(
+    spk: &Path,
+    socket: OwnedFd,
+    file: OwnedFd,
+    work: OwnedFd,
+) -> io::Result<tokio::process::Child> {
+    // Above the numbers that they get in the child, so that no dup2 overwrites another's source.
+    let fds: Vec<OwnedFd> =
+        [socket, file, work].iter().map(above).collect::<io::Result<_>>()?;
+    let raw: [RawFd; 3] = [fds[0].as_raw_fd(), fds[1].as_raw_fd(), fds[2].as_raw_fd()];
+    let mut command = tokio::process::Command::new(spk);
+    command
+        .arg("unpack-server")
+        .env_clear()
+        .current_dir("/")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true);
+    // SAFETY: between fork and exec only dup2 runs, which is async-signal-safe, on descriptors
+    // that `fds` keeps open until the exec is done.
+    unsafe {
+        command.pre_exec(move || {
+            for (target, source) in (3..).zip(raw) {
+                if libc::dup2(source, target) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    command.spawn()
+}
+
+/// A copy of the descriptor with a number of 10 or more.
+#[allow(unsafe_code)]
+fn above(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    let new = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(10))?;
+    // SAFETY: fcntl has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}

@@ -1,0 +1,217 @@
+//! A package file on its way in: streamed to `tmp/`, hashed as it comes, bounded.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWrite;
+
+use super::failure::{Failure, bytes, free_bytes};
+use crate::ids::PackageId;
+
+/// Largest package file. The archive inside may have 2^30 bytes; xz makes incompressible input a
+/// little larger.
+pub const MAX_FILE: u64 = (1 << 30) + (32 << 20);
+/// Kept free on the disk, whatever comes (bytes).
+const RESERVE: u64 = 64 << 20;
+
+/// A file in `tmp/` that goes when it is dropped.
+#[derive(Debug)]
+pub struct TempFile {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl TempFile {
+    fn create(tmp: &Path) -> io::Result<(TempFile, File)> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let name = hex::encode(crate::store::random::<12>());
+        let path = tmp.join(format!("upload.{name}"));
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        Ok((TempFile { path, kept: false }, file))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives it its final name.
+    pub fn rename(mut self, to: &Path) -> io::Result<()> {
+        std::fs::rename(&self.path, to)?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            // The folder is wiped at the next start anyway.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A whole file, with its id.
+#[derive(Debug)]
+pub struct Received {
+    /// Where it is.
+    pub file: TempFile,
+    /// What it hashes to.
+    pub id: PackageId,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Takes bytes until [`Receiver::finish`].
+#[derive(Debug)]
+pub struct Receiver {
+    temp: TempFile,
+    file: File,
+    hash: Sha256,
+    size: u64,
+    home: PathBuf,
+}
+
+impl Receiver {
+    /// Begins a file below `home/tmp`. `announced`: its size, where the sender told.
+    pub fn begin(home: &Path, announced: Option<u64>) -> Result<Receiver, Failure> {
+        if let Some(size) = announced {
+            check_size(size)?;
+            if free_bytes(home).is_some_and(|free| free < size + RESERVE) {
+                return Err(Failure::disk_full(home, Some(size + RESERVE)));
+            }
+        }
+        let (temp, file) = TempFile::create(&home.join("tmp"))
+            .map_err(|error| Failure::io(home, "make a temporary file", &error))?;
+        Ok(Receiver { temp, file, hash: Sha256::new(), size: 0, home: home.to_owned() })
+    }
+
+    /// The next bytes. Blocks on the disk.
+    pub fn push(&mut self, data: &[u8]) -> Result<(), Failure> {
+        self.size += data.len() as u64;
+        check_size(self.size)?;
+        self.hash.update(data);
+        self.file
+            .write_all(data)
+            .map_err(|error| Failure::io(&self.home, "store the file", &error))
+    }
+
+    /// The file is whole.
+    pub fn finish(self) -> Result<Received, Failure> {
+        if self.size == 0 {
+            return Err(Failure::file("PKG-EMPTY", "The file is empty. Choose another file."));
+        }
+        let digest: [u8; 32] = self.hash.finalize().into();
+        let id = hex::encode(&digest[..16]).parse().map_err(|_| {
+            Failure::machine("PKG-ID", "The file's id could not be made. Try again.")
+        })?;
+        Ok(Received { file: self.temp, id, size: self.size })
+    }
+
+    /// Receives a whole stream.
+    pub async fn receive<E: std::fmt::Display>(
+        mut self,
+        mut stream: impl Stream<Item = Result<Bytes, E>> + Unpin,
+    ) -> Result<Received, Failure> {
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|error| {
+                Failure::file(
+                    "PKG-CUT",
+                    format!("The upload ended before the file was whole ({error}). Send it again."),
+                )
+            })?;
+            // Large writes go to a full page cache now and then: not on the runtime's own threads.
+            self = tokio::task::spawn_blocking(move || self.push(&chunk).map(|()| self))
+                .await
+                .map_err(|_| Failure::machine("PKG-IO", "The upload was stopped. Try again."))??;
+        }
+        self.finish()
+    }
+}
+
+fn check_size(size: u64) -> Result<(), Failure> {
+    if size > MAX_FILE {
+        return Err(Failure::file(
+            "PKG-SIZE",
+            format!("The file is larger than {}, the most that an app file may have.", bytes(MAX_FILE)),
+        ));
+    }
+    Ok(())
+}
+
+/// Downloads go through `net::fetch`, which writes.
+impl AsyncWrite for Receiver {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(match self.push(data) {
+            Ok(()) => Ok(data.len()),
+            Err(failure) => Err(io::Error::other(failure.words)),
+        })
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+
+    fn home() -> tempfile::TempDir {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join("tmp")).unwrap();
+        home
+    }
+
+    fn chunks(parts: &[&'static str]) -> impl Stream<Item = Result<Bytes, io::Error>> + Unpin {
+        let parts: Vec<_> = parts.iter().map(|p| Ok(Bytes::from_static(p.as_bytes()))).collect();
+        stream::iter(parts)
+    }
+
+    #[tokio::test]
+    async fn the_id_is_the_hash_of_all_bytes() {
+        let home = home();
+        let received = Receiver::begin(home.path(), Some(3)).unwrap();
+        let received = received.receive(chunks(&["a", "bc"])).await.unwrap();
+        assert_eq!(received.id.to_string(), "ba7816bf8f01cfea414140de5dae2223");
+        assert_eq!(received.size, 3);
+        let path = received.file.path().to_owned();
+        assert_eq!(std::fs::read(&path).unwrap(), b"abc");
+        drop(received);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_a_package_is_refused_early() {
+        let home = home();
+        let too_big = Receiver::begin(home.path(), Some(MAX_FILE + 1)).unwrap_err();
+        assert!(too_big.code.starts_with("PKG-SIZE-"));
+        let empty = Receiver::begin(home.path(), None).unwrap().receive(chunks(&[])).await;
+        assert!(empty.unwrap_err().code.starts_with("PKG-EMPTY-"));
+        let cut = stream::iter(vec![Ok(Bytes::from_static(b"a")), Err(io::Error::other("gone"))]);
+        let cut = Receiver::begin(home.path(), None).unwrap().receive(cut).await.unwrap_err();
+        assert!(cut.code.starts_with("PKG-CUT-"), "{cut}");
+        assert_eq!(std::fs::read_dir(home.path().join("tmp")).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,319 @@
+//! Administration, in its first plain form: what needs attention, who is here, what runs.
+//! Titles of other people's grains stay hidden: an administrator sees app, owner and state.
+
+use std::collections::HashMap;
+
+use axum::extract::State;
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::PageResult;
+use super::layout::{self, Nav, Page, token_field};
+use super::parts::{app_icon, avatar, count, fingerprint, icon, number, size, when};
+use super::viewer::{NAME_SETTING, Viewer};
+use crate::error::Error;
+use crate::grains::GrainState;
+use crate::identity::ActForm;
+use crate::identity::login::Admin;
+use crate::identity::text::one_line;
+use crate::ids::{AccountId, GrainId};
+use crate::state::App;
+use crate::store::{Account, Grain, Role, Tone};
+
+fn rail(here: &str) -> Markup {
+    html! {
+        nav.rail aria-label="Administration" {
+            ul {
+                @for (href, name) in [
+                    ("/admin", "Overview"), ("/admin/people", "People"),
+                    ("/admin/packages", "Apps"), ("/admin/log", "Audit log"),
+                ] {
+                    li { a href=(href) aria-current=[(href == here).then_some("page")] { (name) } }
+                }
+            }
+        }
+    }
+}
+
+async fn respond(
+    app: &App,
+    admin: &Admin,
+    mut viewer: Viewer,
+    path: &str,
+    title: &str,
+    body: Markup,
+) -> PageResult {
+    viewer.notices = app.store.take_notices(admin.0.id()).await?;
+    Ok(layout::respond(&viewer, Page::new(title, Nav::Admin, body).rail(rail(path)).wide()))
+}
+
+/// `GET /admin`.
+pub async fn overview(State(app): State<App>, admin: Admin, viewer: Viewer) -> PageResult {
+    let people: HashMap<AccountId, Account> =
+        app.store.accounts().await?.into_iter().map(|a| (a.id, a)).collect();
+    let titles: HashMap<String, String> =
+        app.store.packages().await?.into_iter().map(|p| (p.package_id, p.title)).collect();
+    let mut running = Vec::new();
+    let mut grains = 0;
+    for grain in app.store.all_grains().await? {
+        grains += 1;
+        let Ok(id) = grain.id.parse::<GrainId>() else { continue };
+        let state = app.grains.state(&id);
+        if !matches!(state, GrainState::Asleep) {
+            running.push((grain, state));
+        }
+    }
+    let problems = crate::check::run(&app.config).await;
+    let body = html! {
+        div.heading {
+            h1 {
+                @if problems.is_empty() { "Everything works" }
+                @else {
+                    (count(problems.len() as i64, "thing needs", "things need")) " you"
+                }
+            }
+        }
+        @if problems.is_empty() {
+            p.strip.good { (icon("check")) span { "The boxes are at full strength, and nothing needs you." } }
+        } @else {
+            ul.problems {
+                @for problem in &problems {
+                    li.strip.warning {
+                        (icon("warning"))
+                        span { (problem.what) br; span.hint { (problem.fix) } }
+                    }
+                }
+            }
+        }
+        section {
+            h2 { "Running now " span.n { (running.len()) } }
+            @if running.is_empty() {
+                p.hint { "Nothing runs. A grain starts when somebody opens it, and stops by itself." }
+            } @else {
+                (running_table(&viewer, &running, &people, &titles))
+            }
+        }
+        section {
+            h2 { "Name" }
+            form.field-row action="/admin" method="post" {
+                (token_field(&viewer))
+                label for="name" { "What this server is called" }
+                input #name name="name" value=(viewer.server) maxlength="60" required
+                    autocomplete="off";
+                button name="act" value="name" { "Save" }
+            }
+        }
+        dl.facts {
+            dt { "Address" } dd { (app.config.root.to_string()) }
+            dt { "People" } dd { (number(people.len() as i64)) }
+            dt { "Grains" } dd { (number(grains)) }
+            dt { "Data" } dd { code { (app.config.home.display().to_string()) } }
+            @if let Some(free) = crate::install::failure::free_bytes(&app.config.home) {
+                dt { "Free disk space" } dd { (size(free as i64)) }
+            }
+            dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) }
+        }
+    };
+    respond(&app, &admin, viewer, "/admin", "Administration", body).await
+}
+
+fn running_table(
+    viewer: &Viewer,
+    running: &[(Grain, GrainState)],
+    people: &HashMap<AccountId, Account>,
+    titles: &HashMap<String, String>,
+) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label="Running grains" {
+            table {
+                caption.unseen { "Running grains" }
+                thead { tr {
+                    th scope="col" { "App" } th scope="col" { "Owner" } th scope="col" { "State" }
+                    th scope="col" { "Opened" } th scope="col" { span.unseen { "Acts" } }
+                } }
+                tbody {
+                    @for (grain, state) in running {
+                        tr {
+                            th scope="row" {
+                                (app_icon(&grain.package_id, false)) " "
+                                bdi { (titles.get(&grain.package_id).map_or("App", String::as_str)) }
+                            }
+                            td { bdi { (people.get(&grain.owner).map_or("", |a| &a.display_name)) } }
+                            td {
+                                @match state {
+                                    GrainState::Running => { "Running" }
+                                    GrainState::Starting { .. } => { "Starting" }
+                                    GrainState::Stopping => { "Stopping" }
+                                    GrainState::Crashed { code, .. } => { "Stopped, " code { (code) } }
+                                    GrainState::Asleep => {}
+                                }
+                            }
+                            td { (when(grain.last_used)) }
+                            td {
+                                form.inline action="/admin" method="post" {
+                                    (token_field(viewer))
+                                    input type="hidden" name="grain" value=(grain.id);
+                                    button.small name="act" value="stop" { "Stop" }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The overview's forms.
+#[derive(Debug, Deserialize)]
+pub struct AdminAct {
+    act: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    grain: String,
+}
+
+/// `POST /admin`.
+pub async fn act(State(app): State<App>, act: ActForm<AdminAct>) -> PageResult {
+    if !act.login.is_admin() {
+        return Err(super::PageError::not_found());
+    }
+    let by = act.login.id();
+    match act.form.act.as_str() {
+        "name" => {
+            let name = one_line(&act.form.name, 60);
+            if name.is_empty() {
+                return Err(Error::BadRequest("a name needs at least one letter".into()).into());
+            }
+            app.store.set_setting(NAME_SETTING, &name).await?;
+            app.store.audit(Some(by), "name server", "server", &name).await?;
+            app.store.notify(by, Tone::Good, &format!("This server is called {name}."), None).await?;
+        }
+        "stop" => {
+            let id: GrainId = act.form.grain.parse().map_err(|_| Error::NotFound("grain"))?;
+            app.grains.stop(&id).await?;
+            app.store.audit(Some(by), "stop grain", &act.form.grain, "").await?;
+            app.store.notify(by, Tone::Good, "Stopped. It starts again when it is used.", None).await?;
+        }
+        _ => return Err(Error::BadRequest("this button is not known here".into()).into()),
+    }
+    Ok(layout::redirect("/admin"))
+}
+
+/// `GET /admin/people`.
+pub async fn people(State(app): State<App>, admin: Admin, viewer: Viewer) -> PageResult {
+    let people = app.store.accounts().await?;
+    let mut owned: HashMap<AccountId, (i64, i64)> = HashMap::new();
+    for grain in app.store.all_grains().await? {
+        let entry = owned.entry(grain.owner).or_default();
+        entry.0 += 1;
+        entry.1 += grain.size;
+    }
+    let body = html! {
+        div.heading { h1 { "People " span.n { (people.len()) } } }
+        div.scroll tabindex="0" role="region" aria-label="People" {
+            table {
+                caption.unseen { "People" }
+                thead { tr {
+                    th scope="col" { "Name" } th scope="col" { "Role" } th scope="col" { "Joined" }
+                    th scope="col" { "Grains" } th scope="col" { "Storage" }
+                } }
+                tbody {
+                    @for person in &people {
+                        @let (grains, bytes) = owned.get(&person.id).copied().unwrap_or_default();
+                        tr {
+                            th scope="row" { (avatar(person)) " " bdi { (person.display_name) } }
+                            td {
+                                @match person.role {
+                                    Role::Admin => { "Administrator" }
+                                    Role::Member => { "Member" }
+                                    Role::Visitor => { "Visitor" }
+                                }
+                                @if person.suspended.is_some() { ", suspended" }
+                            }
+                            td { (when(person.created)) }
+                            td { (number(grains)) }
+                            td { (size(bytes)) }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    respond(&app, &admin, viewer, "/admin/people", "People", body).await
+}
+
+/// `GET /admin/packages`.
+pub async fn packages(State(app): State<App>, admin: Admin, viewer: Viewer) -> PageResult {
+    let packages = app.store.packages().await?;
+    let body = html! {
+        div.heading { h1 { "Apps on this server " span.n { (packages.len()) } } }
+        @if packages.is_empty() {
+            p { "No app was installed yet." }
+            div.buttons { a.button.main href="/install" { "Install an app" } }
+        } @else {
+            div.scroll tabindex="0" role="region" aria-label="Apps" {
+                table {
+                    caption.unseen { "Apps on this server" }
+                    thead { tr {
+                        th scope="col" { "App" } th scope="col" { "Version" }
+                        th scope="col" { "Key" } th scope="col" { "Unpacked" }
+                        th scope="col" { "Since" }
+                    } }
+                    tbody {
+                        @for package in &packages {
+                            tr {
+                                th scope="row" {
+                                    (app_icon(&package.package_id, false)) " "
+                                    a href=(format!("/install/{}", package.package_id)) {
+                                        bdi { (package.title) }
+                                    }
+                                }
+                                td { bdi { (package.marketing_version) } " (" (package.app_version) ")" }
+                                td { (fingerprint(package.app_id.get(..8).unwrap_or_default())) "…" }
+                                td { (size(package.unpacked_size)) }
+                                td { (when(package.installed)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    respond(&app, &admin, viewer, "/admin/packages", "Apps on this server", body).await
+}
+
+/// `GET /admin/log`.
+pub async fn log(State(app): State<App>, admin: Admin, viewer: Viewer) -> PageResult {
+    let lines = app.store.audit_lines(500).await?;
+    let people: HashMap<AccountId, String> =
+        app.store.accounts().await?.into_iter().map(|a| (a.id, a.display_name)).collect();
+    let body = html! {
+        div.heading { h1 { "Audit log" } }
+        p.hint { "What administrators and operators did. The latest 500." }
+        @if lines.is_empty() { p { "Nothing yet." } } @else {
+            div.scroll tabindex="0" role="region" aria-label="Audit log" {
+                table {
+                    caption.unseen { "Audit log" }
+                    thead { tr {
+                        th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" }
+                        th scope="col" { "To what" } th scope="col" { "How" }
+                    } }
+                    tbody {
+                        @for line in &lines {
+                            tr {
+                                td { (when(line.at)) }
+                                td { bdi { (line.account.and_then(|id| people.get(&id).cloned()).unwrap_or_default()) } }
+                                td { (line.action) }
+                                td { bdi { (line.target) } }
+                                td { bdi { (line.detail) } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    respond(&app, &admin, viewer, "/admin/log", "Audit log", body).await
+}

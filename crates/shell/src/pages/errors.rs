@@ -1,0 +1,212 @@
+//! Error pages: what happened, why, what to do, and a code that stands in the log too.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, Method, StatusCode, header, request::Parts};
+use maud::{Markup, html};
+
+use super::layout::{self, Page};
+use super::viewer::Viewer;
+use crate::error::Error;
+use crate::install::failure::coded;
+use crate::state::App;
+
+/// Why a page's handler could not answer.
+#[derive(Clone, Debug)]
+pub enum PageError {
+    /// Nobody is signed in, and the page is somebody's.
+    SignIn,
+    /// Something with a status, a kind and words.
+    Told {
+        /// Of the answer.
+        status: StatusCode,
+        /// Such as `S-DB`; empty where the status says all.
+        kind: &'static str,
+        /// What the person should know.
+        words: String,
+    },
+}
+
+impl From<Error> for PageError {
+    fn from(error: Error) -> PageError {
+        let status = error.status();
+        let words = match &error {
+            // What broke inside is for the log.
+            Error::Store(_) | Error::Io { .. } | Error::Internal(_) => {
+                tracing::error!("{error}");
+                String::new()
+            }
+            error => error.to_string(),
+        };
+        PageError::Told { status, kind: error.code(), words }
+    }
+}
+
+impl From<crate::store::StoreError> for PageError {
+    fn from(error: crate::store::StoreError) -> PageError {
+        Error::from(error).into()
+    }
+}
+
+impl PageError {
+    /// Not there, or not for this person.
+    pub fn not_found() -> PageError {
+        Error::NotFound("page").into()
+    }
+}
+
+impl IntoResponse for PageError {
+    fn into_response(self) -> Response {
+        // A placeholder: the layer in `pages` renders it for the person who asked.
+        let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// What an error page needs to know of the request.
+#[derive(Debug)]
+pub struct Asked {
+    headers: HeaderMap,
+    method: Method,
+    path: String,
+}
+
+impl Asked {
+    /// Keeps the few headers that an error page needs.
+    pub fn of(parts: &Parts) -> Asked {
+        let mut headers = HeaderMap::new();
+        for name in [header::COOKIE, header::ACCEPT] {
+            for value in parts.headers.get_all(&name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+        Asked { headers, method: parts.method.clone(), path }
+    }
+}
+
+/// No route matched.
+pub async fn not_found() -> PageError {
+    PageError::not_found()
+}
+
+/// The page for an error.
+pub async fn page(app: &App, asked: &Asked, error: PageError) -> Response {
+    let (status, kind, words) = match error {
+        PageError::SignIn if asked.method == Method::GET => {
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            query.append_pair("to", &asked.path);
+            return layout::redirect(&format!("/sign-in?{}", query.finish()));
+        }
+        PageError::SignIn => (
+            StatusCode::FORBIDDEN,
+            "S-SIGNIN",
+            "You are signed out here, so nothing was changed. Sign in and try again.".to_owned(),
+        ),
+        PageError::Told { status, kind, words } => (status, kind, words),
+    };
+    let code = if status.is_server_error() { coded(kind) } else { kind.to_owned() };
+    if status.is_server_error() {
+        tracing::error!(code, path = crate::pages::errors::loggable(&asked.path), "error page");
+    }
+    let viewer = Viewer::for_error(app, &asked.headers, &asked.path).await;
+    let content = content(&viewer, status, &code, &words);
+    layout::respond(
+        &viewer,
+        Page::plain(&format!("Error: {}", heading(status)), content).status(status),
+    )
+}
+
+/// A path without the secrets that some paths carry.
+pub fn loggable(path: &str) -> &str {
+    let path = path.split('?').next().unwrap_or(path);
+    for prefix in ["/link/", "/shared/", "/signup/"] {
+        if path.starts_with(prefix) {
+            return prefix;
+        }
+    }
+    path
+}
+
+fn heading(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        400 => "This could not be done",
+        403 | 404 => "Not here for you",
+        405 => "Not done this way",
+        409 => "It changed meanwhile",
+        413 => "Too large",
+        421 => "Not this server's name",
+        503 => "Too much at once",
+        502 | 504 => "The app did not answer",
+        _ => "We could not finish this",
+    }
+}
+
+fn content(viewer: &Viewer, status: StatusCode, code: &str, words: &str) -> Markup {
+    let words = sentence(words);
+    html! {
+        section.problem {
+            h1 { (heading(status)) }
+            @match status.as_u16() {
+                404 => {
+                    p {
+                        "There is no such page, or it is not shared with "
+                        @match &viewer.login {
+                            Some(login) => { bdi { (login.account().display_name) } "." }
+                            None => { "people who are not signed in." }
+                        }
+                    }
+                }
+                500 => { p { "Something went wrong on this server. Nothing was changed." } }
+                _ => {}
+            }
+            @if status != StatusCode::NOT_FOUND && !words.is_empty() { p { (words) } }
+            div.buttons {
+                @if status.is_server_error() {
+                    a.button.main href=(viewer.path) { "Try again" }
+                }
+                @if viewer.login.is_some() {
+                    a.button.main[!status.is_server_error()] href="/" { "My grains" }
+                    @if status == StatusCode::NOT_FOUND {
+                        a.button href=(format!("/sign-in?{}", layout::to_query(&viewer.path))) {
+                            "Other account"
+                        }
+                    }
+                } @else {
+                    a.button.main[!status.is_server_error()]
+                        href=(format!("/sign-in?{}", layout::to_query(&viewer.path))) { "Sign in" }
+                }
+            }
+            p.hint { "Code " code { (code) } }
+        }
+    }
+}
+
+/// Capital letter and full stop, since error texts in the code have neither.
+fn sentence(words: &str) -> String {
+    let mut chars = words.trim().chars();
+    let mut out: String =
+        chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default();
+    if !out.is_empty() && !out.ends_with(['.', '?', '!', ')']) {
+        out.push('.');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_in_paths_stay_out_of_the_log() {
+        assert_eq!(loggable("/link/abc?x=1"), "/link/");
+        assert_eq!(loggable("/grain/abc?x=1"), "/grain/abc");
+    }
+
+    #[test]
+    fn words_become_sentences() {
+        assert_eq!(sentence("no such page"), "No such page.");
+        assert_eq!(sentence("It is so. (PKG-X)"), "It is so. (PKG-X)");
+        assert_eq!(sentence(""), "");
+    }
+}

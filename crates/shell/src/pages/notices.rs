@@ -1,0 +1,91 @@
+//! What happened lately, with undo where it still can be undone.
+
+use axum::extract::State;
+use maud::html;
+use serde::Deserialize;
+
+use super::layout::{self, Page, token_field};
+use super::parts::{empty, when};
+use super::viewer::Person;
+use super::{PageResult, grain_acts, sign_in::local_path};
+use crate::error::Error;
+use crate::identity::ActForm;
+use crate::ids::GrainId;
+use crate::state::{App, Event};
+use crate::store::Tone;
+
+/// `GET /notices`.
+pub async fn page(State(app): State<App>, person: Person) -> PageResult {
+    let notices = app.store.recent_notices(person.login.id(), 100).await?;
+    let body = html! {
+        div.heading { h1 { "News" } }
+        @if notices.is_empty() {
+            (empty(
+                "Nothing happened yet",
+                html! { p { "What you did, and what concerns you, is listed here for 90 days." } },
+                html! { a.button.main href="/" { "My grains" } },
+            ))
+        } @else {
+            ul.news {
+                @for notice in &notices {
+                    li class=(notice.tone.as_str()) {
+                        span { bdi { (notice.text) } }
+                        span.at { (when(notice.created)) }
+                        @if notice.undo.is_some() {
+                            form.inline action="/notices/undo" method="post" {
+                                (token_field(&person.viewer))
+                                input type="hidden" name="to" value="/notices";
+                                button.small name="notice" value=(notice.id) { "Undo" }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    Ok(layout::respond(&person.viewer, Page::plain("News", body)))
+}
+
+/// Which notice.
+#[derive(Debug, Deserialize)]
+pub struct Undo {
+    notice: String,
+    #[serde(default)]
+    to: String,
+}
+
+/// `POST /notices/undo`.
+pub async fn undo(State(app): State<App>, act: ActForm<Undo>) -> PageResult {
+    let login = &act.login;
+    let id = act.form.notice.parse().map_err(|_| Error::NotFound("notice"))?;
+    let Some(undo) = app.store.take_undo(login.id(), id).await? else {
+        app.store.notify(login.id(), Tone::Warning, "This was undone already.", None).await?;
+        return Ok(layout::redirect("/"));
+    };
+    let (what, rest) = undo.split_once(' ').unwrap_or((undo.as_str(), ""));
+    let mut to = "/".to_owned();
+    match what {
+        "restore" => {
+            let ids: Vec<GrainId> = rest.split(' ').filter_map(|id| id.parse().ok()).collect();
+            grain_acts::restore(&app, login, &ids).await?;
+        }
+        "rename" => {
+            let (grain, title) = rest.split_once(' ').unwrap_or((rest, ""));
+            let (id, _) = super::grain::mine(&app, login, grain).await?;
+            app.store.rename_grain(grain, title).await?;
+            app.store.notify(login.id(), Tone::Good, &format!("Renamed back to {title}."), None).await?;
+            app.events.send(Event::GrainChanged(id));
+            to = format!("/grain/{grain}");
+        }
+        "app" => {
+            let package = app.store.package(rest).await?.ok_or(Error::NotFound("app"))?;
+            app.store.choose_app(login.id(), &package).await?;
+            let text = format!("{} is back in your apps.", package.title);
+            app.store.notify(login.id(), Tone::Good, &text, None).await?;
+            to = "/apps".into();
+        }
+        other => return Err(Error::Internal(format!("unknown undo {other:?}")).into()),
+    }
+    app.events.send(Event::AccountChanged(login.id()));
+    Ok(layout::redirect(local_path(&act.form.to).unwrap_or(&to)))
+}

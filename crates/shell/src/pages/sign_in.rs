@@ -1,0 +1,248 @@
+//! Signing in and out: development accounts where they are switched on, and links that work once.
+
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::layout::{self, Nav, Page};
+use super::parts::icon;
+use super::viewer::Viewer;
+use super::{PageError, PageResult};
+use crate::error::Error;
+use crate::identity::act::OpenForm;
+use crate::identity::login::{decode_secret, encode_secret};
+use crate::identity::text::one_line;
+use crate::identity::{self, ActForm, Login, cookie};
+use crate::ids::AccountId;
+use crate::state::App;
+use crate::store::{CredentialKind, LinkPurpose, Role};
+
+/// A path of our own, fit for `Location`: anything else could lead to another site.
+pub fn local_path(to: &str) -> Option<&str> {
+    let fine = to.starts_with('/')
+        && !to.starts_with("//")
+        && to.len() < 4096
+        && to.bytes().all(|b| (0x21..0x7f).contains(&b) && b != b'\\');
+    fine.then_some(to)
+}
+
+/// Where to go after.
+#[derive(Debug, Deserialize)]
+pub struct To {
+    #[serde(default)]
+    to: String,
+}
+
+/// `GET /sign-in`.
+pub async fn page(Query(to): Query<To>, viewer: Viewer) -> PageResult {
+    let to = local_path(&to.to).unwrap_or("/").to_owned();
+    Ok(sign_in(&viewer, &to, StatusCode::OK))
+}
+
+/// The home page of somebody who is not signed in.
+pub async fn landing(viewer: Viewer) -> PageResult {
+    Ok(sign_in(&viewer, "/", StatusCode::OK))
+}
+
+fn sign_in(viewer: &Viewer, to: &str, status: StatusCode) -> Response {
+    let dev = viewer.app.config.allow_dev_accounts;
+    let body = html! {
+        section.sign-in {
+            h1 { "Sign in to " bdi { (viewer.server) } }
+            @if dev { (dev_form(to)) } @else { (no_provider()) }
+        }
+    };
+    layout::respond(viewer, Page::new("Sign in", Nav::None, body).status(status))
+}
+
+fn no_provider() -> Markup {
+    html! {
+        p { "You come in by a sign-in link. Ask whoever runs this server for one." }
+        p.hint {
+            "Is that you? On the server, run " code { "sandstorm admin-link" }
+            " (or " code { "bin/shell admin-link" } " where it was built) and open the link that "
+            "it prints."
+        }
+    }
+}
+
+fn dev_form(to: &str) -> Markup {
+    html! {
+        p.strip.warning {
+            (icon("warning"))
+            span { "Development accounts are switched on: anybody who reaches this page can be \
+                    anybody. Never do this on a server that others reach." }
+        }
+        form action="/sign-in/dev" method="post" {
+            input type="hidden" name="to" value=(to);
+            label for="name" { "Name" }
+            input #name name="name" required maxlength="60" autocomplete="username"
+                aria-describedby="name-hint";
+            p.hint #name-hint { "A new name makes a new account." }
+            label for="role" { "Role of a new account" }
+            select #role name="role" {
+                option value="member" selected { "Member" }
+                option value="admin" { "Administrator" }
+                option value="visitor" { "Visitor" }
+            }
+            div.buttons { button.main { "Sign in" } }
+        }
+    }
+}
+
+/// The development form.
+#[derive(Debug, Deserialize)]
+pub struct DevForm {
+    name: String,
+    #[serde(default)]
+    role: String,
+    #[serde(default)]
+    to: String,
+}
+
+/// `POST /sign-in/dev`.
+pub async fn dev(
+    State(app): State<App>,
+    headers: HeaderMap,
+    OpenForm(form): OpenForm<DevForm>,
+) -> PageResult {
+    if !app.config.allow_dev_accounts {
+        return Err(PageError::not_found());
+    }
+    let name = one_line(&form.name, 60);
+    if name.is_empty() {
+        return Err(Error::BadRequest("write a name".into()).into());
+    }
+    let role = form.role.parse().unwrap_or(Role::Member);
+    let subject = name.to_lowercase();
+    let account =
+        app.store.account_for_credential(CredentialKind::Dev, &subject, &name, role).await?;
+    if account.suspended.is_some() {
+        return Err(Error::Forbidden("this account is suspended".into()).into());
+    }
+    enter(&app, &headers, account.id, local_path(&form.to).unwrap_or("/")).await
+}
+
+/// Gives this browser a fresh session, ends the one it had, and leads on.
+async fn enter(app: &App, headers: &HeaderMap, account: AccountId, to: &str) -> PageResult {
+    if let Some(old) = Login::find(app, headers).await? {
+        identity::sign_out(app, old.id(), old.session.id).await?;
+    }
+    let agent = headers.get(header::USER_AGENT).map(|v| String::from_utf8_lossy(v.as_bytes()));
+    let login = app.store.create_login(account, &agent.unwrap_or_default()).await?;
+    let mut response = layout::redirect(to);
+    let headers = response.headers_mut();
+    headers.append(
+        header::SET_COOKIE,
+        cookie::set(&app.config.root, &encode_secret(&login.secret)),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    Ok(response)
+}
+
+/// `GET /link/SECRET`: uses the link up, swaps it for a cookie, and leads away from its address.
+pub async fn link(
+    State(app): State<App>,
+    Path(secret): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+    viewer: Viewer,
+) -> PageResult {
+    let prefetch = ["sec-purpose", "purpose", "x-moz"].iter().any(|name| {
+        headers.get(*name).is_some_and(|v| v.as_bytes().starts_with(b"pre"))
+    });
+    if method == Method::HEAD || prefetch {
+        // Only looking: the link stays good.
+        let mut response = layout::respond(&viewer, Page::plain("Sign in", html! {}));
+        harden(&mut response);
+        return Ok(response);
+    }
+    let redeemed = match decode_secret(&secret) {
+        Some(secret) => app.store.redeem_link(&secret).await?,
+        None => None,
+    };
+    let Some(link) = redeemed else { return Ok(used_up(&viewer)) };
+    let (account, to) = match link.purpose {
+        LinkPurpose::Admin => {
+            let account = app
+                .store
+                .account_for_credential(
+                    CredentialKind::Operator,
+                    "local",
+                    "Operator",
+                    Role::Admin,
+                )
+                .await?;
+            app.store.audit(Some(account.id), "sign-in", "server", "administrator's link").await?;
+            (account.id, "/".to_owned())
+        }
+        LinkPurpose::OpenGrain => {
+            let account = link.account.ok_or(Error::NotFound("account"))?;
+            let grain = link.target.unwrap_or_default();
+            app.store.audit(Some(account), "sign-in", &grain, "operator's link to a grain").await?;
+            (account, format!("/grain/{grain}"))
+        }
+    };
+    enter(&app, &headers, account, &to).await
+}
+
+fn used_up(viewer: &Viewer) -> Response {
+    let body = html! {
+        section.problem {
+            h1 { "This link does not work any more" }
+            p { "It was used already, or it is too old. Each link signs in once." }
+            p.hint {
+                "A new one comes from the server: " code { "sandstorm admin-link" }
+                " (or " code { "bin/shell admin-link" } " where it was built)."
+            }
+            div.buttons {
+                @if viewer.login.is_some() { a.button.main href="/" { "My grains" } }
+                @else { a.button.main href="/sign-in" { "Sign in" } }
+            }
+            p.hint { "Code " code { "S-LINK" } }
+        }
+    };
+    let page = Page::plain("Error: This link does not work any more", body);
+    let mut response = layout::respond(viewer, page.status(StatusCode::GONE));
+    harden(&mut response);
+    response
+}
+
+fn harden(response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+}
+
+/// Nothing but the token.
+#[derive(Debug, Deserialize)]
+pub struct Nothing {}
+
+/// `POST /sign-out`.
+pub async fn sign_out(State(app): State<App>, act: ActForm<Nothing>) -> PageResult {
+    identity::sign_out(&app, act.login.id(), act.login.session.id).await?;
+    let mut response = layout::redirect("/sign-in");
+    let headers = response.headers_mut();
+    headers.append(header::SET_COOKIE, cookie::clear(&app.config.root));
+    // Pages kept for the Back button go, too.
+    headers.insert("clear-site-data", HeaderValue::from_static("\"cache\""));
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_of_our_own_are_followed() {
+        for good in ["/", "/grain/abc?x=%20#y", "/install/1?url=http%3A%2F%2Fx"] {
+            assert_eq!(local_path(good), Some(good));
+        }
+        for bad in ["", "//evil", "/\\evil", "https://evil", "/a b", "/a\r\nx: y", "/ä", "/\t/x"] {
+            assert_eq!(local_path(bad), None, "{bad:?}");
+        }
+    }
+}
