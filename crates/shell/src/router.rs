@@ -5,5 +5,5 @@ use axum::Router;
 use crate::state::App;
 
 pub fn router(app: App) -> Router {
-    Router::new().merge(crate::pages::routes()).with_state(app)
+    Router::new().merge(crate::pages::routes(&app)).with_state(app)
 }

@@ -80,7 +80,10 @@ pub fn routes() -> Router<App> {
         .route("/robots.txt", get(async || "User-agent: *\nDisallow: /\n"))
 }
 
-async fn serve(Path(name): Path<String>, headers: HeaderMap) -> Result<impl IntoResponse, PageError> {
+async fn serve(
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, PageError> {
     let path = format!("/assets/{name}");
     let asset = [&*STYLE, &*SCRIPT, &*ICONS, &*FAVICON]
         .into_iter()
@@ -149,12 +152,18 @@ mod tests {
     fn every_symbol_that_the_pages_name_is_there() {
         let icons = include_str!("icons.svg");
         let sources = [
-            include_str!("../pages/layout.rs"), include_str!("../pages/parts.rs"),
-            include_str!("../pages/home.rs"), include_str!("../pages/grain.rs"),
-            include_str!("../pages/grain_acts.rs"), include_str!("../pages/grain_log.rs"),
-            include_str!("../pages/live_parts.rs"), include_str!("../pages/apps.rs"),
-            include_str!("../pages/install.rs"), include_str!("../pages/admin.rs"),
-            include_str!("../pages/you.rs"), include_str!("../pages/sign_in.rs"),
+            include_str!("../pages/layout.rs"),
+            include_str!("../pages/parts.rs"),
+            include_str!("../pages/home.rs"),
+            include_str!("../pages/grain.rs"),
+            include_str!("../pages/grain_acts.rs"),
+            include_str!("../pages/grain_log.rs"),
+            include_str!("../pages/live_parts.rs"),
+            include_str!("../pages/apps.rs"),
+            include_str!("../pages/install.rs"),
+            include_str!("../pages/admin.rs"),
+            include_str!("../pages/you.rs"),
+            include_str!("../pages/sign_in.rs"),
         ];
         let mut seen = 0;
         for source in sources {

@@ -157,7 +157,10 @@ mod tests {
     #[test]
     fn a_field_may_come_more_than_once() {
         let form: Form = serde_html_form(b"token=x&title=A+b&grain=1&grain=2&grain=3").unwrap();
-        assert_eq!(form, Form { title: "A b".into(), grain: ["1", "2", "3"].map(Into::into).into() });
+        assert_eq!(
+            form,
+            Form { title: "A b".into(), grain: ["1", "2", "3"].map(Into::into).into() }
+        );
         let form: Form = serde_html_form(b"grain=1&title=").unwrap();
         assert_eq!(form, Form { title: String::new(), grain: vec!["1".into()] });
         assert!(serde_html_form::<Form>(b"grain=1").is_err());

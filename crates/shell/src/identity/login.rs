@@ -98,7 +98,10 @@ pub fn decode_secret(text: &str) -> Option<[u8; 32]> {
 
 impl FromRequestParts<App> for Login {
     type Rejection = PageError;
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Login, PageError> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        app: &App,
+    ) -> std::result::Result<Login, PageError> {
         match Login::find(app, &parts.headers).await? {
             Some(login) => Ok(login),
             None => Err(PageError::SignIn),
@@ -111,7 +114,7 @@ impl OptionalFromRequestParts<App> for Login {
     async fn from_request_parts(
         parts: &mut Parts,
         app: &App,
-    ) -> Result<Option<Login>, PageError> {
+    ) -> std::result::Result<Option<Login>, PageError> {
         Ok(Login::find(app, &parts.headers).await?)
     }
 }
@@ -122,7 +125,10 @@ pub struct Admin(pub Login);
 
 impl FromRequestParts<App> for Admin {
     type Rejection = PageError;
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Admin, PageError> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        app: &App,
+    ) -> std::result::Result<Admin, PageError> {
         let login = <Login as FromRequestParts<App>>::from_request_parts(parts, app).await?;
         if login.is_admin() { Ok(Admin(login)) } else { Err(Error::NotFound("page").into()) }
     }

@@ -149,9 +149,10 @@ fn refusal(error: capnp::Error) -> Failure {
     let said = crate::identity::text::one_line(said, 300);
     let said = said.trim_end_matches('.');
     match error.kind {
-        capnp::ErrorKind::Failed => {
-            Failure::file("PKG-BAD", format!("This is not a package that can be installed: {said}."))
-        }
+        capnp::ErrorKind::Failed => Failure::file(
+            "PKG-BAD",
+            format!("This is not a package that can be installed: {said}."),
+        ),
         capnp::ErrorKind::Overloaded => {
             Failure::machine("PKG-FULL", format!("This server could not unpack it: {said}."))
         }
@@ -179,7 +180,10 @@ fn read(
         })
     };
     parse().map_err(|error| {
-        Failure::file("PKG-MANIFEST", format!("The package's manifest cannot be read: {}.", error.extra))
+        Failure::file(
+            "PKG-MANIFEST",
+            format!("The package's manifest cannot be read: {}.", error.extra),
+        )
     })
 }
 
@@ -215,8 +219,7 @@ fn spawn(
     work: OwnedFd,
 ) -> io::Result<tokio::process::Child> {
     // Above the numbers that they get in the child, so that no dup2 overwrites another's source.
-    let fds: Vec<OwnedFd> =
-        [socket, file, work].iter().map(above).collect::<io::Result<_>>()?;
+    let fds: Vec<OwnedFd> = [socket, file, work].iter().map(above).collect::<io::Result<_>>()?;
     let raw: [RawFd; 3] = [fds[0].as_raw_fd(), fds[1].as_raw_fd(), fds[2].as_raw_fd()];
     let mut command = tokio::process::Command::new(spk);
     command

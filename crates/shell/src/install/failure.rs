@@ -80,7 +80,11 @@ pub fn bytes(n: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    if value < 9.95 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
+    if value < 9.95 {
+        format!("{value:.1} {}", UNITS[unit])
+    } else {
+        format!("{value:.0} {}", UNITS[unit])
+    }
 }
 
 #[cfg(test)]
@@ -90,8 +94,15 @@ mod tests {
     #[test]
     fn sizes_are_readable() {
         for (n, text) in [
-            (0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (1000, "1.0 kB"), (9_949, "9.9 kB"),
-            (9_950, "10 kB"), (28_000_000, "28 MB"), (999_600, "1.0 MB"), (2_100_000_000, "2.1 GB"),
+            (0, "0 bytes"),
+            (1, "1 byte"),
+            (999, "999 bytes"),
+            (1000, "1.0 kB"),
+            (9_949, "9.9 kB"),
+            (9_950, "10 kB"),
+            (28_000_000, "28 MB"),
+            (999_600, "1.0 MB"),
+            (2_100_000_000, "2.1 GB"),
         ] {
             assert_eq!(bytes(n), text);
         }

@@ -137,12 +137,12 @@ impl Installer {
     pub async fn retry(&self, id: &PackageId, by: AccountId) -> Result<bool> {
         let kept = lock(&self.0.kept).remove(id);
         if let Some((_, file, size)) = kept {
-            self.begin(id.clone(), Source::File(file, size), Some(by)).await;
+            self.begin(*id, Source::File(file, size), Some(by)).await;
             return Ok(true);
         }
         match self.0.store.install(&id.to_string()).await? {
             Some(Install { state: InstallState::Failed, url: Some(url), .. }) => {
-                self.begin(id.clone(), Source::Url(url), Some(by)).await;
+                self.begin(*id, Source::Url(url), Some(by)).await;
                 Ok(true)
             }
             _ => Ok(false),
@@ -199,7 +199,7 @@ impl Installer {
             if jobs.contains_key(&id) {
                 return;
             }
-            jobs.insert(id.clone(), watch::Sender::new(Moment { state, done: 0, total }));
+            jobs.insert(id, watch::Sender::new(Moment { state, done: 0, total }));
         }
         let this = self.clone();
         // On its own task: the viewer who began it may leave.
@@ -234,7 +234,7 @@ impl Installer {
         let (file, size) = match source {
             Source::File(file, size) => (file, size),
             Source::Url(url) => {
-                let (this, of) = (self.clone(), id.clone());
+                let (this, of) = (self.clone(), *id);
                 let mut told = Instant::now();
                 let receiver = self
                     .download(&url, move |p| {
@@ -284,7 +284,8 @@ impl Installer {
         if !self.0.home.join("apps").join(name).is_dir() {
             return Ok(false);
         }
-        let nothing = NewPackage { package: &package, manifest: &[], actions: &[], installed_by: None };
+        let nothing =
+            NewPackage { package: &package, manifest: &[], actions: &[], installed_by: None };
         self.0.store.add_package(&nothing).await.map_err(database)?;
         Ok(true)
     }
@@ -296,13 +297,14 @@ impl Installer {
         by: Option<AccountId>,
     ) -> std::result::Result<(child::Unpacked, place::WorkDir), Failure> {
         let home = &self.0.home;
-        let io = |doing: &'static str| move |error: std::io::Error| Failure::io(home, doing, &error);
+        let io =
+            |doing: &'static str| move |error: std::io::Error| Failure::io(home, doing, &error);
         let _turn = self.0.unpackers.acquire().await;
         self.enter(id, InstallState::Unpack, 0, None, by).await?;
         let work = place::WorkDir::create(home).map_err(io("make a folder"))?;
         let package = std::fs::File::open(file.path()).map_err(io("open the file"))?;
         let into = work.open().map_err(io("open a folder"))?;
-        let (this, of) = (self.clone(), id.clone());
+        let (this, of) = (self.clone(), *id);
         let told = Mutex::new(Instant::now());
         let unpacked = child::unpack(&self.0.spk, package, into, move |report| {
             // Two passes over the same bytes make one bar: verify is its first half.
@@ -413,11 +415,14 @@ impl Installer {
         by: Option<AccountId>,
     ) -> std::result::Result<(), Failure> {
         let store = &self.0.store;
-        store.install_step(&id.to_string(), state, total as i64, url, by).await.map_err(database)?;
+        store
+            .install_step(&id.to_string(), state, total as i64, url, by)
+            .await
+            .map_err(database)?;
         if let Some(watch) = lock(&self.0.jobs).get(id) {
             watch.send_replace(Moment { state, done: 0, total });
         }
-        self.0.events.send(Event::InstallChanged(id.clone()));
+        self.0.events.send(Event::InstallChanged(*id));
         Ok(())
     }
 
@@ -427,14 +432,14 @@ impl Installer {
         }
         if told.elapsed() >= TELL {
             *told = Instant::now();
-            self.0.events.send(Event::InstallChanged(id.clone()));
+            self.0.events.send(Event::InstallChanged(*id));
         }
     }
 
     fn keep_for_retry(&self, id: &PackageId, file: TempFile, size: u64) {
         let mut kept = lock(&self.0.kept);
         kept.retain(|_, (since, ..)| since.elapsed() < KEEP);
-        kept.insert(id.clone(), (Instant::now(), file, size));
+        kept.insert(*id, (Instant::now(), file, size));
     }
 }
 
@@ -442,7 +447,9 @@ impl Installer {
 fn checked_url(url: &str) -> Result<String> {
     match url::Url::parse(url.trim()) {
         Ok(parsed)
-            if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() && url.len() < 4096 =>
+            if matches!(parsed.scheme(), "http" | "https")
+                && parsed.has_host()
+                && url.len() < 4096 =>
         {
             Ok(parsed.into())
         }

@@ -105,9 +105,7 @@ impl Receiver {
         self.size += data.len() as u64;
         check_size(self.size)?;
         self.hash.update(data);
-        self.file
-            .write_all(data)
-            .map_err(|error| Failure::io(&self.home, "store the file", &error))
+        self.file.write_all(data).map_err(|error| Failure::io(&self.home, "store the file", &error))
     }
 
     /// The file is whole.
@@ -137,7 +135,9 @@ impl Receiver {
             // Large writes go to a full page cache now and then: not on the runtime's own threads.
             self = tokio::task::spawn_blocking(move || self.push(&chunk).map(|()| self))
                 .await
-                .map_err(|_| Failure::machine("PKG-IO", "The upload was stopped. Try again."))??;
+                .map_err(|_| {
+                Failure::machine("PKG-IO", "The upload was stopped. Try again.")
+            })??;
         }
         self.finish()
     }
@@ -147,7 +147,10 @@ fn check_size(size: u64) -> Result<(), Failure> {
     if size > MAX_FILE {
         return Err(Failure::file(
             "PKG-SIZE",
-            format!("The file is larger than {}, the most that an app file may have.", bytes(MAX_FILE)),
+            format!(
+                "The file is larger than {}, the most that an app file may have.",
+                bytes(MAX_FILE)
+            ),
         ));
     }
     Ok(())

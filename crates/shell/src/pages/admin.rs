@@ -63,7 +63,7 @@ pub async fn overview(State(app): State<App>, admin: Admin, viewer: Viewer) -> P
             running.push((grain, state));
         }
     }
-    let problems = crate::check::run(&app.config).await;
+    let problems = &app.config.warnings;
     let body = html! {
         div.heading {
             h1 {
@@ -77,11 +77,8 @@ pub async fn overview(State(app): State<App>, admin: Admin, viewer: Viewer) -> P
             p.strip.good { (icon("check")) span { "The boxes are at full strength, and nothing needs you." } }
         } @else {
             ul.problems {
-                @for problem in &problems {
-                    li.strip.warning {
-                        (icon("warning"))
-                        span { (problem.what) br; span.hint { (problem.fix) } }
-                    }
+                @for problem in problems {
+                    li.strip.warning { (icon("warning")) span { (problem) } }
                 }
             }
         }
@@ -188,13 +185,17 @@ pub async fn act(State(app): State<App>, act: ActForm<AdminAct>) -> PageResult {
             }
             app.store.set_setting(NAME_SETTING, &name).await?;
             app.store.audit(Some(by), "name server", "server", &name).await?;
-            app.store.notify(by, Tone::Good, &format!("This server is called {name}."), None).await?;
+            app.store
+                .notify(by, Tone::Good, &format!("This server is called {name}."), None)
+                .await?;
         }
         "stop" => {
             let id: GrainId = act.form.grain.parse().map_err(|_| Error::NotFound("grain"))?;
             app.grains.stop(&id).await?;
             app.store.audit(Some(by), "stop grain", &act.form.grain, "").await?;
-            app.store.notify(by, Tone::Good, "Stopped. It starts again when it is used.", None).await?;
+            app.store
+                .notify(by, Tone::Good, "Stopped. It starts again when it is used.", None)
+                .await?;
         }
         _ => return Err(Error::BadRequest("this button is not known here".into()).into()),
     }

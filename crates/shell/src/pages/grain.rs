@@ -52,7 +52,10 @@ pub async fn page(
     let app = &person.viewer.app;
     let (grain_id, grain) = mine(app, &person.login, id).await?;
     if grain.trashed_at.is_some() {
-        return Ok(layout::respond(&person.viewer, Page::plain(&grain.title, in_trash(&person, &grain))));
+        return Ok(layout::respond(
+            &person.viewer,
+            Page::plain(&grain.title, in_trash(&person, &grain)),
+        ));
     }
     let state = app.grains.state(&grain_id);
     let crashed = matches!(state, GrainState::Crashed { .. })

@@ -84,7 +84,10 @@ pub async fn on_one(
         }
         "destroy" => {
             let all = [grain];
-            return Ok(layout::respond(&viewer, Page::plain("Delete for good", sure(&viewer, &all))));
+            return Ok(layout::respond(
+                &viewer,
+                Page::plain("Delete for good", sure(&viewer, &all)),
+            ));
         }
         _ => return Err(Error::BadRequest("this button is not known here".into()).into()),
     };
@@ -227,11 +230,7 @@ fn sure(viewer: &Viewer, grains: &[Grain]) -> Markup {
 }
 
 /// `GET /grains/ID/details`.
-pub async fn details(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    person: Person,
-) -> PageResult {
+pub async fn details(State(app): State<App>, Path(id): Path<String>, person: Person) -> PageResult {
     let (grain_id, grain) = mine(&app, &person.login, &id).await?;
     let package = app.store.package(&grain.package_id).await?;
     let starred = app.store.starred(person.login.id(), &id).await?;

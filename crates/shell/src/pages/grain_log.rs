@@ -66,22 +66,23 @@ pub async fn text(
     login: Login,
 ) -> Result<Response, PageError> {
     let (grain_id, _) = mine(&app, &login, &id).await?;
-    let receiver = app.grains.log(&grain_id, if query.is_some() { BACKLOG } else { 16 << 20 }).await?;
+    let receiver =
+        app.grains.log(&grain_id, if query.is_some() { BACKLOG } else { 16 << 20 }).await?;
     let body = if query.is_some() {
         let clean = Cleaner::default();
-        let stream = futures::stream::unfold((receiver, clean), |(mut receiver, mut clean)| async {
-            let chunk = receiver.recv().await?;
-            let text = clean.push(&chunk);
-            Some((Ok::<_, std::io::Error>(Bytes::from(text)), (receiver, clean)))
-        });
+        let stream =
+            futures::stream::unfold((receiver, clean), |(mut receiver, mut clean)| async {
+                let chunk = receiver.recv().await?;
+                let text = clean.push(&chunk);
+                Some((Ok::<_, std::io::Error>(Bytes::from(text)), (receiver, clean)))
+            });
         Body::from_stream(stream)
     } else {
         Body::from(so_far(receiver).await)
     };
     let mut response = body.into_response();
     let headers = response.headers_mut();
-    headers
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static("default-src 'none'; sandbox"),

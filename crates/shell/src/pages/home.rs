@@ -62,9 +62,13 @@ impl Wanted {
         let mut to = Wanted { page: 0, all: String::new(), ..self.clone() };
         change(&mut to);
         let mut query = url::form_urlencoded::Serializer::new(String::new());
-        for (name, value) in
-            [("q", &to.q), ("show", &to.show), ("app", &to.app), ("sort", &to.sort), ("all", &to.all)]
-        {
+        for (name, value) in [
+            ("q", &to.q),
+            ("show", &to.show),
+            ("app", &to.app),
+            ("sort", &to.sort),
+            ("all", &to.all),
+        ] {
             if !value.is_empty() {
                 query.append_pair(name, value);
             }

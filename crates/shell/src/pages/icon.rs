@@ -41,8 +41,7 @@ pub async fn of_package(
     Ok(match icon {
         Some(icon) => image(icon.mime, icon.bytes),
         None => {
-            let app_id =
-                app.store.package(&package).await?.map(|p| p.app_id).unwrap_or_default();
+            let app_id = app.store.package(&package).await?.map(|p| p.app_id).unwrap_or_default();
             image("image/svg+xml", pattern(&app_id, false).into_bytes())
         }
     })

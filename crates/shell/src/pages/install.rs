@@ -223,7 +223,8 @@ fn absent(viewer: &Viewer, id: &PackageId) -> Markup {
 /// The steps, with the one that is under way or failed.
 pub fn steps(viewer: &Viewer, id: &PackageId, install: &Install) -> Markup {
     let failed = install.state == InstallState::Failed;
-    let order = [InstallState::Get, InstallState::Check, InstallState::Unpack, InstallState::Confirm];
+    let order =
+        [InstallState::Get, InstallState::Check, InstallState::Unpack, InstallState::Confirm];
     let place = |state| order.iter().position(|s| *s == state).unwrap_or(order.len());
     let now = place(install.step);
     let name = |state| match state {

@@ -130,8 +130,7 @@ pub fn guard(response: &mut Response) {
 fn policy(viewer: &Viewer, frame: Option<&str>) -> HeaderValue {
     let root = &viewer.app.config.root;
     // Some browsers do not count our own WebSocket as 'self'.
-    let socket =
-        format!("{}://{}", if root.https { "wss" } else { "ws" }, root.authority());
+    let socket = format!("{}://{}", if root.https { "wss" } else { "ws" }, root.authority());
     let text = format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
          connect-src 'self' {socket}; form-action 'self'; base-uri 'none'; \

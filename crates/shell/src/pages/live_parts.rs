@@ -121,8 +121,7 @@ pub async fn install_status(
         return Err(PageError::not_found());
     }
     let id: PackageId = id.parse().map_err(|_| Error::NotFound("package"))?;
-    let install =
-        app.installer.status(&id).await?.ok_or(Error::NotFound("installation"))?;
+    let install = app.installer.status(&id).await?.ok_or(Error::NotFound("installation"))?;
     let word = install.state.as_str();
     Ok(part(install::steps(&viewer, &id, &install), word))
 }

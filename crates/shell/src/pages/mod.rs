@@ -82,9 +82,7 @@ pub fn routes(app: &App) -> Router<App> {
     if app.config.allow_dev_accounts {
         routes = routes.route("/gallery", get(gallery::page));
     }
-    routes
-        .merge(crate::assets::routes())
-        .layer(from_fn_with_state(app.clone(), render_errors))
+    routes.merge(crate::assets::routes()).layer(from_fn_with_state(app.clone(), render_errors))
 }
 
 /// The grain, if this person may have it open in a tab.

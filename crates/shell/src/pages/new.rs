@@ -3,10 +3,10 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::PageResult;
 use super::layout::{self, Nav, Page, token_field};
 use super::parts::{accent, app_icon, empty};
 use super::viewer::{Person, Viewer};
-use super::PageResult;
 use crate::error::Error;
 use crate::identity::ActForm;
 use crate::store::{Action, AppRow};
@@ -103,8 +103,7 @@ pub async fn create(
     let bad = || Error::BadRequest("this names no app; load the page again".into());
     let (app_id, position) = act.form.make.split_once(' ').ok_or_else(bad)?;
     let position: i64 = position.parse().map_err(|_| bad())?;
-    let package =
-        app.store.app_of(act.login.id(), app_id).await?.ok_or(Error::NotFound("app"))?;
+    let package = app.store.app_of(act.login.id(), app_id).await?.ok_or(Error::NotFound("app"))?;
     let actions = app.store.actions(&package.package_id).await?;
     let action = actions
         .iter()

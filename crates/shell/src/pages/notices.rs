@@ -73,7 +73,9 @@ pub async fn undo(State(app): State<App>, act: ActForm<Undo>) -> PageResult {
             let (grain, title) = rest.split_once(' ').unwrap_or((rest, ""));
             let (id, _) = super::grain::mine(&app, login, grain).await?;
             app.store.rename_grain(grain, title).await?;
-            app.store.notify(login.id(), Tone::Good, &format!("Renamed back to {title}."), None).await?;
+            app.store
+                .notify(login.id(), Tone::Good, &format!("Renamed back to {title}."), None)
+                .await?;
             app.events.send(Event::GrainChanged(id));
             to = format!("/grain/{grain}");
         }

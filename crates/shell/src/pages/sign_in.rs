@@ -134,10 +134,8 @@ async fn enter(app: &App, headers: &HeaderMap, account: AccountId, to: &str) -> 
     let login = app.store.create_login(account, &agent.unwrap_or_default()).await?;
     let mut response = layout::redirect(to);
     let headers = response.headers_mut();
-    headers.append(
-        header::SET_COOKIE,
-        cookie::set(&app.config.root, &encode_secret(&login.secret)),
-    );
+    headers
+        .append(header::SET_COOKIE, cookie::set(&app.config.root, &encode_secret(&login.secret)));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     Ok(response)
@@ -151,9 +149,9 @@ pub async fn link(
     headers: HeaderMap,
     viewer: Viewer,
 ) -> PageResult {
-    let prefetch = ["sec-purpose", "purpose", "x-moz"].iter().any(|name| {
-        headers.get(*name).is_some_and(|v| v.as_bytes().starts_with(b"pre"))
-    });
+    let prefetch = ["sec-purpose", "purpose", "x-moz"]
+        .iter()
+        .any(|name| headers.get(*name).is_some_and(|v| v.as_bytes().starts_with(b"pre")));
     if method == Method::HEAD || prefetch {
         // Only looking: the link stays good.
         let mut response = layout::respond(&viewer, Page::plain("Sign in", html! {}));
@@ -169,12 +167,7 @@ pub async fn link(
         LinkPurpose::Admin => {
             let account = app
                 .store
-                .account_for_credential(
-                    CredentialKind::Operator,
-                    "local",
-                    "Operator",
-                    Role::Admin,
-                )
+                .account_for_credential(CredentialKind::Operator, "local", "Operator", Role::Admin)
                 .await?;
             app.store.audit(Some(account.id), "sign-in", "server", "administrator's link").await?;
             (account.id, "/".to_owned())

@@ -173,8 +173,7 @@ pub async fn look(act: ActForm<LookForm>) -> PageResult {
     let look = Look::parse(&act.form.look);
     let mut response = layout::redirect(local_path(&act.form.to).unwrap_or("/you"));
     let age = if look == Look::System { 0 } else { 400 * 24 * 3600 };
-    let text =
-        format!("{}={}; Path=/; Max-Age={age}; SameSite=Lax", Look::COOKIE, look.as_str());
+    let text = format!("{}={}; Path=/; Max-Age={age}; SameSite=Lax", Look::COOKIE, look.as_str());
     if let Ok(value) = HeaderValue::from_str(&text) {
         response.headers_mut().append(header::SET_COOKIE, value);
     }
