@@ -1,1 +1,75 @@
-fn main() {}
+//! Runs one grain. See `--help` for the contract and each module for its part.
+//!
+//! The order of this file is the security of the program: reset what exec handed on, judge the
+//! arguments, find out who we are, open and check directories, build the sandbox, give up every
+//! privilege, and only then start an async runtime and speak to anybody.
+
+mod args;
+mod error;
+mod explain;
+mod harden;
+mod home;
+mod identity;
+mod init;
+mod link;
+mod sandbox;
+mod slot;
+mod sys;
+
+use std::io::Write;
+
+use crate::args::{Action, Args};
+use crate::error::Error;
+use crate::home::Turn;
+use crate::sys::process::SingleThread;
+
+fn main() {
+    let one_thread = SingleThread::at_start();
+    let code = match run(one_thread) {
+        Ok(()) => 0,
+        Err(error) => {
+            // Not eprintln: a closed stderr must not turn into a panic.
+            let _ = writeln!(std::io::stderr(), "sandstorm-supervisor: {error}");
+            error.exit_code()
+        }
+    };
+    std::process::exit(code)
+}
+
+fn run(one_thread: SingleThread) -> Result<(), Error> {
+    harden::first_steps(&one_thread)?;
+    match args::parse(std::env::args_os().skip(1))? {
+        Action::Print(text) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(())
+        }
+        Action::Run(args) => start(one_thread, &args),
+    }
+}
+
+fn start(one_thread: SingleThread, args: &Args) -> Result<(), Error> {
+    let identity = identity::establish()?;
+    harden::reset_oom_score();
+    let dirs = home::open(args, identity.caller)?;
+    match home::take_turn(&dirs)? {
+        Turn::Theirs(_stream) => {
+            identity::give_up(identity.privileged, identity.caller)?;
+            println!("Already running...");
+            Ok(())
+        }
+        Turn::Ours(lock) => {
+            let sandbox = sandbox::enter(&one_thread, &identity, &dirs, lock, args)?;
+            identity::give_up(identity.privileged, identity.caller)?;
+            println!("{:?}", sandbox.notes);
+            println!("{:?}", sandbox.link.next_report());
+            let _ = sandbox.link.send(&link::Command::Start);
+            println!("{:?}", sandbox.link.next_report());
+            let mut b = [0; 4096];
+            use std::os::fd::AsRawFd;
+            let n = sys::fd::read(sandbox.output.as_raw_fd(), &mut b).unwrap();
+            println!("{}", String::from_utf8_lossy(&b[..n]));
+            println!("{:?}", sandbox.link.next_report());
+            Ok(())
+        }
+    }
+}

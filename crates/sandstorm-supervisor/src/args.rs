@@ -1,0 +1,321 @@
+//! The command line: what was typed, checked, and nothing opened.
+//!
+//! Trust: in setuid mode every word comes from an unprivileged caller. There is no way to name a
+//! path but `--home`, no uid, and no limit outside the table of `sandbox::limits`.
+#![forbid(unsafe_code)]
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{EXIT_CODES, Error};
+use crate::sandbox::limits::{Limits, TABLE};
+
+/// What to do.
+#[derive(Debug)]
+pub enum Action {
+    Run(Box<Args>),
+    /// Print this and exit 0.
+    Print(String),
+}
+
+/// A checked command line.
+#[derive(Debug)]
+pub struct Args {
+    pub home: PathBuf,
+    /// Name below `apps/`.
+    pub package: CString,
+    /// Name below `grains/`.
+    pub grain: CString,
+    /// The grain is to be made.
+    pub new: bool,
+    /// The app's whole environment, `NAME=VALUE` each.
+    pub environ: Vec<CString>,
+    /// The program, a path inside the package, and its arguments.
+    pub command: Vec<CString>,
+    /// Time without a sign of life after which the grain is ended.
+    pub idle: Duration,
+    pub limits: Limits,
+}
+
+/// Bytes that the arguments and environment of the app may have together; the kernel takes a
+/// quarter of the 8 MiB stack.
+const MAX_COMMAND_BYTES: usize = 1 << 20;
+/// An idle time-out outside this range is a mistake.
+const IDLE_SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
+
+/// Parses the words after the program name.
+///
+/// # Errors
+/// `Usage`, naming the word that is wrong.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error> {
+    let mut words = words.into_iter().map(OsStringExt::into_vec);
+    let mut home = None;
+    let mut new = false;
+    let mut environ = Vec::new();
+    let mut idle = Duration::from_secs(90);
+    let mut limits = Limits::default();
+    let mut names = Vec::new();
+    let mut command = None;
+
+    while let Some(word) = words.next() {
+        // `--name=value` and `--name value` are the same.
+        let (option, mut inline) = match word.iter().position(|b| *b == b'=') {
+            Some(at) if word.starts_with(b"--") => {
+                (word[..at].to_vec(), Some(word[at + 1..].to_vec()))
+            }
+            _ => (word.clone(), None),
+        };
+        let mut value = || {
+            inline
+                .take()
+                .or_else(|| words.next())
+                .ok_or_else(|| Error::Usage(format!("{} wants a value", show(&option))))
+        };
+        match option.as_slice() {
+            b"--home" => home = Some(PathBuf::from(OsString::from_vec(value()?))),
+            b"-e" | b"--env" => environ.push(environment(value()?)?),
+            b"--idle-seconds" => {
+                let text = utf8(value()?)?;
+                idle = text
+                    .parse()
+                    .ok()
+                    .filter(|n| IDLE_SECONDS.contains(n))
+                    .map(Duration::from_secs)
+                    .ok_or_else(|| {
+                        Error::Usage(format!(
+                            "--idle-seconds wants a number from {} to {}, not {text:?}",
+                            IDLE_SECONDS.start(),
+                            IDLE_SECONDS.end()
+                        ))
+                    })?;
+            }
+            b"--limit" => limits.set(&utf8(value()?)?)?,
+            b"-n" | b"--new" => new = true,
+            b"-h" | b"--help" => return Ok(Action::Print(help())),
+            b"-V" | b"--version" => {
+                return Ok(Action::Print(format!(
+                    "sandstorm-supervisor {}\n",
+                    env!("CARGO_PKG_VERSION")
+                )));
+            }
+            b"--" => {
+                command = Some(words.by_ref().collect::<Vec<_>>());
+            }
+            other if other.starts_with(b"-") => {
+                return Err(Error::Usage(format!("unknown option {}", show(other))));
+            }
+            _ => names.push(word),
+        }
+        if inline.is_some() {
+            return Err(Error::Usage(format!("{} takes no value", show(&option))));
+        }
+    }
+
+    let home = home.ok_or_else(|| Error::Usage("--home DIR is missing".into()))?;
+    let [package, grain]: [Vec<u8>; 2] = names
+        .try_into()
+        .map_err(|_| Error::Usage("give PACKAGE, GRAIN, then `--` and the command".into()))?;
+    let command = command.unwrap_or_default();
+    if command.first().is_none_or(|program| program.is_empty()) {
+        return Err(Error::Usage(
+            "give the command after `--`: a path inside the package and its arguments".into(),
+        ));
+    }
+    let size: usize = command.iter().map(Vec::len).sum::<usize>()
+        + environ.iter().map(|e| e.as_bytes().len()).sum::<usize>();
+    if size > MAX_COMMAND_BYTES {
+        return Err(Error::Usage(format!(
+            "the command and its environment have {size} bytes; at most {MAX_COMMAND_BYTES} are allowed"
+        )));
+    }
+    Ok(Action::Run(Box::new(Args {
+        home,
+        package: package_name(package)?,
+        grain: grain_name(grain)?,
+        new,
+        environ,
+        command: command
+            .into_iter()
+            .map(c_string)
+            .collect::<Result<_, _>>()?,
+        idle,
+        limits,
+    })))
+}
+
+fn c_string(bytes: Vec<u8>) -> Result<CString, Error> {
+    CString::new(bytes).map_err(|_| Error::Usage("an argument has a NUL byte".into()))
+}
+
+fn utf8(bytes: Vec<u8>) -> Result<String, Error> {
+    String::from_utf8(bytes)
+        .map_err(|e| Error::Usage(format!("{} is not UTF-8", show(e.as_bytes()))))
+}
+
+fn environment(bytes: Vec<u8>) -> Result<CString, Error> {
+    match bytes.iter().position(|b| *b == b'=') {
+        None | Some(0) => Err(Error::Usage(format!(
+            "-e wants NAME=VALUE, not {}",
+            show(&bytes)
+        ))),
+        Some(_) => c_string(bytes),
+    }
+}
+
+/// A directory name below `apps/`: letters, digits, `-`, `_` and `.`, not starting with a dot.
+fn package_name(bytes: Vec<u8>) -> Result<CString, Error> {
+    let fine = |b: &u8| b.is_ascii_alphanumeric() || b"-_.".contains(b);
+    if bytes.is_empty() || bytes.len() > 128 || bytes[0] == b'.' || !bytes.iter().all(fine) {
+        return Err(Error::Usage(format!(
+            "{} is no package name (letters, digits, - _ . and no leading dot)",
+            show(&bytes)
+        )));
+    }
+    c_string(bytes)
+}
+
+/// A grain id: 8 to 64 letters and digits.
+fn grain_name(bytes: Vec<u8>) -> Result<CString, Error> {
+    if !(8..=64).contains(&bytes.len()) || !bytes.iter().all(u8::is_ascii_alphanumeric) {
+        return Err(Error::Usage(format!(
+            "{} is no grain id (8 to 64 letters and digits)",
+            show(&bytes)
+        )));
+    }
+    c_string(bytes)
+}
+
+/// A word for an error message: printable, and not endless.
+fn show(bytes: &[u8]) -> String {
+    let cut = &bytes[..bytes.len().min(80)];
+    format!("{:?}", String::from_utf8_lossy(cut))
+}
+
+fn help() -> String {
+    let mut limits = String::new();
+    for l in TABLE {
+        limits.push_str(&format!(
+            "  {:8} default {}, at most {} {}\n           {}\n",
+            l.name, l.default, l.ceiling, l.unit, l.meaning
+        ));
+    }
+    let codes: String = EXIT_CODES
+        .iter()
+        .map(|(code, meaning)| format!("  {code}  {meaning}\n"))
+        .collect();
+    format!(
+        "\
+Runs one grain: builds its sandbox, starts the app in it when it is first needed, and serves the
+Supervisor interface (Cap'n Proto RPC) on HOME/grains/GRAIN/socket.
+
+Usage: sandstorm-supervisor --home DIR [OPTIONS] PACKAGE GRAIN -- COMMAND [ARGUMENT...]
+
+  PACKAGE   directory below HOME/apps; becomes the app's read-only /
+  GRAIN     directory below HOME/grains; its `sandbox` becomes the app's /var
+  COMMAND   program to run, a path inside the package; no shell, no PATH search
+
+Options:
+  --home DIR           where apps/ and grains/ are; both must belong to the caller
+  -n, --new            make the grain; an error if it is there already
+  -e NAME=VALUE        one variable of the app's environment, which is empty otherwise
+  --idle-seconds N     end the grain after N seconds without keepAlive or calls (90)
+  --limit NAME=VALUE   one of the limits below; K, M, G, T are powers of 1024
+  -h, --help           this text
+  -V, --version        the version
+
+Limits:
+{limits}
+Prints `Listening...` when the socket is ready, or `Already running...` (and exits 0) when another
+supervisor serves this grain. Everything later goes to HOME/grains/GRAIN/log.
+
+The program works in one of two modes, which it finds by itself: installed setuid root (mode 4750
+root:GROUP) it gives every grain a kernel uid of its own; otherwise it uses user namespaces.
+
+Examples:
+  sandstorm-supervisor --home /var/sandstorm --new 0123456789abcdef0123456789abcdef \\
+      AbCdEfGhJkLmNpQrStWxYz -- /bin/server --port 8000
+  sandstorm-supervisor --home ./.sandstorm -e LANG=C.UTF-8 --limit memory=256M PACKAGE GRAIN -- /app
+
+Exit status:
+{codes}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &[&str]) -> Result<Action, Error> {
+        parse(line.iter().map(OsString::from))
+    }
+
+    fn run(line: &[&str]) -> Args {
+        match words(line).unwrap() {
+            Action::Run(args) => *args,
+            Action::Print(text) => panic!("printed {text}"),
+        }
+    }
+
+    #[test]
+    fn the_contract_line_parses() {
+        let args = run(&[
+            "--home", "/h", "--new", "-e", "A=b=c", "--idle-seconds", "5", "--limit", "pids=7",
+            "pkg", "grainid12", "--", "/bin/app", "--home", "x",
+        ]);
+        assert_eq!(args.home, PathBuf::from("/h"));
+        assert!(args.new);
+        assert_eq!(args.environ, [c"A=b=c".to_owned()]);
+        assert_eq!(args.idle, Duration::from_secs(5));
+        assert_eq!(args.limits.pids, 7);
+        assert_eq!(args.package.as_c_str(), c"pkg");
+        assert_eq!(
+            args.command,
+            [c"/bin/app".to_owned(), c"--home".to_owned(), c"x".to_owned()]
+        );
+        let inline = run(&["--home=/h", "pkg", "grainid12", "--", "/a"]);
+        assert_eq!(inline.home, PathBuf::from("/h"));
+    }
+
+    #[test]
+    fn wrong_lines_are_refused() {
+        let good = ["--home", "/h", "pkg", "grainid12", "--", "/a"];
+        assert!(words(&good).is_ok());
+        for bad in [
+            &["--home", "/h", "pkg", "grainid12"][..],
+            &["--home", "/h", "pkg", "grainid12", "--"],
+            &["--home", "/h", "pkg", "grainid12", "--", ""],
+            &["pkg", "grainid12", "--", "/a"],
+            &["--home", "/h", "../pkg", "grainid12", "--", "/a"],
+            &["--home", "/h", ".pkg", "grainid12", "--", "/a"],
+            &["--home", "/h", "", "grainid12", "--", "/a"],
+            &["--home", "/h", "pkg", "grain/id", "--", "/a"],
+            &["--home", "/h", "pkg", "..", "--", "/a"],
+            &["--home", "/h", "pkg", "short", "--", "/a"],
+            &["--home", "/h", "pkg", "grainid12", "third", "--", "/a"],
+            &["--home", "/h", "--uid", "0", "pkg", "grainid12", "--", "/a"],
+            &["--home", "/h", "--new=1", "pkg", "grainid12", "--", "/a"],
+            &["--home", "/h", "-e", "=x", "pkg", "grainid12", "--", "/a"],
+            &["--home", "/h", "-e", "x", "pkg", "grainid12", "--", "/a"],
+            &["--home", "/h", "--idle-seconds", "0", "pkg", "grainid12", "--", "/a"],
+            &["--home", "/h", "--limit", "uid=0", "pkg", "grainid12", "--", "/a"],
+            &["--home"],
+        ] {
+            assert!(words(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_limit_and_code() {
+        let Action::Print(text) = words(&["--help"]).unwrap() else {
+            panic!("help runs nothing")
+        };
+        for limit in TABLE {
+            assert!(text.contains(limit.name));
+        }
+        for (_, meaning) in EXIT_CODES {
+            assert!(text.contains(meaning));
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! pid 1 of a grain: builds the inside of the sandbox, starts the app, reaps, forwards signals.
+//!
+//! It ends, and with it every process of the grain, when the supervisor's end of the link closes;
+//! a parent-death signal comes on top. It holds the grain's lock and uid slot, so a new start
+//! cannot meet an old writer. Trust: once it has reported `Ready` it has no privilege left and
+//! runs under the same filter as the app, whose uid it shares; it is not dumpable, and reads
+//! nothing that the app wrote except the first bytes of a program that could not be executed.
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+pub use crate::link::{Command, Link, Report};
+
+use crate::home::GrainDirs;
+use crate::sandbox::limits::Limits;
+use crate::sandbox::mounts::{self, Trees};
+use crate::sandbox::namespaces::{self, INSIDE_ID};
+use crate::sandbox::{StepError, limit_self, step};
+use crate::slot::Slot;
+use crate::sys::process::{self, Ended, Forked, SingleThread};
+use crate::sys::{creds, fd, signal};
+
+/// What the forked child starts with.
+#[derive(Debug)]
+pub struct Config<'a> {
+    pub link: Link,
+    /// The app's fd 3.
+    pub app: OwnedFd,
+    /// The app's fds 1 and 2.
+    pub output: OwnedFd,
+    pub null: OwnedFd,
+    pub lock: BorrowedFd<'a>,
+    /// Present in setuid and root mode when the grain has a uid of its own.
+    pub slot: Option<Slot>,
+    /// Present when the mounts were prepared by root.
+    pub trees: Option<Trees>,
+    pub dirs: &'a GrainDirs,
+    pub limits: &'a Limits,
+    pub command: &'a [CString],
+    pub environ: &'a [CString],
+}
+
+/// What init keeps open for its life, under numbers that are not the app's.
+#[derive(Debug)]
+struct Kept {
+    link: Link,
+    app: OwnedFd,
+    output: OwnedFd,
+    null: OwnedFd,
+    lock: OwnedFd,
+    slot: Option<OwnedFd>,
+}
+
+/// Signals that init receives by descriptor and passes on to the app.
+const FORWARDED: &[i32] = &[
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+];
+
+/// Numbers below this are set aside for the app's fds.
+const ABOVE: i32 = 10;
+
+/// The child's whole life.
+pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
+    let own_uid = config.slot.is_some();
+    let kept = match keep(&config) {
+        Ok(kept) => kept,
+        Err(_) => process::exit_now(1),
+    };
+    // Ids and cgroup come from outside; until then nothing is touched.
+    match kept.link.command() {
+        Ok(Some(Command::Build)) => {}
+        _ => process::exit_now(0),
+    }
+    match build(&kept, config.trees, own_uid, config.dirs, config.limits) {
+        Ok((signals, notes)) => {
+            if kept.link.report(&Report::Ready(notes)).is_err() {
+                process::exit_now(0);
+            }
+            let app = App {
+                one_thread,
+                kept: &kept,
+                limits: config.limits,
+                own_uid,
+                command: config.command,
+                environ: config.environ,
+            };
+            serve(&app, &signals)
+        }
+        Err((what, error)) => {
+            let _ = kept.link.report(&Report::Failed {
+                step: what.to_owned(),
+                errno: error.raw_os_error().unwrap_or(libc::EIO),
+            });
+            process::exit_now(1)
+        }
+    }
+}
+
+fn keep(config: &Config<'_>) -> io::Result<Kept> {
+    let above = |fd: BorrowedFd<'_>| fd::dup_above(fd, ABOVE);
+    Ok(Kept {
+        link: config.link.duplicate_above(ABOVE)?,
+        app: above(config.app.as_fd())?,
+        output: above(config.output.as_fd())?,
+        null: above(config.null.as_fd())?,
+        lock: above(config.lock)?,
+        slot: config
+            .slot
+            .as_ref()
+            .map(|s| above(s.lock.as_fd()))
+            .transpose()?,
+    })
+}
+
+/// The steps inside, in their order.
+fn build(
+    kept: &Kept,
+    trees: Option<Trees>,
+    own_uid: bool,
+    dirs: &GrainDirs,
+    limits: &Limits,
+) -> Result<(OwnedFd, String), StepError> {
+    let mut notes = Vec::new();
+
+    // The caller's stdout and stderr are not ours to keep open.
+    for n in 0..3 {
+        step("take /dev/null", fd::dup_onto(kept.null.as_raw_fd(), n))?;
+    }
+
+    // While the host's /proc is there and (in setuid mode) we still own our files in it.
+    if let Err(e) = namespaces::hide_boot_time() {
+        notes.push(format!("uptime is visible to the app: no time namespace ({e})"));
+    }
+    if let Err(e) = namespaces::forbid_nested() {
+        notes.push(format!(
+            "nested user namespaces are stopped by the filter alone ({e})"
+        ));
+    }
+    namespaces::prefer_as_oom_victim();
+
+    // The grain's ids first, so that nothing below is done as root, not even root of a namespace.
+    let privileged = trees.is_some();
+    if privileged {
+        step("drop groups", creds::clear_groups())?;
+        step("keep capabilities", creds::set_keep_capabilities(true))?;
+        step("take the grain's gid", creds::set_all_gids(INSIDE_ID))?;
+        step("take the grain's uid", creds::set_all_uids(INSIDE_ID))?;
+        step("raise capabilities", creds::raise_permitted())?;
+    }
+    // Charged to the grain's uid where it has one. A full quota leaves the caller's keyring, which
+    // only keyctl could reach, and the filter refuses that.
+    let _ = creds::join_new_session_keyring();
+
+    let trees = match trees {
+        Some(trees) => trees,
+        None => mounts::prepare_inside(dirs)?,
+    };
+    mounts::assemble(trees, limits)?;
+    step("bring loopback up", namespaces::settle_network())?;
+
+    // No directory of the old root may stay open: MNT_DETACH revokes nothing.
+    let mut keep = vec![
+        kept.link.as_fd(),
+        kept.app.as_fd(),
+        kept.output.as_fd(),
+        kept.null.as_fd(),
+        kept.lock.as_fd(),
+    ];
+    keep.extend(kept.slot.as_ref().map(AsFd::as_fd));
+    step("close everything else", namespaces::close_all_but(&keep))?;
+
+    step("set no_new_privs", creds::set_no_new_privs())?;
+    step("lock the capability sets", creds::lock_capability_sets())?;
+    step("drop capabilities", creds::drop_capabilities())?;
+    step("make init undumpable", creds::set_dumpable(false))?;
+    // After the last change of ids, which clears it. If the supervisor died before, the link says so.
+    step(
+        "ask for a parent-death signal",
+        creds::set_parent_death_signal(libc::SIGKILL),
+    )?;
+
+    let blocked: Vec<i32> = FORWARDED.iter().copied().chain([libc::SIGCHLD]).collect();
+    step("block signals", signal::set_mask(&blocked))?;
+    let signals = step("make a signalfd", signal::signalfd(&blocked))?;
+    let _ = own_uid;
+    Ok((signals, notes.join("\n")))
+}
+
+/// What a start of the app needs.
+struct App<'a> {
+    one_thread: &'a SingleThread,
+    kept: &'a Kept,
+    limits: &'a Limits,
+    own_uid: bool,
+    command: &'a [CString],
+    environ: &'a [CString],
+}
+
+/// Waits for commands and signals until the supervisor is gone.
+fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
+    let link = &app.kept.link;
+    let mut running: Option<i32> = None;
+    loop {
+        let mut waiting = [link.as_raw_fd(), signals.as_raw_fd()].map(|fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        });
+        if fd::poll(&mut waiting, -1).is_err() {
+            process::exit_now(1);
+        }
+        if waiting[1].revents != 0 {
+            for n in pending_signals(signals) {
+                if n == libc::SIGCHLD {
+                    reap(link, &mut running);
+                } else if let Some(pid) = running {
+                    let _ = process::kill(pid, n);
+                }
+            }
+        }
+        if waiting[0].revents != 0 {
+            match link.command() {
+                Ok(Some(Command::Start)) if running.is_none() => match start(app) {
+                    Ok(pid) => {
+                        running = Some(pid);
+                        let _ = link.report(&Report::Started);
+                    }
+                    Err(text) => {
+                        let _ = link.report(&Report::NotStarted(text));
+                    }
+                },
+                Ok(Some(Command::Signal(n))) => {
+                    if let Some(pid) = running {
+                        let _ = process::kill(pid, i32::from(n));
+                    }
+                }
+                Ok(Some(_)) => {}
+                // The supervisor is gone, or not itself any more: everything here ends with us.
+                Ok(None) | Err(_) => process::exit_now(0),
+            }
+        }
+    }
+}
+
+/// Numbers of the signals that have come; the first four bytes of a `signalfd_siginfo` are the number.
+fn pending_signals(signals: &OwnedFd) -> Vec<i32> {
+    const SIGINFO: usize = 128;
+    let mut buffer = [0u8; SIGINFO * 8];
+    let n = fd::read(signals.as_raw_fd(), &mut buffer).unwrap_or(0);
+    buffer[..n]
+        .chunks_exact(SIGINFO)
+        .map(|info| i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+        .collect()
+}
+
+fn reap(link: &Link, running: &mut Option<i32>) {
+    while let Ok(Some((pid, ended))) = process::reap_one() {
+        if *running == Some(pid) {
+            *running = None;
+            let _ = link.report(&Report::Ended(ended));
+        }
+    }
+}
+
+/// Forks and executes the app; an error says in words what is missing.
+fn start(app: &App<'_>) -> Result<i32, String> {
+    let words = |e: io::Error| format!("the app could not be started: {e}");
+    let (outcome, status) = fd::pipe().map_err(words)?;
+    let child = match process::clone(app.one_thread, 0, None).map_err(words)? {
+        Forked::Child => {
+            let text = become_app(app);
+            let _ = fd::write(status.as_raw_fd(), text.as_bytes());
+            process::exit_now(127)
+        }
+        Forked::Parent(child) => child,
+    };
+    drop(status);
+    let mut text = [0; 512];
+    match fd::read(outcome.as_raw_fd(), &mut text) {
+        // Closed by exec: it runs.
+        Ok(0) => Ok(child.pid),
+        Ok(n) => {
+            let _ = process::wait_for(child.pid);
+            Err(String::from_utf8_lossy(&text[..n]).into_owned())
+        }
+        Err(e) => Err(words(e)),
+    }
+}
+
+/// In the forked child: the app's descriptors, session, signals and limits, then exec.
+fn become_app(app: &App<'_>) -> String {
+    let prepared = (|| {
+        process::new_session()?;
+        signal::reset_all()?;
+        process::set_umask(0o007);
+        limit_self(app.limits, app.own_uid)?;
+        fd::dup_onto(app.kept.null.as_raw_fd(), 0)?;
+        fd::dup_onto(app.kept.output.as_raw_fd(), 1)?;
+        fd::dup_onto(app.kept.output.as_raw_fd(), 2)?;
+        // Everything else is numbered from ABOVE on and closes at exec.
+        fd::dup_onto(app.kept.app.as_raw_fd(), 3)
+    })();
+    if let Err(e) = prepared {
+        return format!("the app could not be started: {e}");
+    }
+    let Some(program) = app.command.first() else {
+        return "the app has no command".into();
+    };
+    let error = process::exec(program, app.command, app.environ);
+    explain_exec(&program.to_string_lossy(), &error)
+}
+
+/// Why a program could not be executed, from the error and the file's first bytes.
+fn explain_exec(program: &str, error: &io::Error) -> String {
+    let missing = error.raw_os_error() == Some(libc::ENOENT);
+    let head = missing.then(|| head_of(program)).flatten();
+    match (error.raw_os_error(), head) {
+        (Some(libc::ENOENT), None) => {
+            format!("the app could not be started: its program {program} is missing from the package")
+        }
+        (Some(libc::ENOENT), Some(head)) => format!(
+            "the app could not be started: {program} is there, but the interpreter that it needs{} is missing \
+             from the package",
+            interpreter(&head)
+        ),
+        (Some(libc::EACCES), _) => format!(
+            "the app could not be started: {program} is not executable (chmod +x it before packing)"
+        ),
+        (Some(libc::ENOEXEC), _) => format!(
+            "the app could not be started: {program} is not a program for this machine \
+             (neither an ELF file of its architecture nor a script that starts with #!)"
+        ),
+        _ => format!("the app could not be started: {program}: {error}"),
+    }
+}
+
+fn head_of(program: &str) -> Option<Vec<u8>> {
+    let path = CString::new(program).ok()?;
+    let file = fd::open(&path, libc::O_RDONLY | libc::O_NONBLOCK, 0).ok()?;
+    let mut head = vec![0; 4096];
+    let n = fd::read(file.as_raw_fd(), &mut head).ok()?;
+    head.truncate(n);
+    Some(head)
+}
+
+/// ` (/lib/ld.so)`, or nothing where it cannot be read from the head.
+fn interpreter(head: &[u8]) -> String {
+    let name = if let Some(line) = head.strip_prefix(b"#!") {
+        line.split(|b| *b == b'\n')
+            .next()
+            .and_then(|l| l.trim_ascii().split(|b| b.is_ascii_whitespace()).next())
+    } else {
+        elf_interpreter(head)
+    };
+    match name {
+        Some(name) if !name.is_empty() && name.len() < 200 => {
+            format!(" ({})", String::from_utf8_lossy(name).escape_debug())
+        }
+        _ => String::new(),
+    }
+}
+
+/// PT_INTERP of a little-endian 64-bit ELF file, when it lies in `head`.
+fn elf_interpreter(head: &[u8]) -> Option<&[u8]> {
+    if head.get(..6)? != b"\x7fELF\x02\x01" {
+        return None;
+    }
+    let word = |at: usize, len: usize| -> Option<usize> {
+        let mut value = [0; 8];
+        value[..len].copy_from_slice(head.get(at..at.checked_add(len)?)?);
+        usize::try_from(u64::from_le_bytes(value)).ok()
+    };
+    let (table, size, count) = (word(32, 8)?, word(54, 2)?, word(56, 2)?);
+    for n in 0..count.min(64) {
+        let at = table.checked_add(n.checked_mul(size)?)?;
+        if word(at, 4)? == 3 {
+            let (offset, length) = (word(at.checked_add(8)?, 8)?, word(at.checked_add(32)?, 8)?);
+            let name = head.get(offset..offset.checked_add(length)?)?;
+            return name.split(|b| *b == 0).next();
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_missing_interpreter_is_named() {
+        assert_eq!(interpreter(b"#! /usr/bin/perl -w\nrest"), " (/usr/bin/perl)");
+        assert_eq!(interpreter(b"#!\n"), "");
+        assert_eq!(interpreter(b"plain text"), "");
+        let shell = std::fs::read("/bin/sh").unwrap();
+        let named = interpreter(&shell[..shell.len().min(4096)]);
+        assert!(named.contains("ld-linux"), "{named:?}");
+    }
+
+    #[test]
+    fn each_error_of_exec_has_words() {
+        let told = |program: &str, errno| {
+            explain_exec(program, &io::Error::from_raw_os_error(errno))
+        };
+        assert!(told("/no/such", libc::ENOENT).contains("/no/such is missing"));
+        assert!(told("/bin/sh", libc::ENOENT).contains("interpreter"));
+        assert!(told("/x", libc::EACCES).contains("chmod +x"));
+        assert!(told("/x", libc::ENOEXEC).contains("#!"));
+        assert!(told("/x", libc::ENOMEM).contains("memory"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_head_of_a_file_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), elf: bool) {
+            if elf && bytes.len() > 6 {
+                bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+            }
+            let _ = interpreter(&bytes);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The link between the supervisor and its own other half, init (pid 1 of the grain).
+//!
+//! A SOCK_SEQPACKET pair: one small message a packet. Both ends are this program, forked, so the
+//! form is fixed; it is not Cap'n Proto because init has neither a runtime nor any reason to parse.
+//! Trust: the supervisor still treats reports as untrusted: init lives beside the app. Whatever
+//! does not decode is an error, and texts are short.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use crate::sys::fd;
+use crate::sys::process::Ended;
+
+/// Longest message, and so the longest text.
+const MAX: usize = 1024;
+
+/// Supervisor to init.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Ids and cgroup are set: build the sandbox.
+    Build,
+    /// Start the app.
+    Start,
+    /// Send the app's process group this signal.
+    Signal(u8),
+}
+
+/// Init to supervisor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// The sandbox stands, every privilege is gone. Texts: what the log should say.
+    Ready(String),
+    /// A step of the building failed.
+    Failed { step: String, errno: i32 },
+    /// The app's exec succeeded.
+    Started,
+    /// The app's exec failed; in words.
+    NotStarted(String),
+    /// The app's first process ended.
+    Ended(Ended),
+}
+
+/// One end.
+#[derive(Debug)]
+pub struct Link(OwnedFd);
+
+impl Link {
+    /// Both ends.
+    ///
+    /// # Errors
+    /// What socketpair answers.
+    pub fn pair() -> io::Result<(Link, Link)> {
+        fd::socketpair(libc::SOCK_SEQPACKET).map(|(a, b)| (Link(a), Link(b)))
+    }
+
+    /// The same end once more, under a number of at least `lowest`.
+    ///
+    /// # Errors
+    /// What fcntl answers.
+    pub fn duplicate_above(&self, lowest: i32) -> io::Result<Link> {
+        fd::dup_above(self.0.as_fd(), lowest).map(Link)
+    }
+
+    /// Sends a command.
+    ///
+    /// # Errors
+    /// EPIPE when init is gone.
+    pub fn send(&self, command: &Command) -> io::Result<()> {
+        self.packet(&match command {
+            Command::Build => vec![b'B'],
+            Command::Start => vec![b'S'],
+            Command::Signal(n) => vec![b'K', *n],
+        })
+    }
+
+    /// Sends a report.
+    ///
+    /// # Errors
+    /// EPIPE when the supervisor is gone.
+    pub fn report(&self, report: &Report) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(64);
+        match report {
+            Report::Ready(text) => {
+                bytes.push(b'r');
+                bytes.extend_from_slice(text.as_bytes());
+            }
+            Report::Failed { step, errno } => {
+                bytes.push(b'f');
+                bytes.extend_from_slice(&errno.to_le_bytes());
+                bytes.extend_from_slice(step.as_bytes());
+            }
+            Report::Started => bytes.push(b's'),
+            Report::NotStarted(text) => {
+                bytes.push(b'n');
+                bytes.extend_from_slice(text.as_bytes());
+            }
+            Report::Ended(ended) => {
+                let (kind, value) = match ended {
+                    Ended::Status(n) => (b'x', *n),
+                    Ended::Signal(n) => (b'k', *n),
+                };
+                bytes.push(b'e');
+                bytes.push(kind);
+                bytes.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+        bytes.truncate(MAX);
+        self.packet(&bytes)
+    }
+
+    fn packet(&self, bytes: &[u8]) -> io::Result<()> {
+        fd::write(self.0.as_raw_fd(), bytes).map(drop)
+    }
+
+    /// Waits for a command; `None` when the supervisor is gone.
+    ///
+    /// # Errors
+    /// What read answers, or InvalidData.
+    pub fn command(&self) -> io::Result<Option<Command>> {
+        let mut buffer = [0; MAX];
+        let n = fd::read(self.0.as_raw_fd(), &mut buffer)?;
+        match &buffer[..n] {
+            [] => Ok(None),
+            [b'B'] => Ok(Some(Command::Build)),
+            [b'S'] => Ok(Some(Command::Start)),
+            [b'K', n] => Ok(Some(Command::Signal(*n))),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Reads a report; `None` when init is gone. With a non-blocking end: WouldBlock.
+    ///
+    /// # Errors
+    /// What read answers, or InvalidData.
+    pub fn next_report(&self) -> io::Result<Option<Report>> {
+        let mut buffer = [0; MAX];
+        let n = fd::read(self.0.as_raw_fd(), &mut buffer)?;
+        decode(&buffer[..n])
+    }
+}
+
+fn decode(bytes: &[u8]) -> io::Result<Option<Report>> {
+    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    let number = |b: &[u8]| -> io::Result<i32> {
+        Ok(i32::from_le_bytes(
+            b.try_into().map_err(|_| io::ErrorKind::InvalidData)?,
+        ))
+    };
+    Ok(Some(match bytes {
+        [] => return Ok(None),
+        [b'r', rest @ ..] => Report::Ready(text(rest)),
+        [b'f', a, b, c, d, rest @ ..] => Report::Failed {
+            step: text(rest),
+            errno: number(&[*a, *b, *c, *d])?,
+        },
+        [b's'] => Report::Started,
+        [b'n', rest @ ..] => Report::NotStarted(text(rest)),
+        [b'e', b'x', rest @ ..] => Report::Ended(Ended::Status(number(rest)?)),
+        [b'e', b'k', rest @ ..] => Report::Ended(Ended::Signal(number(rest)?)),
+        _ => return Err(io::ErrorKind::InvalidData.into()),
+    }))
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Link {
+    fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_message_arrives_as_it_was_sent() {
+        let (a, b) = Link::pair().unwrap();
+        for command in [Command::Build, Command::Start, Command::Signal(15)] {
+            a.send(&command).unwrap();
+            assert_eq!(b.command().unwrap(), Some(command));
+        }
+        for report in [
+            Report::Ready("x".into()),
+            Report::Failed {
+                step: "y".into(),
+                errno: 13,
+            },
+            Report::Started,
+            Report::NotStarted("z".into()),
+            Report::Ended(Ended::Status(3)),
+            Report::Ended(Ended::Signal(9)),
+        ] {
+            b.report(&report).unwrap();
+            assert_eq!(a.next_report().unwrap(), Some(report));
+        }
+        b.report(&Report::NotStarted("w".repeat(5000))).unwrap();
+        let Some(Report::NotStarted(text)) = a.next_report().unwrap() else {
+            panic!("another report")
+        };
+        assert_eq!(text.len(), MAX - 1);
+        drop(b);
+        assert_eq!(a.next_report().unwrap(), None);
+        assert!(a.send(&Command::Start).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Building the sandbox: the ordered steps, outside and inside, each with its reason.
+//!
+//! Trust: outside, only checked descriptors and numbers; inside, the package's tree, which is
+//! hostile but can only be looked up, never followed. Nothing here parses file contents.
+//!
+//! Outside (`enter`):
+//! 1. pipes and sockets, so that nothing can fail for want of descriptors later;
+//! 2. as root: a uid slot, detached mounts, device nodes; then the clone. All of it vanishes with
+//!    the descriptors if we are killed;
+//! 3. id maps and cgroup of the child, which waits for that;
+//! 4. the child is told to go on. The caller now gives up its privileges while the child builds.
+//!
+//! Inside (`init::main`): time offsets and the ban on nested namespaces while /proc is there, the
+//! grain's ids, mounts, pivot, loopback, then capabilities and the seccomp filter last of all,
+//! because every step before them needs a call that it forbids.
+#![forbid(unsafe_code)]
+
+pub mod devices;
+pub mod limits;
+pub mod mounts;
+pub mod namespaces;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use self::limits::Limits;
+use self::mounts::Trees;
+use self::namespaces::{FLAGS, INSIDE_ID, IdMap};
+use crate::args::Args;
+use crate::error::Error;
+use crate::explain::{self, Signs, Step};
+use crate::home::GrainDirs;
+use crate::identity::{AsRoot, Identity, Mode};
+use crate::init::{self, Link};
+use crate::slot::{self, Slot};
+use crate::sys::process::{self, Child, Forked, SingleThread};
+use crate::sys::fd;
+
+/// A step inside the sandbox and why it failed.
+pub type StepError = (&'static str, io::Error);
+
+/// Names the step of a result.
+pub fn step<T>(what: &'static str, result: io::Result<T>) -> Result<T, StepError> {
+    result.map_err(|e| (what, e))
+}
+
+/// The supervisor's ends of everything that leads into the sandbox.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// pid 1 of the grain.
+    pub init: Child,
+    /// Commands to init and its reports; closing it ends the grain.
+    pub link: Link,
+    /// Other end of the app's fd 3.
+    pub app: OwnedFd,
+    /// Read end of the app's stdout and stderr.
+    pub output: OwnedFd,
+    /// Held for life, with init.
+    pub slot: Option<Slot>,
+    pub lock: OwnedFd,
+    /// What the log should say about how the grain runs.
+    pub notes: Vec<String>,
+}
+
+/// Everything that the child needs. Borrowed from the parent's memory at the fork.
+struct Plan<'a> {
+    args: &'a Args,
+    dirs: &'a GrainDirs,
+    lock: &'a OwnedFd,
+}
+
+/// The ends that the child keeps.
+struct ChildEnds {
+    link: Link,
+    app: OwnedFd,
+    output: OwnedFd,
+    null: OwnedFd,
+}
+
+/// Starts building; the grain's init goes on by itself. See the module's step list.
+///
+/// # Errors
+/// `Kernel` with advice, or what `slot::take` says.
+pub fn enter(
+    one_thread: &SingleThread,
+    identity: &Identity,
+    dirs: &GrainDirs,
+    lock: OwnedFd,
+    args: &Args,
+) -> Result<Sandbox, Error> {
+    let (link, child_link) = Link::pair().map_err(Error::kernel("make the link to init"))?;
+    let (app, child_app) =
+        fd::socketpair(libc::SOCK_STREAM).map_err(Error::kernel("make the app's socket"))?;
+    let (output, child_output) = fd::pipe().map_err(Error::kernel("make the log pipe"))?;
+    let null =
+        fd::open(c"/dev/null", libc::O_RDWR, 0).map_err(Error::kernel("open /dev/null"))?;
+    let ends = ChildEnds {
+        link: child_link,
+        app: child_app,
+        output: child_output,
+        null,
+    };
+    let plan = Plan {
+        args,
+        dirs,
+        lock: &lock,
+    };
+    let mut notes = Vec::new();
+    notes.extend(identity.warning.clone());
+
+    let (init, slot) = match &identity.privileged {
+        Some(privileged) => privileged.as_root(|root| {
+            privileged_half(one_thread, root, identity, &plan, ends, &link, &mut notes)
+        })?,
+        None => {
+            let init = plain_half(one_thread, identity, &plan, ends, &link)?;
+            notes.push(
+                "user-namespace mode: the grain runs under the uid of the server's user".into(),
+            );
+            (init, None)
+        }
+    };
+    Ok(Sandbox {
+        init,
+        link,
+        app,
+        output,
+        slot,
+        lock,
+        notes,
+    })
+}
+
+/// Setuid and root mode: a uid for the grain, id-mapped mounts, real device nodes.
+fn privileged_half(
+    one_thread: &SingleThread,
+    root: &AsRoot,
+    identity: &Identity,
+    plan: &Plan<'_>,
+    ends: ChildEnds,
+    link: &Link,
+    notes: &mut Vec<String>,
+) -> Result<(Child, Option<Slot>), Error> {
+    let caller = identity.caller;
+    let slot = slot::take(root)?;
+    let mapped = namespaces::id_map_namespace(
+        one_thread,
+        IdMap {
+            inside: (caller.uid, caller.gid),
+            outside: (slot.uid(), slot.uid()),
+        },
+    )
+    .and_then(|userns| mounts::prepare(root, plan.dirs, Some(userns.as_fd())));
+    let (trees, slot) = match mapped {
+        Ok(trees) => {
+            notes.push(format!("setuid mode: the grain has kernel uid {}", slot.uid()));
+            (trees, Some(slot))
+        }
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => {
+            return Err(kernel_error(
+                "use the mount calls",
+                e,
+                Step::MountCalls,
+                identity,
+            ));
+        }
+        Err(e) if caller.uid == 0 => {
+            return Err(Error::Kernel {
+                step: "give the grain an id-mapped view of its data",
+                source: e,
+                advice: "\nthe supervisor was started by root and this file system cannot be id-mapped: \
+                         start the server as an ordinary user, or put the home on ext4, xfs or btrfs"
+                    .into(),
+            });
+        }
+        Err(e) => {
+            notes.push(format!(
+                "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped ({e}); \
+                 the grain runs under the uid of the server's user"
+            ));
+            let trees = mounts::prepare(root, plan.dirs, None)
+                .map_err(|e| kernel_error("prepare the grain's mounts", e, Step::Inside, identity))?;
+            (trees, None)
+        }
+    };
+    let outside = match &slot {
+        Some(slot) => (slot.uid(), slot.uid()),
+        None => (caller.uid, caller.gid),
+    };
+    let forked = process::clone(one_thread, FLAGS, None)
+        .map_err(|e| kernel_error("make the grain's namespaces", e, Step::Namespaces, identity))?;
+    let child = match forked {
+        Forked::Child => child_main(one_thread, plan, ends, Some(trees), slot),
+        Forked::Parent(child) => child,
+    };
+    release(&child, link, outside, true, identity)?;
+    Ok((child, slot))
+}
+
+/// User-namespace mode: everything else happens inside.
+fn plain_half(
+    one_thread: &SingleThread,
+    identity: &Identity,
+    plan: &Plan<'_>,
+    ends: ChildEnds,
+    link: &Link,
+) -> Result<Child, Error> {
+    let forked = process::clone(one_thread, FLAGS, None)
+        .map_err(|e| kernel_error("make the grain's namespaces", e, Step::Namespaces, identity))?;
+    let child = match forked {
+        Forked::Child => child_main(one_thread, plan, ends, None, None),
+        Forked::Parent(child) => child,
+    };
+    let caller = identity.caller;
+    release(&child, link, (caller.uid, caller.gid), false, identity)?;
+    Ok(child)
+}
+
+/// Gives the waiting child its ids and lets it go on.
+fn release(
+    child: &Child,
+    link: &Link,
+    outside: (u32, u32),
+    privileged: bool,
+    identity: &Identity,
+) -> Result<(), Error> {
+    let map = IdMap {
+        inside: (INSIDE_ID, INSIDE_ID),
+        outside,
+    };
+    namespaces::write_maps(child, map, privileged)
+        .map_err(|e| kernel_error("write the grain's id map", e, Step::Inside, identity))?;
+    link.send(&init::Command::Build)
+        .map_err(Error::kernel("tell init to go on"))
+}
+
+fn child_main(
+    one_thread: &SingleThread,
+    plan: &Plan<'_>,
+    ends: ChildEnds,
+    trees: Option<Trees>,
+    slot: Option<Slot>,
+) -> ! {
+    init::main(
+        one_thread,
+        init::Config {
+            link: ends.link,
+            app: ends.app,
+            output: ends.output,
+            null: ends.null,
+            lock: plan.lock.as_fd(),
+            slot,
+            trees,
+            dirs: plan.dirs,
+            limits: &plan.args.limits,
+            command: &plan.args.command,
+            environ: &plan.args.environ,
+        },
+    )
+}
+
+fn kernel_error(what: &'static str, source: io::Error, kind: Step, identity: &Identity) -> Error {
+    let signs = Signs::read(identity.mode != Mode::UserNamespace);
+    let advice = explain::advice(kind, &source, &signs);
+    Error::Kernel {
+        step: what,
+        source,
+        advice,
+    }
+}
+
+/// What the app finds itself limited by, for init.
+pub fn limit_self(limits: &Limits, own_uid: bool) -> io::Result<()> {
+    limits.apply_to_self(own_uid)
+}

@@ -1,0 +1,285 @@
+//! The file system of a grain: package as `/`, data as `/var`, fresh `/tmp`, and the old root gone.
+//!
+//! Trust: the package's tree is hostile. Mount points are opened below its root following no link,
+//! so a `tmp -> /etc` in a package is an error, and mounted on by descriptor. The caller's
+//! directories are only used through the descriptors that `home` opened.
+#![forbid(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use super::limits::Limits;
+use super::namespaces::INSIDE_ID;
+use super::{StepError, devices, step};
+use crate::home::{self, GrainDirs};
+use crate::identity::AsRoot;
+use crate::sys::{fd, mount};
+
+const PACKAGE_FLAGS: u64 = mount::RDONLY | mount::NOSUID | mount::NODEV;
+const VAR_FLAGS: u64 = mount::NOSUID | mount::NODEV;
+
+/// Detached mounts, ready to be attached inside.
+#[derive(Debug)]
+pub struct Trees {
+    package: OwnedFd,
+    var: OwnedFd,
+    dev: OwnedFd,
+    /// `dev` holds empty files that want the host's nodes bound over them.
+    dev_is_empty: bool,
+}
+
+/// As root, before the clone. With `userns` both trees get its id map.
+///
+/// # Errors
+/// EINVAL or EPERM with `userns` where the file system cannot be id-mapped.
+pub fn prepare(
+    root: &AsRoot,
+    dirs: &GrainDirs,
+    userns: Option<BorrowedFd<'_>>,
+) -> io::Result<Trees> {
+    let package = mount::clone_tree(dirs.package.as_fd())?;
+    mount::set_attributes(package.as_fd(), PACKAGE_FLAGS, userns)?;
+    let var = mount::clone_tree(dirs.sandbox.as_fd())?;
+    mount::set_attributes(var.as_fd(), VAR_FLAGS, userns)?;
+    Ok(Trees {
+        package,
+        var,
+        dev: devices::make_nodes(root)?,
+        dev_is_empty: false,
+    })
+}
+
+/// Inside a user namespace of ours, without root: the directories are found again in this mount
+/// namespace (a tree of another one cannot be cloned) and must be the very same.
+///
+/// # Errors
+/// The step that failed.
+pub fn prepare_inside(dirs: &GrainDirs) -> Result<Trees, StepError> {
+    let path = CString::new(dirs.home_path.as_os_str().as_bytes())
+        .map_err(|e| ("name the home", io::Error::other(e)))?;
+    let home = step(
+        "open the home again inside the namespace",
+        fd::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0),
+    )?;
+    let walk = |names: &[&CStr]| -> io::Result<OwnedFd> {
+        let mut dir = home.try_clone()?;
+        for name in names {
+            dir = home::open_below(dir.as_fd(), name, libc::O_PATH)?;
+        }
+        Ok(dir)
+    };
+    let package = step(
+        "open the package inside the namespace",
+        walk(&[c"apps", &dirs.package_name]),
+    )?;
+    let sandbox = step(
+        "open the grain's data inside the namespace",
+        walk(&[c"grains", &dirs.grain_name, c"sandbox"]),
+    )?;
+    for (first, second) in [(&dirs.package, &package), (&dirs.sandbox, &sandbox)] {
+        let (a, b) = (
+            step("examine a directory", fd::stat(first.as_fd()))?,
+            step("examine a directory", fd::stat(second.as_fd()))?,
+        );
+        if (a.st_dev, a.st_ino) != (b.st_dev, b.st_ino) {
+            return Err((
+                "find the same directories again: the home was moved during the start",
+                io::Error::from_raw_os_error(libc::ESTALE),
+            ));
+        }
+    }
+    let tree = |dir: &OwnedFd, flags| {
+        let tree = mount::clone_tree(dir.as_fd())?;
+        mount::set_attributes(tree.as_fd(), flags, None)?;
+        Ok(tree)
+    };
+    Ok(Trees {
+        package: step("copy the package's mount", tree(&package, PACKAGE_FLAGS))?,
+        var: step("copy the mount of the grain's data", tree(&sandbox, VAR_FLAGS))?,
+        dev: step("make /dev", devices::make_empty())?,
+        dev_is_empty: true,
+    })
+}
+
+/// Inside: attaches everything and leaves the old root.
+///
+/// # Errors
+/// The step that failed.
+pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
+    step("make all mounts private", mount::make_all_private())?;
+    let proc_files = ProcFiles::wanted(trees.package.as_fd(), limits);
+
+    let old_root = step(
+        "open the old root",
+        fd::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0),
+    )?;
+    step(
+        "attach the package",
+        mount::attach(trees.package.as_fd(), old_root.as_fd()),
+    )?;
+    drop(old_root);
+    let root = trees.package.as_fd();
+
+    if let Some(dev) = mount_point(root, c"dev")? {
+        step("attach /dev", mount::attach(trees.dev.as_fd(), dev.as_fd()))?;
+        if trees.dev_is_empty {
+            step(
+                "bind the device nodes",
+                devices::bind_nodes(trees.dev.as_fd()),
+            )?;
+        }
+        if let Some(shm) = mount_point(trees.dev.as_fd(), c"shm")? {
+            attach_tmpfs("make /dev/shm", limits.tmpfs, shm.as_fd())?;
+        }
+    }
+    if let Some(tmp) = mount_point(root, c"tmp")? {
+        attach_tmpfs("make /tmp", limits.tmpfs, tmp.as_fd())?;
+    }
+    if let Some(var) = mount_point(root, c"var")? {
+        step("attach /var", mount::attach(trees.var.as_fd(), var.as_fd()))?;
+    }
+    if let (Some(files), Some(proc)) = (proc_files, mount_point(root, c"proc")?) {
+        step("make the files of /proc", files.attach(proc.as_fd()))?;
+    }
+
+    step("enter the package", fd::fchdir(root))?;
+    step("leave the old root", mount::pivot_to_working_directory())?;
+    step("enter the new root", fd::chdir(c"/"))
+}
+
+/// A directory of the tree to mount on; `None` where the package has none.
+fn mount_point(root: BorrowedFd<'_>, name: &'static CStr) -> Result<Option<OwnedFd>, StepError> {
+    match home::open_below(root, name, libc::O_PATH) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err((
+            "use a mount point of the package: dev, tmp, var and proc must be real directories",
+            e,
+        )),
+    }
+}
+
+fn attach_tmpfs(
+    what: &'static str,
+    size: u64,
+    target: BorrowedFd<'_>,
+) -> Result<(), StepError> {
+    let text = |n: u64| CString::new(n.to_string()).unwrap_or_default();
+    let id = text(u64::from(INSIDE_ID));
+    // An inode costs about a kilobyte of kernel memory; as many files as the original allows for
+    // each 16 MiB.
+    let made = mount::tmpfs(
+        &[
+            (c"size", &text(size)),
+            (c"nr_inodes", &text((size / 4096).clamp(64, 1 << 20))),
+            (c"mode", c"0770"),
+            (c"uid", &id),
+            (c"gid", &id),
+        ],
+        mount::NOSUID | mount::NODEV,
+    )
+    .and_then(|fs| mount::attach(fs.as_fd(), target));
+    step(what, made)
+}
+
+/// Contents for the single files of /proc that a package asks for by an empty file of that name.
+#[derive(Debug)]
+struct ProcFiles(Vec<(&'static CStr, Vec<u8>)>);
+
+/// No machine's cpuinfo is larger; the rest is cut.
+const MAX_CPUINFO: usize = 1 << 20;
+
+impl ProcFiles {
+    /// Looks which files the package has, and reads what they need while the host's /proc is there.
+    fn wanted(package: BorrowedFd<'_>, limits: &Limits) -> Option<ProcFiles> {
+        let proc = home::open_below(package, c"proc", libc::O_PATH).ok()?;
+        let asked = |name: &CStr| {
+            fd::openat2(
+                proc.as_fd(),
+                name,
+                libc::O_PATH | libc::O_NOFOLLOW,
+                0,
+                fd::BENEATH,
+            )
+            .and_then(|f| fd::stat(f.as_fd()))
+            .is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG && s.st_size == 0)
+        };
+        let mut files = Vec::new();
+        if asked(c"cpuinfo") {
+            files.push((c"cpuinfo", read_host(c"/proc/cpuinfo")));
+        }
+        if asked(c"meminfo") {
+            files.push((c"meminfo", meminfo(limits.memory).into_bytes()));
+        }
+        if asked(c"stat") {
+            files.push((c"stat", stat_file().into_bytes()));
+        }
+        (!files.is_empty()).then_some(ProcFiles(files))
+    }
+
+    /// A read-only tmpfs with these files over `proc`. It hides what else a package may have there.
+    fn attach(&self, proc: BorrowedFd<'_>) -> io::Result<()> {
+        let fs = mount::tmpfs(
+            &[(c"size", c"2m"), (c"nr_inodes", c"8"), (c"mode", c"0555")],
+            mount::NOSUID | mount::NODEV | mount::NOEXEC,
+        )?;
+        for (name, bytes) in &self.0 {
+            let file = fd::openat2(
+                fs.as_fd(),
+                name,
+                libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL,
+                0o444,
+                fd::BENEATH,
+            )?;
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let n = fd::write(file.as_raw_fd(), rest)?;
+                rest = &rest[n..];
+            }
+            fd::chmod(file.as_fd(), 0o444)?;
+        }
+        mount::set_attributes(fs.as_fd(), mount::RDONLY, None)?;
+        mount::attach(fs.as_fd(), proc)
+    }
+}
+
+fn read_host(path: &CStr) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = fd::open(path, libc::O_RDONLY, 0) {
+        let mut chunk = vec![0; 16 << 10];
+        while bytes.len() < MAX_CPUINFO {
+            match fd::read(file.as_raw_fd(), &mut chunk) {
+                Ok(n) if n > 0 => bytes.extend_from_slice(&chunk[..n]),
+                _ => break,
+            }
+        }
+    }
+    bytes.truncate(MAX_CPUINFO);
+    bytes
+}
+
+/// The grain's own limit as its machine's memory.
+fn meminfo(memory: u64) -> String {
+    let kib = memory / 1024;
+    format!(
+        "MemTotal:       {kib:8} kB\nMemFree:        {kib:8} kB\nMemAvailable:   {kib:8} kB\n\
+         Buffers:               0 kB\nCached:                0 kB\nSwapTotal:             0 kB\n\
+         SwapFree:              0 kB\n"
+    )
+}
+
+/// One idle processor line for each processor, booted when the grain was started.
+fn stat_file() -> String {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let (now, _) = crate::sys::process::clock(libc::CLOCK_REALTIME);
+    let mut text = String::from("cpu  0 0 0 0 0 0 0 0 0 0\n");
+    for n in 0..processors {
+        text.push_str(&format!("cpu{n} 0 0 0 0 0 0 0 0 0 0\n"));
+    }
+    text.push_str(&format!(
+        "intr 0\nctxt 0\nbtime {now}\nprocesses 1\nprocs_running 1\nprocs_blocked 0\n"
+    ));
+    text
+}

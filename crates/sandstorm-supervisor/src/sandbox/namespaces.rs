@@ -1,0 +1,145 @@
+//! The namespaces of a grain: which, their id maps, and what is set in them before anything else.
+//!
+//! Trust: runs half in the supervisor (writing maps) and half in the new process, before any byte
+//! of the package is looked at.
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use crate::sys::process::{Child, Forked, SingleThread};
+use crate::sys::{fd, net, process};
+
+/// The uid and gid that every app sees as its own.
+pub const INSIDE_ID: u32 = 1000;
+
+/// Made with one clone; the time namespace comes later (`hide_boot_time`), because its offsets can
+/// only be set before a process is in it.
+pub const FLAGS: i32 = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
+/// One line of an id map: `inside` in the namespace is `outside` in ours.
+#[derive(Debug, Clone, Copy)]
+pub struct IdMap {
+    pub inside: (u32, u32),
+    pub outside: (u32, u32),
+}
+
+/// Writes uid and gid map of a child. An unprivileged writer must first deny setgroups.
+///
+/// # Errors
+/// EPERM where the kernel or an LSM does not let us use user namespaces.
+pub fn write_maps(child: &Child, map: IdMap, privileged: bool) -> io::Result<()> {
+    if !privileged {
+        write_proc(&format!("/proc/{}/setgroups", child.pid), "deny")?;
+    }
+    let line = |inside: u32, outside: u32| format!("{inside} {outside} 1");
+    write_proc(
+        &format!("/proc/{}/uid_map", child.pid),
+        &line(map.inside.0, map.outside.0),
+    )?;
+    write_proc(
+        &format!("/proc/{}/gid_map", child.pid),
+        &line(map.inside.1, map.outside.1),
+    )
+}
+
+fn write_proc(path: &str, text: &str) -> io::Result<()> {
+    let path = CString::new(path).map_err(io::Error::other)?;
+    let file = fd::open(&path, libc::O_WRONLY, 0)?;
+    let n = fd::write(file.as_raw_fd(), text.as_bytes())?;
+    if n == text.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+/// A user namespace that exists only as the id map of a mount: files of `map.inside` on disk
+/// appear as `map.outside`.
+///
+/// # Errors
+/// What clone, the maps or the open answer.
+pub fn id_map_namespace(one_thread: &SingleThread, map: IdMap) -> io::Result<OwnedFd> {
+    let (hold, held) = fd::pipe()?;
+    match process::clone(one_thread, libc::CLONE_NEWUSER, None)? {
+        Forked::Child => {
+            // Until the parent closes its end, or dies.
+            let raw = held.as_raw_fd();
+            let _ = fd::close_between(raw as u32, raw as u32);
+            let _ = fd::read(hold.as_raw_fd(), &mut [0]);
+            process::exit_now(0)
+        }
+        Forked::Parent(child) => {
+            let made = write_maps(&child, map, true).and_then(|()| {
+                let path = CString::new(format!("/proc/{}/ns/user", child.pid))
+                    .map_err(io::Error::other)?;
+                fd::open(&path, libc::O_RDONLY, 0)
+            });
+            drop(held);
+            process::wait_for(child.pid)?;
+            made
+        }
+    }
+}
+
+/// Inside, while the host's /proc is still there: children of this process count time from now,
+/// so that uptime and boot time of the host stay unknown.
+///
+/// # Errors
+/// EPERM or EINVAL where the kernel has no time namespaces; the caller goes on without.
+pub fn hide_boot_time() -> io::Result<()> {
+    process::unshare_time()?;
+    let (seconds, _) = process::clock(libc::CLOCK_BOOTTIME);
+    let (mono, _) = process::clock(libc::CLOCK_MONOTONIC);
+    // A little above zero: some programs subtract from "now" at their start.
+    let offsets = format!("monotonic {} 0\nboottime {} 0\n", 60 - mono, 60 - seconds);
+    write_proc("/proc/self/timens_offsets", &offsets)
+}
+
+/// Inside: no further user namespace can be made below this one, whatever a filter lets through.
+/// (A process without capabilities would get them all back in one.)
+///
+/// # Errors
+/// EACCES or EROFS where a container mounts /proc/sys read-only; seccomp then stands alone.
+pub fn forbid_nested() -> io::Result<()> {
+    write_proc("/proc/sys/user/max_user_namespaces", "0")
+}
+
+/// Inside: the whole grain is a better victim than anything else when the machine is short of memory.
+pub fn prefer_as_oom_victim() {
+    // Cannot fail for a higher value but where /proc is masked; then the default stays.
+    let _ = write_proc("/proc/self/oom_score_adj", "500");
+}
+
+/// Inside: loopback up, host name set.
+///
+/// # Errors
+/// Only for loopback; some containers refuse to set a host name, which then stays the container's.
+pub fn settle_network() -> io::Result<()> {
+    let _ = net::set_host_name("sandbox");
+    net::loopback_up()
+}
+
+/// Descriptor numbers that survive: everything else from 3 on is closed.
+///
+/// # Errors
+/// What close_range answers.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut numbers: Vec<u32> = keep.iter().map(|f| f.as_raw_fd() as u32).collect();
+    numbers.sort_unstable();
+    let mut next = 3;
+    for n in numbers {
+        if n > next {
+            fd::close_between(next, n - 1)?;
+        }
+        next = next.max(n + 1);
+    }
+    fd::close_from(next)
+}

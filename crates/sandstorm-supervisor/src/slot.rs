@@ -1,0 +1,82 @@
+//! A kernel uid for each running grain.
+//!
+//! Trust: root-owned state only. A slot is a file in /run/sandstorm-uid, locked by supervisor and
+//! init for life, so two live grains never share a uid and a dead one's uid is free at once. The
+//! number need not be stable: on disk everything belongs to the caller (see `sandbox::mounts`).
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::error::Error;
+use crate::identity::AsRoot;
+use crate::sys::fd;
+
+/// First uid of the range; far above what distributions, directories and subuid files give out.
+pub const FIRST_UID: u32 = 0x6000_0000;
+/// Grains that can run at once.
+const SLOTS: u32 = 65_536;
+
+/// A uid that is ours as long as `lock` is open in any process.
+#[derive(Debug)]
+pub struct Slot {
+    pub number: u32,
+    pub lock: OwnedFd,
+}
+
+impl Slot {
+    pub fn uid(&self) -> u32 {
+        FIRST_UID + self.number
+    }
+}
+
+/// Takes the lowest free slot.
+///
+/// # Errors
+/// `Kernel` when /run/sandstorm-uid cannot be made or is not root's own, or all slots are taken.
+pub fn take(_root: &AsRoot) -> Result<Slot, Error> {
+    let run = fd::open(c"/run", libc::O_PATH | libc::O_DIRECTORY, 0)
+        .map_err(Error::kernel("open /run"))?;
+    match fd::mkdirat(run.as_fd(), c"sandstorm-uid", 0o700) {
+        Err(e) if e.raw_os_error() != Some(libc::EEXIST) => {
+            return Err(Error::kernel("make /run/sandstorm-uid")(e));
+        }
+        _ => {}
+    }
+    let dir = fd::openat2(
+        run.as_fd(),
+        c"sandstorm-uid",
+        libc::O_PATH | libc::O_DIRECTORY,
+        0,
+        fd::BENEATH,
+    )
+    .map_err(Error::kernel("open /run/sandstorm-uid"))?;
+    let stat = fd::stat(dir.as_fd()).map_err(Error::kernel("examine /run/sandstorm-uid"))?;
+    if stat.st_uid != 0 || stat.st_mode & 0o077 != 0 {
+        return Err(Error::Untrusted {
+            what: "the directory",
+            path: "/run/sandstorm-uid".into(),
+            fault: "is not root's own (mode 0700)".into(),
+            fix: "remove it; the supervisor makes it anew".into(),
+        });
+    }
+    for number in 0..SLOTS {
+        let name = CString::new(number.to_string())
+            .map_err(|e| Error::kernel("name a uid slot")(io::Error::other(e)))?;
+        let lock = fd::openat2(
+            dir.as_fd(),
+            &name,
+            libc::O_RDWR | libc::O_CREAT,
+            0o600,
+            fd::BENEATH,
+        )
+        .map_err(Error::kernel("open a uid slot in /run/sandstorm-uid"))?;
+        if fd::try_lock(lock.as_fd()).map_err(Error::kernel("lock a uid slot"))? {
+            return Ok(Slot { number, lock });
+        }
+    }
+    Err(Error::kernel("find a free uid slot: all are taken")(
+        io::Error::from_raw_os_error(libc::EAGAIN),
+    ))
+}

@@ -1,0 +1,298 @@
+//! File descriptors: opening below a directory, pipes, locks, closing what was inherited.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::check;
+
+/// Resolution stays below the start directory and follows no link of any kind.
+pub const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
+
+/// The kernel's `struct open_how` (include/uapi/linux/openat2.h).
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+/// `openat2`; always close-on-exec.
+pub fn openat2(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    flags: i32,
+    mode: u32,
+    resolve: u64,
+) -> io::Result<OwnedFd> {
+    let how = OpenHow {
+        flags: (flags | libc::O_CLOEXEC) as u64,
+        mode: u64::from(mode),
+        resolve,
+    };
+    // SAFETY: path is NUL-terminated, how outlives the call and its exact size is passed.
+    let raw = check(unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            &raw const how,
+            size_of::<OpenHow>(),
+        )
+    })?;
+    // SAFETY: the kernel just returned this fd to us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) })
+}
+
+/// Opens `path` by string with the process's own rights; always close-on-exec.
+pub fn open(path: &CStr, flags: i32, mode: u32) -> io::Result<OwnedFd> {
+    // SAFETY: path is NUL-terminated; mode is passed as open expects it.
+    let raw = check(i64::from(unsafe {
+        libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, mode)
+    }))?;
+    // SAFETY: a fresh fd that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) })
+}
+
+/// `fstat`.
+pub fn stat(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
+    // SAFETY: all-zero is a valid `struct stat`.
+    let mut out: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: out is valid for writes for the whole call. AT_EMPTY_PATH makes O_PATH fds work too.
+    check(i64::from(unsafe {
+        libc::fstatat(
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            &raw mut out,
+            libc::AT_EMPTY_PATH,
+        )
+    }))?;
+    Ok(out)
+}
+
+/// Magic number of the file system that holds `fd`.
+pub fn filesystem_magic(fd: BorrowedFd<'_>) -> io::Result<i64> {
+    // SAFETY: all-zero is a valid `struct statfs`.
+    let mut out: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: out is valid for writes.
+    check(i64::from(unsafe {
+        libc::fstatfs(fd.as_raw_fd(), &raw mut out)
+    }))?;
+    Ok(out.f_type as i64)
+}
+
+/// `mkdirat`.
+pub fn mkdirat(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> io::Result<()> {
+    // SAFETY: name is NUL-terminated.
+    check(i64::from(unsafe {
+        libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), mode)
+    }))?;
+    Ok(())
+}
+
+/// `mknodat` for a device node or an empty file.
+pub fn mknodat(dir: BorrowedFd<'_>, name: &CStr, mode: u32, dev: u64) -> io::Result<()> {
+    // SAFETY: name is NUL-terminated.
+    check(i64::from(unsafe {
+        libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, dev)
+    }))?;
+    Ok(())
+}
+
+/// `fchmod`.
+pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(i64::from(unsafe { libc::fchmod(fd.as_raw_fd(), mode) }))?;
+    Ok(())
+}
+
+/// `fsync`; used on directories to make a new name durable.
+pub fn fsync(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(i64::from(unsafe { libc::fsync(fd.as_raw_fd()) }))?;
+    Ok(())
+}
+
+/// `syncfs`: everything of the file system that holds `fd`.
+pub fn syncfs(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(i64::from(unsafe { libc::syncfs(fd.as_raw_fd()) }))?;
+    Ok(())
+}
+
+/// Takes an exclusive `flock` without waiting; `Ok(false)` when somebody else has it.
+///
+/// The lock belongs to the open file description, so a forked child that keeps the fd holds it too.
+pub fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: no pointers.
+    match check(i64::from(unsafe {
+        libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB)
+    })) {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// A close-on-exec pipe: (read end, write end).
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: fds has room for two descriptors.
+    check(i64::from(unsafe {
+        libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC)
+    }))?;
+    // SAFETY: both are fresh and owned by nobody else.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// A close-on-exec Unix socket pair of the given type.
+pub fn socketpair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: fds has room for two descriptors.
+    check(i64::from(unsafe {
+        libc::socketpair(
+            libc::AF_UNIX,
+            kind | libc::SOCK_CLOEXEC,
+            0,
+            fds.as_mut_ptr(),
+        )
+    }))?;
+    // SAFETY: both are fresh and owned by nobody else.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// Duplicates `fd` onto `target` (not close-on-exec), also when both are the same number.
+pub fn dup_onto(fd: RawFd, target: RawFd) -> io::Result<()> {
+    if fd == target {
+        // SAFETY: no pointers; clears close-on-exec, which dup2 to itself would leave.
+        check(i64::from(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }))?;
+    } else {
+        // SAFETY: no pointers; target is a number that the caller has set aside.
+        check(i64::from(unsafe { libc::dup2(fd, target) }))?;
+    }
+    Ok(())
+}
+
+/// A close-on-exec duplicate of `fd` numbered at least `lowest`.
+pub fn dup_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let raw = check(i64::from(unsafe {
+        libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest)
+    }))?;
+    // SAFETY: a fresh fd.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) })
+}
+
+/// Closes every fd from `first` on, whoever owns it.
+///
+/// Only for the first instructions of a process and for a forked child about to exec or to settle:
+/// the caller leaks or forgets every `OwnedFd` in that range.
+pub fn close_from(first: u32) -> io::Result<()> {
+    close_between(first, u32::MAX)
+}
+
+/// Closes every fd in `first..=last`.
+pub fn close_between(first: u32, last: u32) -> io::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: no pointers; double close is prevented by the contract above.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) })?;
+    Ok(())
+}
+
+/// Makes sure that fds 0 to 2 are open, so that nothing we open later lands there.
+pub fn ensure_standard_fds() -> io::Result<()> {
+    for n in 0..3 {
+        // SAFETY: no pointers.
+        if unsafe { libc::fcntl(n, libc::F_GETFD) } < 0 {
+            // SAFETY: constant path. The lowest free number is n, because all below are open.
+            let raw = check(i64::from(unsafe {
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR)
+            }))?;
+            if raw != i64::from(n) {
+                return Err(io::Error::from_raw_os_error(libc::EBADF));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes once; short writes are the caller's business.
+pub fn write(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the slice is valid for reads of its length.
+    check(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) } as i64).map(|n| n as usize)
+}
+
+/// Reads once.
+pub fn read(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        // SAFETY: the slice is valid for writes of its length.
+        match check(unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) } as i64) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(|n| n as usize),
+        }
+    }
+}
+
+/// Waits until one of `fds` is ready or has hung up; `timeout_ms` < 0 waits for ever.
+pub fn poll(fds: &mut [libc::pollfd], timeout_ms: i32) -> io::Result<usize> {
+    loop {
+        // SAFETY: the slice is valid for the call and its length is passed.
+        match check(i64::from(unsafe {
+            libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout_ms)
+        })) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(|n| n as usize),
+        }
+    }
+}
+
+/// `readlinkat` of a short link, as bytes.
+pub fn read_link(path: &CStr) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0u8; 4096];
+    // SAFETY: path is NUL-terminated; the buffer is valid for its length.
+    let n = check(unsafe {
+        libc::readlink(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
+    } as i64)? as usize;
+    if n == buffer.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    buffer.truncate(n);
+    Ok(buffer)
+}
+
+/// `unlinkat`; a missing name is no error.
+pub fn unlink_if_there(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: name is NUL-terminated.
+    match check(i64::from(unsafe {
+        libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), 0)
+    })) {
+        Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// `renameat` within one directory.
+pub fn rename(dir: BorrowedFd<'_>, from: &CStr, to: &CStr) -> io::Result<()> {
+    let raw = dir.as_raw_fd();
+    // SAFETY: both names are NUL-terminated.
+    check(i64::from(unsafe {
+        libc::renameat(raw, from.as_ptr(), raw, to.as_ptr())
+    }))?;
+    Ok(())
+}
+
+/// `chdir` by string; used once, for "/".
+pub fn chdir(path: &CStr) -> io::Result<()> {
+    // SAFETY: path is NUL-terminated.
+    check(i64::from(unsafe { libc::chdir(path.as_ptr()) }))?;
+    Ok(())
+}
+
+/// `fchdir`.
+pub fn fchdir(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(i64::from(unsafe { libc::fchdir(fd.as_raw_fd()) }))?;
+    Ok(())
+}
