@@ -15,10 +15,12 @@
 //! because every step before them needs a call that it forbids.
 #![forbid(unsafe_code)]
 
+pub mod bpf;
 pub mod devices;
 pub mod limits;
 pub mod mounts;
 pub mod namespaces;
+pub mod syscalls;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
