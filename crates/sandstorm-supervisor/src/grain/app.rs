@@ -1,0 +1,244 @@
+//! The app as a process: not started, running, ended, and why, told by init over the link.
+//!
+//! Trust: init's reports are bounded and decode or fail. The app is started at the first need.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use crate::error::Error;
+use crate::link::{Command, Link, Report};
+use crate::sys::process::Ended;
+
+/// How far the app has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// The sandbox is being built.
+    Building,
+    /// The sandbox stands and waits.
+    Ready,
+    Starting,
+    Running,
+    /// It is over, and this is why, in words.
+    Over(String),
+}
+
+/// Handle on the app behind init.
+pub struct App {
+    link: AsyncFd<Link>,
+    state: watch::Sender<State>,
+}
+
+/// A sandbox takes milliseconds; a machine in trouble, seconds.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl App {
+    /// Takes over the link; must run inside the runtime.
+    ///
+    /// # Errors
+    /// What registering the descriptor answers.
+    pub fn new(link: Link) -> io::Result<Rc<App>> {
+        crate::sys::fd::set_nonblocking(&link)?;
+        Ok(Rc::new(App {
+            link: AsyncFd::with_interest(link, Interest::READABLE)?,
+            state: watch::Sender::new(State::Building),
+        }))
+    }
+
+    async fn next_report(&self) -> io::Result<Option<Report>> {
+        loop {
+            let mut ready = self.link.readable().await?;
+            match ready.try_io(|link| link.get_ref().next_report()) {
+                Ok(result) => return result,
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// Waits until the sandbox stands. The text is for the log.
+    ///
+    /// # Errors
+    /// `Sandbox` with the step that failed inside.
+    pub async fn built(&self) -> Result<String, Error> {
+        let sandbox = |step: String, source: io::Error| Error::Sandbox {
+            step,
+            source,
+            advice: String::new(),
+        };
+        let report = tokio::time::timeout(BUILD_TIMEOUT, self.next_report())
+            .await
+            .map_err(|_| {
+                sandbox(
+                    "finish the sandbox in time".into(),
+                    io::ErrorKind::TimedOut.into(),
+                )
+            })?
+            .map_err(|e| sandbox("hear from init".into(), e))?;
+        match report {
+            Some(Report::Ready(notes)) => {
+                self.state.send_replace(State::Ready);
+                Ok(notes)
+            }
+            Some(Report::Failed { step, errno }) => {
+                Err(sandbox(step, io::Error::from_raw_os_error(errno)))
+            }
+            _ => Err(sandbox(
+                "hear from init, which ended early".into(),
+                io::ErrorKind::UnexpectedEof.into(),
+            )),
+        }
+    }
+
+    /// Follows init's reports until it is over; returns why.
+    pub async fn follow(&self) -> String {
+        let why = loop {
+            match self.next_report().await {
+                Ok(Some(Report::Started)) => {
+                    self.state.send_replace(State::Running);
+                }
+                Ok(Some(Report::NotStarted(text))) => break text,
+                Ok(Some(Report::Ended(ended))) => break in_words(ended),
+                Ok(Some(_)) => {}
+                Ok(None) => break "the grain's processes were killed from outside".to_owned(),
+                Err(e) => break format!("init sent what cannot be understood ({e})"),
+            }
+        };
+        self.state.send_replace(State::Over(why.clone()));
+        why
+    }
+
+    /// Starts the app if it is not running; returns when its exec has succeeded.
+    ///
+    /// # Errors
+    /// `failed` with words for the person who opened the grain.
+    pub async fn ensure_started(&self) -> Result<(), capnp::Error> {
+        let mut state = self.state.subscribe();
+        loop {
+            let now = state.borrow_and_update().clone();
+            match now {
+                State::Running => return Ok(()),
+                State::Over(why) => return Err(capnp::Error::failed(why)),
+                State::Ready => {
+                    self.state.send_replace(State::Starting);
+                    self.link
+                        .get_ref()
+                        .send(&Command::Start)
+                        .map_err(|e| capnp::Error::failed(format!("init is gone: {e}")))?;
+                }
+                State::Building | State::Starting => {
+                    if state.changed().await.is_err() {
+                        return Err(capnp::Error::failed("the grain is ending".into()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Why the app is over, when it is.
+    pub fn over(&self) -> Option<String> {
+        match &*self.state.borrow() {
+            State::Over(why) => Some(why.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// How a process ended, for people.
+pub fn in_words(ended: Ended) -> String {
+    match ended {
+        Ended::Status(0) => "the app ended by itself (exit status 0)".into(),
+        Ended::Status(n) => format!("the app ended with exit status {n}"),
+        Ended::Signal(n) => {
+            let (name, meaning) = match n {
+                libc::SIGABRT => ("SIGABRT", ": it stopped itself, usually after an error that it printed"),
+                libc::SIGSEGV => ("SIGSEGV", ": it read or wrote memory that is not there"),
+                libc::SIGBUS => ("SIGBUS", ": it read or wrote memory that is not there, or /tmp is full"),
+                libc::SIGILL => ("SIGILL", ": an instruction that this processor does not know"),
+                libc::SIGFPE => ("SIGFPE", ": an impossible calculation"),
+                libc::SIGKILL => ("SIGKILL", ": by the system, usually because memory ran out"),
+                libc::SIGSYS => ("SIGSYS", ": it made a call of a foreign architecture"),
+                libc::SIGTERM => ("SIGTERM", ""),
+                libc::SIGPIPE => ("SIGPIPE", ": it wrote to a closed pipe"),
+                libc::SIGXFSZ => ("SIGXFSZ", ": it wrote past its disk limit"),
+                _ => ("", ""),
+            };
+            if name.is_empty() {
+                format!("the app was ended by signal {n}")
+            } else {
+                format!("the app was ended by signal {n} ({name}{meaning})")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Rc<App>, Link) {
+        let (ours, theirs) = Link::pair().unwrap();
+        (App::new(ours).unwrap(), theirs)
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_app_starts_once_and_waits_for_exec() {
+        let (app, init) = pair();
+        init.report(&Report::Ready("note".into())).unwrap();
+        assert_eq!(app.built().await.unwrap(), "note");
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let follower = {
+                    let app = app.clone();
+                    tokio::task::spawn_local(async move { app.follow().await })
+                };
+                let first = {
+                    let app = app.clone();
+                    tokio::task::spawn_local(async move { app.ensure_started().await })
+                };
+                let second = {
+                    let app = app.clone();
+                    tokio::task::spawn_local(async move { app.ensure_started().await })
+                };
+                tokio::task::yield_now().await;
+                assert_eq!(init.command().unwrap(), Some(Command::Start));
+                assert!(!first.is_finished() && !second.is_finished());
+                init.report(&Report::Started).unwrap();
+                first.await.unwrap().unwrap();
+                second.await.unwrap().unwrap();
+                init.report(&Report::Ended(Ended::Status(3))).unwrap();
+                assert!(follower.await.unwrap().contains("exit status 3"));
+                assert!(app.over().unwrap().contains("exit status 3"));
+                assert!(app.ensure_started().await.is_err());
+            })
+            .await;
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_failed_step_is_named() {
+        let (app, init) = pair();
+        init.report(&Report::Failed {
+            step: "attach /dev".into(),
+            errno: libc::EPERM,
+        })
+        .unwrap();
+        let text = app.built().await.unwrap_err().to_string();
+        assert!(text.contains("attach /dev") && text.contains("not permitted"));
+        let (app, init) = pair();
+        drop(init);
+        assert!(app.built().await.is_err());
+    }
+
+    #[test]
+    fn endings_have_words() {
+        assert!(in_words(Ended::Signal(9)).contains("SIGKILL"));
+        assert!(in_words(Ended::Signal(11)).contains("SIGSEGV"));
+        assert_eq!(in_words(Ended::Signal(35)), "the app was ended by signal 35");
+        assert!(in_words(Ended::Status(0)).contains("by itself"));
+    }
+}

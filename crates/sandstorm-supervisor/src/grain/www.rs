@@ -1,0 +1,100 @@
+//! Files of `sandbox/www`, served without starting the app.
+//!
+//! Trust: the tree is the app's. No link may lead out of `www`, which the kernel sees to
+//! (`RESOLVE_BENEATH`); special files are not there.
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::sys::fd;
+
+/// What stands at a path.
+#[derive(Debug)]
+pub enum Found {
+    /// An open regular file and its size in bytes.
+    File(File, u64),
+    Directory,
+    Nothing,
+}
+
+/// Links inside `www` are followed, out of it never; magic links do not exist there.
+const WITHIN: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_XDEV;
+
+/// Looks up `path` (relative to `www`, leading slashes ignored).
+///
+/// # Errors
+/// Only for trouble that is not the path's, such as too many open files.
+pub fn find(grain: &OwnedFd, path: &str) -> io::Result<Found> {
+    let Ok(www) = fd::openat2(
+        grain.as_fd(),
+        c"sandbox/www",
+        libc::O_PATH | libc::O_DIRECTORY,
+        0,
+        fd::BENEATH,
+    ) else {
+        return Ok(Found::Nothing);
+    };
+    let relative = path.trim_start_matches('/');
+    if relative.is_empty() {
+        return Ok(Found::Directory);
+    }
+    let Ok(relative) = CString::new(relative) else {
+        return Ok(Found::Nothing);
+    };
+    // Not blocking on a FIFO that the app put there.
+    let opened = match fd::openat2(
+        www.as_fd(),
+        &relative,
+        libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY,
+        0,
+        WITHIN,
+    ) {
+        Ok(opened) => opened,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+            return Err(e);
+        }
+        Err(_) => return Ok(Found::Nothing),
+    };
+    let stat = fd::stat(opened.as_fd())?;
+    Ok(match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG => Found::File(File::from(opened), u64::try_from(stat.st_size).unwrap_or(0)),
+        libc::S_IFDIR => Found::Directory,
+        _ => Found::Nothing,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn nothing_outside_www_can_be_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let www = dir.path().join("sandbox/www");
+        std::fs::create_dir_all(www.join("sub")).unwrap();
+        std::fs::write(www.join("index.html"), b"hi").unwrap();
+        std::fs::write(dir.path().join("sandbox/secret"), b"no").unwrap();
+        symlink("index.html", www.join("inside")).unwrap();
+        symlink("../secret", www.join("outside")).unwrap();
+        symlink("/etc/passwd", www.join("absolute")).unwrap();
+        nix::sys::stat::mknod(
+            &www.join("fifo"),
+            nix::sys::stat::SFlag::S_IFIFO,
+            nix::sys::stat::Mode::S_IRUSR,
+            0,
+        )
+        .unwrap();
+        let grain = OwnedFd::from(File::open(dir.path()).unwrap());
+        let is_file = |path| matches!(find(&grain, path).unwrap(), Found::File(_, 2));
+        assert!(is_file("index.html") && is_file("/index.html") && is_file("inside"));
+        assert!(matches!(find(&grain, "sub").unwrap(), Found::Directory));
+        assert!(matches!(find(&grain, "").unwrap(), Found::Directory));
+        for path in ["outside", "absolute", "../secret", "sub/../../secret", "fifo", "nope", "a\0b"] {
+            assert!(matches!(find(&grain, path).unwrap(), Found::Nothing), "{path:?}");
+        }
+    }
+}
