@@ -14,12 +14,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 pub use crate::link::{Command, Link, Report};
 
 use crate::home::GrainDirs;
+use crate::sandbox::bpf;
 use crate::sandbox::limits::Limits;
 use crate::sandbox::mounts::{self, Trees};
 use crate::sandbox::namespaces::{self, INSIDE_ID};
 use crate::sandbox::{StepError, limit_self, step};
 use crate::slot::Slot;
-use crate::sys::process::{self, Ended, Forked, SingleThread};
+use crate::sys::process::{self, Forked, SingleThread};
 use crate::sys::{creds, fd, signal};
 
 /// What the forked child starts with.
@@ -78,7 +79,7 @@ pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
         Ok(Some(Command::Build)) => {}
         _ => process::exit_now(0),
     }
-    match build(&kept, config.trees, own_uid, config.dirs, config.limits) {
+    match build(&kept, config.trees, config.dirs, config.limits) {
         Ok((signals, notes)) => {
             if kept.link.report(&Report::Ready(notes)).is_err() {
                 process::exit_now(0);
@@ -123,7 +124,6 @@ fn keep(config: &Config<'_>) -> io::Result<Kept> {
 fn build(
     kept: &Kept,
     trees: Option<Trees>,
-    own_uid: bool,
     dirs: &GrainDirs,
     limits: &Limits,
 ) -> Result<(OwnedFd, String), StepError> {
@@ -189,7 +189,12 @@ fn build(
     let blocked: Vec<i32> = FORWARDED.iter().copied().chain([libc::SIGCHLD]).collect();
     step("block signals", signal::set_mask(&blocked))?;
     let signals = step("make a signalfd", signal::signalfd(&blocked))?;
-    let _ = own_uid;
+    // Last of all: every step above needs a call that the filter refuses. Init lives under it too.
+    let program = bpf::app_program().ok_or((
+        "compile the filter",
+        io::Error::from_raw_os_error(libc::E2BIG),
+    ))?;
+    step("install the filter", process::install_filter(&program))?;
     Ok((signals, notes.join("\n")))
 }
 

@@ -168,6 +168,12 @@ impl AsFd for Link {
     }
 }
 
+impl From<Link> for OwnedFd {
+    fn from(link: Link) -> OwnedFd {
+        link.0
+    }
+}
+
 impl AsRawFd for Link {
     fn as_raw_fd(&self) -> i32 {
         self.0.as_raw_fd()

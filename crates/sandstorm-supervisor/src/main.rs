@@ -7,12 +7,15 @@
 mod args;
 mod error;
 mod explain;
+mod grain;
 mod harden;
 mod home;
 mod identity;
 mod init;
 mod link;
+mod rpc;
 mod sandbox;
+mod serve;
 mod slot;
 mod sys;
 
@@ -54,22 +57,15 @@ fn start(one_thread: SingleThread, args: &Args) -> Result<(), Error> {
     match home::take_turn(&dirs)? {
         Turn::Theirs(_stream) => {
             identity::give_up(identity.privileged, identity.caller)?;
-            println!("Already running...");
+            serve::announce("Already running...\n");
             Ok(())
         }
         Turn::Ours(lock) => {
             let sandbox = sandbox::enter(&one_thread, &identity, &dirs, lock, args)?;
             identity::give_up(identity.privileged, identity.caller)?;
-            println!("{:?}", sandbox.notes);
-            println!("{:?}", sandbox.link.next_report());
-            let _ = sandbox.link.send(&link::Command::Start);
-            println!("{:?}", sandbox.link.next_report());
-            let mut b = [0; 4096];
-            use std::os::fd::AsRawFd;
-            let n = sys::fd::read(sandbox.output.as_raw_fd(), &mut b).unwrap();
-            println!("{}", String::from_utf8_lossy(&b[..n]));
-            println!("{:?}", sandbox.link.next_report());
-            Ok(())
+            // From here on there may be helpers such as an async runtime.
+            drop(one_thread);
+            serve::run(sandbox, dirs, args, identity.caller)
         }
     }
 }

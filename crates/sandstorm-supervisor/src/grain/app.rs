@@ -7,7 +7,6 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
@@ -45,7 +44,7 @@ impl App {
     pub fn new(link: Link) -> io::Result<Rc<App>> {
         crate::sys::fd::set_nonblocking(&link)?;
         Ok(Rc::new(App {
-            link: AsyncFd::with_interest(link, Interest::READABLE)?,
+            link: crate::sys::fd::watch_readable(link)?,
             state: watch::Sender::new(State::Building),
         }))
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::check;
 
@@ -295,4 +295,31 @@ pub fn fchdir(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers.
     check(i64::from(unsafe { libc::fchdir(fd.as_raw_fd()) }))?;
     Ok(())
+}
+
+/// Sets O_NONBLOCK.
+pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+    let raw = fd.as_fd().as_raw_fd();
+    // SAFETY: no pointers.
+    let flags = check(i64::from(unsafe { libc::fcntl(raw, libc::F_GETFL) }))? as i32;
+    // SAFETY: no pointers.
+    check(i64::from(unsafe {
+        libc::fcntl(raw, libc::F_SETFL, flags | libc::O_NONBLOCK)
+    }))?;
+    Ok(())
+}
+
+/// Watches a descriptor's readability in the current runtime.
+///
+/// # Errors
+/// What epoll answers.
+pub fn watch_readable<T: AsRawFd + Into<OwnedFd>>(
+    owner: T,
+) -> io::Result<tokio::io::unix::AsyncFd<T>> {
+    // SAFETY: `T` owns its descriptor (it can be turned into an OwnedFd), so the number stays open
+    // and the same for as long as the registration holds `owner`.
+    let registered = unsafe {
+        tokio::io::unix::AsyncFd::register_with_interest(owner, tokio::io::Interest::READABLE)
+    };
+    registered.map_err(io::Error::from)
 }

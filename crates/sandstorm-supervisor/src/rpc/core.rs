@@ -1,0 +1,40 @@
+//! The way to the system: the `SandstormCore` that the shell hands over with `keepAlive`.
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+
+use sandstorm_schema::supervisor_capnp::sandstorm_core;
+use tokio::sync::watch;
+
+/// Holds the newest core; calls that need one wait until there is one.
+pub struct CoreSlot(watch::Sender<Option<sandstorm_core::Client>>);
+
+impl CoreSlot {
+    pub fn new() -> Rc<CoreSlot> {
+        Rc::new(CoreSlot(watch::Sender::new(None)))
+    }
+
+    /// Replaces the core; a restarted shell brings its own.
+    pub fn set(&self, core: sandstorm_core::Client) {
+        self.0.send_replace(Some(core));
+    }
+
+    /// The present core, or the first one that comes.
+    ///
+    /// # Errors
+    /// Never in practice: the slot outlives its users.
+    pub async fn get(&self) -> Result<sandstorm_core::Client, capnp::Error> {
+        let mut slot = self.0.subscribe();
+        let core = slot
+            .wait_for(Option::is_some)
+            .await
+            .map_err(|_| capnp::Error::disconnected("the grain is ending".into()))?;
+        core.clone()
+            .ok_or_else(|| capnp::Error::disconnected("the grain is ending".into()))
+    }
+
+    /// The present core, if there is one.
+    pub fn now(&self) -> Option<sandstorm_core::Client> {
+        self.0.borrow().clone()
+    }
+}

@@ -1,0 +1,6 @@
+//! The interfaces that the supervisor exports, one a file.
+
+pub mod core;
+pub mod log_watch;
+pub mod sandstorm_api;
+pub mod supervisor;

@@ -1,0 +1,230 @@
+//! The unprivileged life of the supervisor: socket, connections, the app's RPC, and the end.
+//!
+//! Trust: everything here runs after the last privilege is gone. Connections on the socket come
+//! from the shell (checked by the kernel's peer credentials); the app's end is hostile and guarded.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use sandstorm_schema::grain_capnp::sandstorm_api;
+use sandstorm_schema::rpc::connect::{self, GuardLimits, Trust, Vat};
+use sandstorm_schema::supervisor_capnp::supervisor;
+use tokio::net::{UnixListener, UnixStream, unix::pipe};
+use tokio::sync::Notify;
+
+use crate::args::Args;
+use crate::error::Error;
+use crate::grain::app::App;
+use crate::grain::life::Life;
+use crate::grain::log::{self, Log};
+use crate::grain::storage;
+use crate::home::GrainDirs;
+use crate::identity::Caller;
+use crate::rpc::core::CoreSlot;
+use crate::rpc::sandstorm_api::SandstormApiImpl;
+use crate::rpc::supervisor::{Grain, SupervisorImpl};
+use crate::sandbox::Sandbox;
+use crate::sys::fd;
+
+/// Connections on the socket at once: a shell, its restarted successor, tools.
+const MAX_CONNECTIONS: usize = 64;
+/// After the app closed fd 3, how long its exit status is waited for.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
+/// How long the end may take to collect the app's last output and tell the callers.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Why the grain ends.
+enum End {
+    /// Asked for, or nobody wants it: exit status 0.
+    Wanted(&'static str),
+    /// The app is over, by itself.
+    App(String),
+}
+
+/// Serves the grain until its end.
+///
+/// # Errors
+/// `Sandbox` when it could not be built, `App` when the app could not be started or ended.
+pub fn run(sandbox: Sandbox, dirs: GrainDirs, args: &Args, caller: Caller) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(Error::kernel("make the async runtime"))?;
+    let local = tokio::task::LocalSet::new();
+    let result = local.block_on(&runtime, serve(sandbox, dirs, args, caller));
+    // No task may outlive this: aborting RPC systems without their disconnectors leaks nothing
+    // once the process ends, which is next.
+    result
+}
+
+async fn serve(
+    sandbox: Sandbox,
+    dirs: GrainDirs,
+    args: &Args,
+    caller: Caller,
+) -> Result<(), Error> {
+    let storage_error = |action: &'static str| {
+        let path = dirs
+            .home_path
+            .join("grains")
+            .join(&*dirs.grain_name.to_string_lossy());
+        move |source: io::Error| Error::Storage {
+            action,
+            path,
+            source,
+        }
+    };
+    let duplicate = || dirs.grain.try_clone().map_err(Error::kernel("duplicate a descriptor"));
+    let log = Log::open(duplicate()?, args.limits.log).map_err(storage_error("open the log of"))?;
+    let app = App::new(sandbox.link).map_err(Error::kernel("listen to init"))?;
+    let listener = bind(&dirs.grain).map_err(storage_error("make the socket of"))?;
+    let output = pipe::Receiver::from_owned_fd(sandbox.output)
+        .map_err(Error::kernel("read the log pipe"))?;
+
+    for note in &sandbox.notes {
+        log.note(note);
+    }
+    match app.built().await {
+        Ok(notes) if notes.is_empty() => {}
+        Ok(notes) => log.note(&notes),
+        Err(error) => {
+            log.note(&error.to_string());
+            return Err(error);
+        }
+    }
+    let pump = {
+        let log = log.clone();
+        tokio::task::spawn_local(async move { log::pump(&log, output).await })
+    };
+
+    let life = Life::new(args.idle);
+    let core = CoreSlot::new();
+    let api: sandstorm_api::Client<capnp::any_pointer::Owned> =
+        capnp_rpc::new_client(SandstormApiImpl {
+            grain_id: dirs.grain_name.to_string_lossy().into_owned(),
+            core: core.clone(),
+            life: life.clone(),
+            log: log.clone(),
+        });
+    let app_stream = std::os::unix::net::UnixStream::from(sandbox.app);
+    let app_stream = app_stream
+        .set_nonblocking(true)
+        .and_then(|()| UnixStream::from_std(app_stream))
+        .map_err(Error::kernel("use the app's socket"))?;
+    let app_vat = Vat::spawn(
+        app_stream,
+        Side::Server,
+        Some(api.client),
+        Trust::Hostile(GuardLimits::default()),
+    );
+    let grain = Rc::new(Grain {
+        app: app.clone(),
+        view: app_vat.bootstrap(),
+        core: core.clone(),
+        life: life.clone(),
+        log: log.clone(),
+        dir: duplicate()?,
+        shutdown: Notify::new(),
+        watchers: Rc::new(()),
+    });
+    let sizes = tokio::task::spawn_local(report_sizes(duplicate()?, core));
+    let accepting = tokio::task::spawn_local(accept(listener, grain.clone(), caller));
+
+    announce("Listening...\n");
+
+    let end = tokio::select! {
+        () = grain.shutdown.notified() => End::Wanted("shut down as asked"),
+        () = life.ended() => End::Wanted("nobody uses the grain: falling asleep"),
+        why = app.follow() => End::App(why),
+        _ = app_vat.closed() => {
+            // Its exit status says more than the closed connection.
+            let why = tokio::time::timeout(EXIT_GRACE, app.follow()).await;
+            End::App(why.unwrap_or_else(|_| "the app closed its connection (fd 3)".into()))
+        }
+    };
+    accepting.abort();
+    sizes.abort();
+    let result = match end {
+        End::Wanted(why) => {
+            log.note(why);
+            Ok(())
+        }
+        End::App(why) => {
+            log.note(&why);
+            Err(Error::App(why))
+        }
+    };
+    let _ = fd::unlink_if_there(dirs.grain.as_fd(), c"socket");
+    // Calls that wait for the app hear that it is gone.
+    let _ = tokio::time::timeout(LAST_WORDS, app_vat.disconnect()).await;
+    // Closing the link ends init and with it every process of the grain; then the pipe ends too.
+    drop(grain);
+    drop(app);
+    let _ = tokio::time::timeout(LAST_WORDS, pump).await;
+    result
+}
+
+fn bind(dir: &OwnedFd) -> io::Result<UnixListener> {
+    // Ours by the lock: whatever is there is the remains of a supervisor that was killed.
+    fd::unlink_if_there(dir.as_fd(), c"socket")?;
+    connect::bind_at(dir.as_fd(), "socket")
+}
+
+/// Takes connections from the server's user (and root) for ever.
+async fn accept(listener: UnixListener, grain: Rc<Grain>, caller: Caller) {
+    let open = Rc::new(());
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(_) => {
+                // Out of descriptors, say. Not a reason to end, nor to spin.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let allowed = stream
+            .peer_cred()
+            .is_ok_and(|peer| peer.uid() == caller.uid || peer.uid() == 0);
+        if !allowed || Rc::strong_count(&open) > MAX_CONNECTIONS {
+            continue;
+        }
+        let client: supervisor::Client = capnp_rpc::new_client(SupervisorImpl(grain.clone()));
+        let vat = Vat::spawn(stream, Side::Server, Some(client.client), Trust::Peer);
+        let token = open.clone();
+        tokio::task::spawn_local(async move {
+            let _ = vat.closed().await;
+            vat.disconnect().await;
+            drop(token);
+        });
+    }
+}
+
+/// Tells the system what the grain takes on disk, whenever it changes.
+async fn report_sizes(dir: OwnedFd, core: Rc<CoreSlot>) {
+    storage::watch(dir, async |usage| {
+        let Ok(core) = core.get().await else { return };
+        let mut request = core.report_grain_size_request();
+        request.get().set_bytes(usage.bytes);
+        // A core of a shell that is gone; the next one is told when the size changes again.
+        let _ = request.send().promise.await;
+    })
+    .await;
+}
+
+/// A line on stdout for whoever started us, who may not be reading.
+pub fn announce(line: &str) {
+    let mut stdout = [libc::pollfd {
+        fd: 1,
+        events: libc::POLLOUT,
+        revents: 0,
+    }];
+    if fd::poll(&mut stdout, 5000).is_ok_and(|n| n == 1) && stdout[0].revents & libc::POLLOUT != 0 {
+        let _ = io::stdout().write_all(line.as_bytes());
+        let _ = io::stdout().flush();
+    }
+}
