@@ -20,6 +20,7 @@ pub mod install;
 pub mod processes;
 pub mod server;
 pub mod skip;
+pub mod supervisor;
 pub mod wait;
 
 pub use http::{Answer, Client};

@@ -1,0 +1,364 @@
+//! The real supervisor in both of its modes, without a shell: start, serve, sleep, die, refuse.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use sandstorm_tests::supervisor::{Bench, PACKAGE, on_one_thread, within};
+use sandstorm_tests::{Mode, eventually, processes};
+
+const GRAIN: &str = "TestGrain123456789abcd";
+
+/// Each story runs in both modes.
+macro_rules! in_both_modes {
+    ($($name:ident)*) => {
+        mod setuid { $(#[test] fn $name() -> anyhow::Result<()> { super::in_mode(super::Mode::Setuid, super::$name) })* }
+        mod userns { $(#[test] fn $name() -> anyhow::Result<()> { super::in_mode(super::Mode::UserNamespace, super::$name) })* }
+    };
+}
+
+fn in_mode(mode: Mode, story: fn(&Bench) -> Result<()>) -> Result<()> {
+    match Bench::new(mode)? {
+        Some(bench) => story(&bench),
+        None => Ok(()),
+    }
+}
+
+in_both_modes! {
+    what_is_stored_is_there_after_sleep
+    a_second_start_joins_the_first
+    killing_the_supervisor_leaves_nothing
+    a_grain_nobody_wants_falls_asleep
+    the_app_sees_the_contract_and_nothing_else
+    a_failed_start_says_what_is_missing
+    how_the_app_ended_is_told
+    a_flood_of_output_is_capped
+    the_log_can_be_watched
+    published_files_are_served_without_the_app
+    wrong_owners_and_modes_are_refused
+    a_start_costs_milliseconds
+}
+
+fn what_is_stored_is_there_after_sleep(bench: &Bench) -> Result<()> {
+    let mut running = bench.start(&["--new"], GRAIN)?;
+    on_one_thread(async {
+        let grain = running.connect().await?;
+        let session = grain.session("Ada").await?;
+        ensure!(session.get("/").await?.contains("Ada (abab"));
+        ensure!(session.post("first words").await? == "stored 1\n");
+        ensure!(session.get("/text").await? == "first words");
+        // Its success is the disconnect.
+        let answer = within(grain.supervisor.shutdown_request().send().promise).await;
+        ensure!(answer.is_err(), "shutdown answered");
+        Ok(())
+    })?;
+    ensure!(running.exit_within(Duration::from_secs(3))?.code() == Some(0));
+    ensure!(running.log().contains("shut down as asked"), "{}", running.log());
+    let stored = fs::metadata(bench.installation.grain_dir(GRAIN).join("sandbox/text"))?;
+    ensure!(stored.uid() == bench.installation.uid, "owner on disk is {}", stored.uid());
+
+    let again = bench.start(&[], GRAIN)?;
+    on_one_thread(async {
+        let session = again.connect().await?.session("Ada").await?;
+        ensure!(session.get("/text").await? == "first words");
+        ensure!(session.get("/count").await? == "1");
+        Ok(())
+    })?;
+    let new = bench.refused(&["--new"], PACKAGE, GRAIN);
+    drop(again);
+    let new = new?;
+    ensure!(new.status == Some(5) && new.stderr.contains("exists already"), "{new:?}");
+    let missing = bench.refused(&[], PACKAGE, "NoSuchGrain123")?;
+    ensure!(missing.status == Some(5) && missing.stderr.contains("--new"), "{missing:?}");
+    Ok(())
+}
+
+fn a_second_start_joins_the_first(bench: &Bench) -> Result<()> {
+    let first = bench.start(&["--new"], GRAIN)?;
+    for _ in 0..3 {
+        let second = bench.command(&[], PACKAGE, GRAIN, &["/app"]).output()?;
+        ensure!(second.status.code() == Some(0), "{second:?}");
+        ensure!(second.stdout == b"Already running...\n", "{second:?}");
+    }
+    on_one_thread(async { first.connect().await?.keep_alive().await })?;
+
+    // Many at once on a sleeping grain: one serves, the others join it.
+    drop(first);
+    let mut starts = Vec::new();
+    for _ in 0..8 {
+        starts.push(bench.command(&["--idle-seconds", "20"], PACKAGE, GRAIN, &["/app"]).spawn()?);
+    }
+    let mut lines = Vec::new();
+    for start in &mut starts {
+        use std::io::BufRead;
+        let mut line = String::new();
+        let stdout = start.stdout.take().context("piped")?;
+        std::io::BufReader::new(stdout).read_line(&mut line)?;
+        lines.push(line);
+    }
+    let served = lines.iter().filter(|l| *l == "Listening...\n").count();
+    let joined = lines.iter().filter(|l| *l == "Already running...\n").count();
+    for start in &mut starts {
+        let _ = start.kill();
+        let _ = start.wait();
+    }
+    ensure!((served, joined) == (1, 7), "{lines:?}");
+    Ok(())
+}
+
+fn killing_the_supervisor_leaves_nothing(bench: &Bench) -> Result<()> {
+    let running = bench.start(&["--new"], GRAIN)?;
+    on_one_thread(async {
+        let session = running.connect().await?.session("Ada").await?;
+        for _ in 0..3 {
+            session.get("/spawn").await?;
+        }
+        Ok(())
+    })?;
+    let inside: Vec<i32> = running.inside().iter().map(|p| p.pid).collect();
+    ensure!(inside.len() == 5, "init, the app and three helpers, not {inside:?}");
+    processes::kill(running.pid());
+    eventually("the end of every process of the grain", Duration::from_secs(1), || {
+        let left = processes::all().into_iter().any(|p| inside.contains(&p.pid));
+        (!left).then_some(())
+    })?;
+    // And a new start meets no old writer, nor a stale socket.
+    let again = bench.start(&[], GRAIN)?;
+    on_one_thread(async { again.connect().await?.keep_alive().await })
+}
+
+fn a_grain_nobody_wants_falls_asleep(bench: &Bench) -> Result<()> {
+    let mut running = bench.start(&["--new", "--idle-seconds", "2"], GRAIN)?;
+    let started = Instant::now();
+    on_one_thread(async {
+        let grain = running.connect().await?;
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            grain.keep_alive().await?;
+        }
+        Ok(())
+    })?;
+    ensure!(running.exit_within(Duration::from_secs(6))?.code() == Some(0));
+    ensure!(started.elapsed() >= Duration::from_millis(4900), "{:?}", started.elapsed());
+    ensure!(running.log().contains("falling asleep"), "{}", running.log());
+    ensure!(!running.grain_dir.join("socket").exists(), "the socket was left over");
+    Ok(())
+}
+
+fn the_app_sees_the_contract_and_nothing_else(bench: &Bench) -> Result<()> {
+    let options = ["--new", "-e", "A=1", "-e", "LANG=C.UTF-8"];
+    let running = bench.start(&options, GRAIN)?;
+    on_one_thread(async {
+        let session = running.connect().await?.session("Ada").await?;
+        ensure!(session.get("/env").await? == "A=1\nLANG=C.UTF-8\n");
+        let fds = session.get("/fds").await?;
+        // 0 to 3 as handed over; the app's own runtime has some above.
+        ensure!(fds.starts_with("0\n1\n2\n3\n"), "{fds}");
+        Ok(())
+    })?;
+    for process in running.inside() {
+        let status = fs::read_to_string(format!("/proc/{}/status", process.pid))?;
+        let field = |name: &str| {
+            status
+                .lines()
+                .find_map(|l| l.strip_prefix(name))
+                .map(|v| v.trim().to_owned())
+                .unwrap_or_default()
+        };
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            ensure!(field(set) == "0000000000000000", "{set} {}", field(set));
+        }
+        ensure!(field("NoNewPrivs:") == "1" && field("Seccomp:") == "2");
+        let uid = field("Uid:");
+        match bench.installation.mode {
+            Mode::Setuid => ensure!(uid.starts_with("16106"), "a uid of its own: {uid}"),
+            Mode::UserNamespace => {
+                ensure!(uid.starts_with(&bench.installation.uid.to_string()), "{uid}");
+            }
+        }
+    }
+    // The supervisor itself keeps nothing either.
+    let status = fs::read_to_string(format!("/proc/{}/status", running.pid()))?;
+    ensure!(status.contains("NoNewPrivs:\t1") && status.contains("CapEff:\t0000000000000000"));
+    ensure!(status.contains("CapPrm:\t0000000000000000"), "{status}");
+    Ok(())
+}
+
+fn a_failed_start_says_what_is_missing(bench: &Bench) -> Result<()> {
+    let package = bench.home().join("apps").join(PACKAGE);
+    fs::write(package.join("script"), "#!/bin/nowhere\n")?;
+    fs::set_permissions(package.join("script"), fs::Permissions::from_mode(0o755))?;
+    fs::write(package.join("text"), "hello")?;
+    fs::set_permissions(package.join("text"), fs::Permissions::from_mode(0o755))?;
+    fs::write(package.join("data"), "hello")?;
+    let cases = [
+        ("/no/such/program", "/no/such/program is missing from the package"),
+        ("/script", "interpreter that it needs (/bin/nowhere) is missing"),
+        ("/text", "not a program for this machine"),
+        ("/data", "not executable"),
+    ];
+    for (n, (program, words)) in cases.iter().enumerate() {
+        let grain = format!("{GRAIN}{n}");
+        let mut running = bench.start_app(&["--new"], PACKAGE, &grain, &[program])?;
+        let told = on_one_thread(async {
+            let grain = running.connect().await?;
+            Ok(grain.view().await.map(|_| ()).unwrap_err().to_string())
+        })?;
+        ensure!(told.contains(words), "{program}: {told}");
+        ensure!(running.exit_within(Duration::from_secs(3))?.code() == Some(1));
+        ensure!(running.log().contains(words), "{}", running.log());
+    }
+    Ok(())
+}
+
+fn how_the_app_ended_is_told(bench: &Bench) -> Result<()> {
+    for (n, (path, words)) in
+        [("/exit?status=3", "exit status 3"), ("/abort", "SIGABRT"), ("/exit?status=0", "exit status 0")]
+            .iter()
+            .enumerate()
+    {
+        let grain = format!("{GRAIN}{n}");
+        let mut running = bench.start(&["--new"], &grain)?;
+        on_one_thread(async {
+            let session = running.connect().await?.session("Ada").await?;
+            ensure!(session.get(path).await.is_err(), "the app answered while it died");
+            Ok(())
+        })?;
+        ensure!(running.exit_within(Duration::from_secs(3))?.code() == Some(1));
+        ensure!(running.log().contains(words), "{path}: {}", running.log());
+    }
+    Ok(())
+}
+
+fn a_flood_of_output_is_capped(bench: &Bench) -> Result<()> {
+    let running = bench.start(&["--new"], GRAIN)?;
+    on_one_thread(async {
+        let session = running.connect().await?.session("Ada").await?;
+        let started = Instant::now();
+        session.get("/log?mib=4").await?;
+        // A megabyte at once, then a megabyte a second.
+        ensure!(started.elapsed() > Duration::from_secs(2), "{:?}", started.elapsed());
+        Ok(())
+    })?;
+    let size = |name: &str| fs::metadata(running.grain_dir.join(name)).map_or(0, |m| m.len());
+    ensure!(size("log") <= 600 << 10, "log has {}", size("log"));
+    ensure!(size("log.1") <= 600 << 10, "log.1 has {}", size("log.1"));
+    ensure!(size("log.1") >= 400 << 10, "log.1 has {}", size("log.1"));
+    Ok(())
+}
+
+fn the_log_can_be_watched(bench: &Bench) -> Result<()> {
+    let running = bench.start(&["--new"], GRAIN)?;
+    on_one_thread(async {
+        let grain = running.connect().await?;
+        let session = grain.session("Ada").await?;
+        let (stream, mut receiver) = sandstorm_schema::rpc::body::pipe();
+        let mut request = grain.supervisor.watch_log_request();
+        request.get().set_backlog_amount(10_000);
+        request.get().set_stream(stream);
+        let response = within(request.send().promise).await?;
+        let handle = response.get()?.get_handle()?;
+        let mut seen = String::new();
+        let mut read_until = async |what: &str| -> Result<()> {
+            while !seen.contains(what) {
+                let chunk = tokio::time::timeout(Duration::from_secs(5), receiver.next())
+                    .await
+                    .with_context(|| format!("no {what:?} in {seen:?}"))?
+                    .context("the stream ended")??;
+                seen.push_str(&String::from_utf8_lossy(&chunk));
+            }
+            Ok(())
+        };
+        read_until("native app: ready").await?;
+        let mut big = String::new();
+        for _ in 0..2 {
+            big = session.get("/log?mib=1").await?;
+        }
+        ensure!(big == "logged");
+        read_until("000000000000000000000016000").await?;
+        drop(handle);
+        Ok(())
+    })
+}
+
+fn published_files_are_served_without_the_app(bench: &Bench) -> Result<()> {
+    let running = bench.start(&["--new"], GRAIN)?;
+    let www = running.grain_dir.join("sandbox/www");
+    fs::create_dir(&www)?;
+    fs::write(www.join("index.html"), "published")?;
+    symlink("/etc/passwd", www.join("leak"))?;
+    for path in [&www, &www.join("index.html")] {
+        bench.give(path)?;
+    }
+    on_one_thread(async {
+        use sandstorm_schema::supervisor_capnp::supervisor::WwwFileStatus;
+        let grain = running.connect().await?;
+        let ask = async |path: &str| -> Result<(WwwFileStatus, Vec<u8>)> {
+            let (stream, mut receiver) = sandstorm_schema::rpc::body::pipe();
+            let mut request = grain.supervisor.get_www_file_hack_request();
+            request.get().set_path(path);
+            request.get().set_stream(stream);
+            let response = within(request.send().promise).await?;
+            let status = response.get()?.get_status()?;
+            let mut bytes = Vec::new();
+            while let Some(Ok(chunk)) = receiver.next().await {
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok((status, bytes))
+        };
+        ensure!(ask("index.html").await? == (WwwFileStatus::File, b"published".to_vec()));
+        ensure!(ask("/").await?.0 == WwwFileStatus::Directory);
+        for path in ["leak", "../text", "nothing"] {
+            ensure!(ask(path).await? == (WwwFileStatus::NotFound, Vec::new()), "{path}");
+        }
+        Ok(())
+    })?;
+    ensure!(running.inside().len() == 1, "the app was started for a file");
+    Ok(())
+}
+
+fn wrong_owners_and_modes_are_refused(bench: &Bench) -> Result<()> {
+    let grains = bench.home().join("grains");
+    let mode = |m: u32| fs::set_permissions(&grains, fs::Permissions::from_mode(m));
+    for bad in [0o777, 0o720, 0o702] {
+        mode(bad)?;
+        let refusal = bench.refused(&["--new"], PACKAGE, GRAIN)?;
+        ensure!(refusal.status == Some(3), "{refusal:?}");
+        ensure!(refusal.stderr.contains("chmod go-w"), "{refusal:?}");
+    }
+    mode(0o700)?;
+    if sandstorm_tests::is_root() {
+        std::os::unix::fs::chown(&grains, Some(bench.installation.uid + 10_000), None)?;
+        mode(0o755)?;
+        let refusal = bench.refused(&["--new"], PACKAGE, GRAIN)?;
+        ensure!(refusal.status == Some(3), "{refusal:?}");
+        ensure!(refusal.stderr.contains("belongs to uid"), "{refusal:?}");
+        bench.give(&grains)?;
+    }
+    fs::rename(&grains, bench.home().join("elsewhere"))?;
+    symlink("elsewhere", &grains)?;
+    let refusal = bench.refused(&["--new"], PACKAGE, GRAIN)?;
+    ensure!(refusal.status == Some(5) && refusal.stderr.contains("not a link"), "{refusal:?}");
+    fs::remove_file(&grains)?;
+    fs::rename(bench.home().join("elsewhere"), &grains)?;
+    mode(0o700)?;
+    // The twin without any fault.
+    bench.start(&["--new"], GRAIN)?;
+    Ok(())
+}
+
+fn a_start_costs_milliseconds(bench: &Bench) -> Result<()> {
+    drop(bench.start(&["--new"], GRAIN)?);
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        let begun = Instant::now();
+        let running = bench.start(&[], GRAIN)?;
+        times.push(begun.elapsed());
+        drop(running);
+    }
+    times.sort();
+    eprintln!("spawn to `Listening...`: median {:?}, best {:?}", times[5], times[0]);
+    ensure!(times[5] < Duration::from_secs(1));
+    Ok(())
+}
