@@ -239,9 +239,7 @@ impl Connection {
         let mut permissions = user.init_permissions(2);
         permissions.set(0, true);
         permissions.set(1, true);
-        params.set_session_type(
-            <web_session::Client as capnp::traits::HasTypeId>::TYPE_ID,
-        );
+        params.set_session_type(<web_session::Client as capnp::traits::HasTypeId>::TYPE_ID);
         let response = within(request.send().promise).await?;
         let session = response.get()?.get_session()?;
         Ok(Session(capnp::capability::FromClientHook::cast_to(session)))

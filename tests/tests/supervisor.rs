@@ -213,10 +213,13 @@ fn a_failed_start_says_what_is_missing(bench: &Bench) -> Result<()> {
 }
 
 fn how_the_app_ended_is_told(bench: &Bench) -> Result<()> {
-    for (n, (path, words)) in
-        [("/exit?status=3", "exit status 3"), ("/abort", "SIGABRT"), ("/exit?status=0", "exit status 0")]
-            .iter()
-            .enumerate()
+    for (n, (path, words)) in [
+        ("/exit?status=3", "exit status 3"),
+        ("/abort", "SIGABRT"),
+        ("/exit?status=0", "exit status 0"),
+    ]
+    .iter()
+    .enumerate()
     {
         let grain = format!("{GRAIN}{n}");
         let mut running = bench.start(&["--new"], &grain)?;

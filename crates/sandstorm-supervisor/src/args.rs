@@ -136,10 +136,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
         grain: grain_name(grain)?,
         new,
         environ,
-        command: command
-            .into_iter()
-            .map(c_string)
-            .collect::<Result<_, _>>()?,
+        command: command.into_iter().map(c_string).collect::<Result<_, _>>()?,
         idle,
         limits,
     })))
@@ -156,10 +153,7 @@ fn utf8(bytes: Vec<u8>) -> Result<String, Error> {
 
 fn environment(bytes: Vec<u8>) -> Result<CString, Error> {
     match bytes.iter().position(|b| *b == b'=') {
-        None | Some(0) => Err(Error::Usage(format!(
-            "-e wants NAME=VALUE, not {}",
-            show(&bytes)
-        ))),
+        None | Some(0) => Err(Error::Usage(format!("-e wants NAME=VALUE, not {}", show(&bytes)))),
         Some(_) => c_string(bytes),
     }
 }
@@ -201,10 +195,8 @@ fn help() -> String {
             l.name, l.default, l.ceiling, l.unit, l.meaning
         ));
     }
-    let codes: String = EXIT_CODES
-        .iter()
-        .map(|(code, meaning)| format!("  {code}  {meaning}\n"))
-        .collect();
+    let codes: String =
+        EXIT_CODES.iter().map(|(code, meaning)| format!("  {code}  {meaning}\n")).collect();
     format!(
         "\
 Runs one grain: builds its sandbox, starts the app in it when it is first needed, and serves the
@@ -261,8 +253,21 @@ mod tests {
     #[test]
     fn the_contract_line_parses() {
         let args = run(&[
-            "--home", "/h", "--new", "-e", "A=b=c", "--idle-seconds", "5", "--limit", "pids=7",
-            "pkg", "grainid12", "--", "/bin/app", "--home", "x",
+            "--home",
+            "/h",
+            "--new",
+            "-e",
+            "A=b=c",
+            "--idle-seconds",
+            "5",
+            "--limit",
+            "pids=7",
+            "pkg",
+            "grainid12",
+            "--",
+            "/bin/app",
+            "--home",
+            "x",
         ]);
         assert_eq!(args.home, PathBuf::from("/h"));
         assert!(args.new);
@@ -270,10 +275,7 @@ mod tests {
         assert_eq!(args.idle, Duration::from_secs(5));
         assert_eq!(args.limits.pids, 7);
         assert_eq!(args.package.as_c_str(), c"pkg");
-        assert_eq!(
-            args.command,
-            [c"/bin/app".to_owned(), c"--home".to_owned(), c"x".to_owned()]
-        );
+        assert_eq!(args.command, [c"/bin/app".to_owned(), c"--home".to_owned(), c"x".to_owned()]);
         let inline = run(&["--home=/h", "pkg", "grainid12", "--", "/a"]);
         assert_eq!(inline.home, PathBuf::from("/h"));
     }
@@ -308,9 +310,7 @@ mod tests {
 
     #[test]
     fn help_names_every_limit_and_code() {
-        let Action::Print(text) = words(&["--help"]).unwrap() else {
-            panic!("help runs nothing")
-        };
+        let Action::Print(text) = words(&["--help"]).unwrap() else { panic!("help runs nothing") };
         for limit in TABLE {
             assert!(text.contains(limit.name));
         }

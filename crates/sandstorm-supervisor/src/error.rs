@@ -21,19 +21,10 @@ pub enum Error {
     Installation { path: String, uid: u32, mode: u32 },
     /// A directory of the home has the wrong owner or can be written by others.
     #[error("{what} {path} {fault}; {fix}")]
-    Untrusted {
-        what: &'static str,
-        path: PathBuf,
-        fault: String,
-        fix: String,
-    },
+    Untrusted { what: &'static str, path: PathBuf, fault: String, fix: String },
     /// A directory of the home could not be opened or made.
     #[error("cannot {action} {path}: {source}")]
-    Storage {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Storage { action: &'static str, path: PathBuf, source: io::Error },
     /// `--new` for a grain that is there already, or a start of one that is not.
     #[error("{0}")]
     Grain(String),
@@ -53,11 +44,7 @@ pub enum Error {
     },
     /// A step inside the sandbox failed before the app could be started.
     #[error("the sandbox could not be built: cannot {step}: {source}{advice}")]
-    Sandbox {
-        step: String,
-        source: io::Error,
-        advice: String,
-    },
+    Sandbox { step: String, source: io::Error, advice: String },
     /// The app could not be started, or ended.
     #[error("{0}")]
     App(String),
@@ -66,11 +53,7 @@ pub enum Error {
 impl Error {
     /// A kernel step without advice; `explain` adds some where the cause is known.
     pub fn kernel(step: &'static str) -> impl FnOnce(io::Error) -> Error {
-        move |source| Error::Kernel {
-            step,
-            source,
-            advice: String::new(),
-        }
+        move |source| Error::Kernel { step, source, advice: String::new() }
     }
 
     /// The process exit status for this error; `--help` prints the same table.
@@ -91,14 +74,8 @@ pub const EXIT_CODES: &[(i32, &str)] = &[
     (0, "the grain was shut down, fell asleep, or is already running"),
     (1, "the app could not be started, or ended by itself"),
     (2, "the command line is wrong"),
-    (
-        3,
-        "refused: the program or the home has the wrong owner or mode",
-    ),
+    (3, "refused: the program or the home has the wrong owner or mode"),
     (4, "the kernel refused a part of the sandbox"),
     (5, "the home, the package or the grain cannot be used"),
-    (
-        6,
-        "the grain is locked by a process that does not answer",
-    ),
+    (6, "the grain is locked by a process that does not answer"),
 ];

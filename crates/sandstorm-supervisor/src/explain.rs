@@ -30,11 +30,8 @@ pub struct Signs {
 impl Signs {
     /// Reads them.
     pub fn read(setuid_mode: bool) -> Signs {
-        let number = |path: &str| {
-            std::fs::read_to_string(path)
-                .ok()
-                .and_then(|t| t.trim().parse().ok())
-        };
+        let number =
+            |path: &str| std::fs::read_to_string(path).ok().and_then(|t| t.trim().parse().ok());
         Signs {
             max_user_namespaces: number("/proc/sys/user/max_user_namespaces"),
             unprivileged_userns_clone: number("/proc/sys/kernel/unprivileged_userns_clone"),
@@ -94,20 +91,11 @@ mod tests {
     fn each_sign_has_its_advice() {
         let none = Signs::default();
         assert!(told(Step::Namespaces, libc::ENOSPC, none.clone()).contains("max_user_namespaces"));
-        let old = Signs {
-            unprivileged_userns_clone: Some(0),
-            ..none.clone()
-        };
+        let old = Signs { unprivileged_userns_clone: Some(0), ..none.clone() };
         assert!(told(Step::Namespaces, libc::EPERM, old).contains("unprivileged_userns_clone=1"));
-        let ubuntu = Signs {
-            apparmor_restricts: Some(1),
-            ..none.clone()
-        };
+        let ubuntu = Signs { apparmor_restricts: Some(1), ..none.clone() };
         assert!(told(Step::Inside, libc::EACCES, ubuntu).contains("AppArmor"));
-        let docker = Signs {
-            seccomp_filtered: true,
-            ..none.clone()
-        };
+        let docker = Signs { seccomp_filtered: true, ..none.clone() };
         assert!(told(Step::Namespaces, libc::EPERM, docker).contains("seccomp="));
         assert!(told(Step::MountCalls, libc::ENOSYS, none.clone()).contains("5.12"));
         assert_eq!(told(Step::Namespaces, libc::ENOMEM, none), "");

@@ -65,10 +65,7 @@ pub fn open(args: &Args, caller: Caller) -> Result<GrainDirs, Error> {
     }
     let missing = |e: io::Error| {
         if e.raw_os_error() == Some(libc::ENOENT) {
-            Error::Grain(format!(
-                "there is no grain {}; --new makes one",
-                grain_path.display()
-            ))
+            Error::Grain(format!("there is no grain {}; --new makes one", grain_path.display()))
         } else {
             storage("open the grain", &grain_path)(e)
         }
@@ -77,11 +74,7 @@ pub fn open(args: &Args, caller: Caller) -> Result<GrainDirs, Error> {
     let sandbox = open_below(grain.as_fd(), c"sandbox", libc::O_PATH).map_err(missing)?;
     for (what, dir, path) in [
         ("the grain directory", &grain, grain_path.clone()),
-        (
-            "the grain's data directory",
-            &sandbox,
-            grain_path.join("sandbox"),
-        ),
+        ("the grain's data directory", &sandbox, grain_path.join("sandbox")),
     ] {
         require_owner(what, dir.as_fd(), &path, caller)?;
     }
@@ -107,15 +100,12 @@ fn as_path(name: &CStr) -> &Path {
 
 fn storage(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Storage {
-        action,
-        path,
-        source,
-    }
+    move |source| Error::Storage { action, path, source }
 }
 
 fn absolute_path(dir: BorrowedFd<'_>) -> io::Result<PathBuf> {
-    let link = CString::new(format!("/proc/self/fd/{}", dir.as_raw_fd())).map_err(io::Error::other)?;
+    let link =
+        CString::new(format!("/proc/self/fd/{}", dir.as_raw_fd())).map_err(io::Error::other)?;
     let bytes = fd::read_link(&link)?;
     if bytes.first() != Some(&b'/') {
         return Err(io::Error::from_raw_os_error(libc::ENOENT));
@@ -133,9 +123,7 @@ fn open_checked(
     let dir = open_below(home, name, libc::O_PATH)
         .map_err(storage("open (as a directory, not a link)", &path))?;
     require_owner("the directory", dir.as_fd(), &path, caller)?;
-    let mode = fd::stat(dir.as_fd())
-        .map_err(storage("examine", &path))?
-        .st_mode;
+    let mode = fd::stat(dir.as_fd()).map_err(storage("examine", &path))?.st_mode;
     if mode & 0o022 != 0 {
         return Err(Error::Untrusted {
             what: "the directory",
@@ -160,10 +148,7 @@ fn require_owner(
     Err(Error::Untrusted {
         what,
         path: path.to_owned(),
-        fault: format!(
-            "belongs to uid {}, but the caller is uid {}",
-            stat.st_uid, caller.uid
-        ),
+        fault: format!("belongs to uid {}, but the caller is uid {}", stat.st_uid, caller.uid),
         fix: "start the supervisor as the user who owns the home".into(),
     })
 }
@@ -179,7 +164,8 @@ fn make_grain(grains: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<(), Er
         }
         _ => {}
     }
-    let grain = open_below(grains, name, libc::O_RDONLY).map_err(storage("open the grain", path))?;
+    let grain =
+        open_below(grains, name, libc::O_RDONLY).map_err(storage("open the grain", path))?;
     match fd::mkdirat(grain.as_fd(), c"sandbox", 0o700) {
         Ok(()) => {}
         Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
@@ -213,11 +199,7 @@ pub enum Turn {
 /// # Errors
 /// `Storage` when the lock file cannot be opened, `Locked` when the wait was in vain.
 pub fn take_turn(dirs: &GrainDirs) -> Result<Turn, Error> {
-    let path = dirs
-        .home_path
-        .join("grains")
-        .join(as_path(&dirs.grain_name))
-        .join("lock");
+    let path = dirs.home_path.join("grains").join(as_path(&dirs.grain_name)).join("lock");
     let lock = fd::openat2(
         dirs.grain.as_fd(),
         c"lock",
@@ -236,9 +218,7 @@ pub fn take_turn(dirs: &GrainDirs) -> Result<Turn, Error> {
             return Ok(Turn::Theirs(stream));
         }
         if started.elapsed() > LOCK_PATIENCE {
-            return Err(Error::Locked(
-                dirs.grain_name.to_string_lossy().into_owned(),
-            ));
+            return Err(Error::Locked(dirs.grain_name.to_string_lossy().into_owned()));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -54,10 +54,7 @@ pub struct Identity {
 /// `Installation` when a setuid copy has another mode than 4750 or another owner than root.
 pub fn establish() -> Result<Identity, Error> {
     let (real, effective, _) = creds::uids();
-    let caller = Caller {
-        uid: real,
-        gid: creds::gid(),
-    };
+    let caller = Caller { uid: real, gid: creds::gid() };
     let own = fd::open(c"/proc/self/exe", libc::O_PATH, 0)
         .and_then(|exe| fd::stat(exe.as_fd()))
         .map_err(Error::kernel("look at the program's own file (/proc/self/exe)"))?;
@@ -70,12 +67,7 @@ pub fn establish() -> Result<Identity, Error> {
              using a user namespace instead"
                 .to_owned()
         });
-        return Ok(Identity {
-            caller,
-            mode: Mode::UserNamespace,
-            privileged: None,
-            warning,
-        });
+        return Ok(Identity { caller, mode: Mode::UserNamespace, privileged: None, warning });
     }
     if real != 0 {
         // The kernel let GROUP and nobody else get here only if the mode says so.
@@ -136,7 +128,8 @@ pub fn give_up(privileged: Option<Privileged>, caller: Caller) -> Result<(), Err
     creds::set_no_new_privs().map_err(Error::kernel("set no_new_privs"))?;
     if privileged.is_some() {
         if caller.uid != 0 {
-            creds::set_effective_uid(0).map_err(Error::kernel("take root's rights to drop them"))?;
+            creds::set_effective_uid(0)
+                .map_err(Error::kernel("take root's rights to drop them"))?;
         }
         creds::clear_groups().map_err(Error::kernel("drop supplementary groups"))?;
         creds::lock_capability_sets().map_err(Error::kernel("lock the capability sets"))?;

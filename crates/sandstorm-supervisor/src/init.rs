@@ -55,14 +55,8 @@ struct Kept {
 }
 
 /// Signals that init receives by descriptor and passes on to the app.
-const FORWARDED: &[i32] = &[
-    libc::SIGTERM,
-    libc::SIGINT,
-    libc::SIGHUP,
-    libc::SIGQUIT,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-];
+const FORWARDED: &[i32] =
+    &[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
 /// Numbers below this are set aside for the app's fds.
 const ABOVE: i32 = 10;
@@ -112,11 +106,7 @@ fn keep(config: &Config<'_>) -> io::Result<Kept> {
         output: above(config.output.as_fd())?,
         null: above(config.null.as_fd())?,
         lock: above(config.lock)?,
-        slot: config
-            .slot
-            .as_ref()
-            .map(|s| above(s.lock.as_fd()))
-            .transpose()?,
+        slot: config.slot.as_ref().map(|s| above(s.lock.as_fd())).transpose()?,
     })
 }
 
@@ -139,9 +129,7 @@ fn build(
         notes.push(format!("uptime is visible to the app: no time namespace ({e})"));
     }
     if let Err(e) = namespaces::forbid_nested() {
-        notes.push(format!(
-            "nested user namespaces are stopped by the filter alone ({e})"
-        ));
+        notes.push(format!("nested user namespaces are stopped by the filter alone ({e})"));
     }
     namespaces::prefer_as_oom_victim();
 
@@ -181,19 +169,14 @@ fn build(
     step("drop capabilities", creds::drop_capabilities())?;
     step("make init undumpable", creds::set_dumpable(false))?;
     // After the last change of ids, which clears it. If the supervisor died before, the link says so.
-    step(
-        "ask for a parent-death signal",
-        creds::set_parent_death_signal(libc::SIGKILL),
-    )?;
+    step("ask for a parent-death signal", creds::set_parent_death_signal(libc::SIGKILL))?;
 
     let blocked: Vec<i32> = FORWARDED.iter().copied().chain([libc::SIGCHLD]).collect();
     step("block signals", signal::set_mask(&blocked))?;
     let signals = step("make a signalfd", signal::signalfd(&blocked))?;
     // Last of all: every step above needs a call that the filter refuses. Init lives under it too.
-    let program = bpf::app_program().ok_or((
-        "compile the filter",
-        io::Error::from_raw_os_error(libc::E2BIG),
-    ))?;
+    let program = bpf::app_program()
+        .ok_or(("compile the filter", io::Error::from_raw_os_error(libc::E2BIG)))?;
     step("install the filter", process::install_filter(&program))?;
     Ok((signals, notes.join("\n")))
 }
@@ -328,7 +311,9 @@ fn explain_exec(program: &str, error: &io::Error) -> String {
     let head = missing.then(|| head_of(program)).flatten();
     match (error.raw_os_error(), head) {
         (Some(libc::ENOENT), None) => {
-            format!("the app could not be started: its program {program} is missing from the package")
+            format!(
+                "the app could not be started: its program {program} is missing from the package"
+            )
         }
         (Some(libc::ENOENT), Some(head)) => format!(
             "the app could not be started: {program} is there, but the interpreter that it needs{} is missing \
@@ -411,9 +396,8 @@ mod tests {
 
     #[test]
     fn each_error_of_exec_has_words() {
-        let told = |program: &str, errno| {
-            explain_exec(program, &io::Error::from_raw_os_error(errno))
-        };
+        let told =
+            |program: &str, errno| explain_exec(program, &io::Error::from_raw_os_error(errno));
         assert!(told("/no/such", libc::ENOENT).contains("/no/such is missing"));
         assert!(told("/bin/sh", libc::ENOENT).contains("interpreter"));
         assert!(told("/x", libc::EACCES).contains("chmod +x"));

@@ -143,17 +143,14 @@ impl Link {
 fn decode(bytes: &[u8]) -> io::Result<Option<Report>> {
     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
     let number = |b: &[u8]| -> io::Result<i32> {
-        Ok(i32::from_le_bytes(
-            b.try_into().map_err(|_| io::ErrorKind::InvalidData)?,
-        ))
+        Ok(i32::from_le_bytes(b.try_into().map_err(|_| io::ErrorKind::InvalidData)?))
     };
     Ok(Some(match bytes {
         [] => return Ok(None),
         [b'r', rest @ ..] => Report::Ready(text(rest)),
-        [b'f', a, b, c, d, rest @ ..] => Report::Failed {
-            step: text(rest),
-            errno: number(&[*a, *b, *c, *d])?,
-        },
+        [b'f', a, b, c, d, rest @ ..] => {
+            Report::Failed { step: text(rest), errno: number(&[*a, *b, *c, *d])? }
+        }
         [b's'] => Report::Started,
         [b'n', rest @ ..] => Report::NotStarted(text(rest)),
         [b'e', b'x', rest @ ..] => Report::Ended(Ended::Status(number(rest)?)),
@@ -194,10 +191,7 @@ mod tests {
         }
         for report in [
             Report::Ready("x".into()),
-            Report::Failed {
-                step: "y".into(),
-                errno: 13,
-            },
+            Report::Failed { step: "y".into(), errno: 13 },
             Report::Started,
             Report::NotStarted("z".into()),
             Report::Ended(Ended::Status(3)),

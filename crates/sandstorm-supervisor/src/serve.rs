@@ -69,15 +69,8 @@ async fn serve(
     caller: Caller,
 ) -> Result<(), Error> {
     let storage_error = |action: &'static str| {
-        let path = dirs
-            .home_path
-            .join("grains")
-            .join(&*dirs.grain_name.to_string_lossy());
-        move |source: io::Error| Error::Storage {
-            action,
-            path,
-            source,
-        }
+        let path = dirs.home_path.join("grains").join(&*dirs.grain_name.to_string_lossy());
+        move |source: io::Error| Error::Storage { action, path, source }
     };
     let duplicate = || dirs.grain.try_clone().map_err(Error::kernel("duplicate a descriptor"));
     let log = Log::open(duplicate()?, args.limits.log).map_err(storage_error("open the log of"))?;
@@ -187,9 +180,8 @@ async fn accept(listener: UnixListener, grain: Rc<Grain>, caller: Caller) {
                 continue;
             }
         };
-        let allowed = stream
-            .peer_cred()
-            .is_ok_and(|peer| peer.uid() == caller.uid || peer.uid() == 0);
+        let allowed =
+            stream.peer_cred().is_ok_and(|peer| peer.uid() == caller.uid || peer.uid() == 0);
         if !allowed || Rc::strong_count(&open) > MAX_CONNECTIONS {
             continue;
         }
@@ -218,11 +210,7 @@ async fn report_sizes(dir: OwnedFd, core: Rc<CoreSlot>) {
 
 /// A line on stdout for whoever started us, who may not be reading.
 pub fn announce(line: &str) {
-    let mut stdout = [libc::pollfd {
-        fd: 1,
-        events: libc::POLLOUT,
-        revents: 0,
-    }];
+    let mut stdout = [libc::pollfd { fd: 1, events: libc::POLLOUT, revents: 0 }];
     if fd::poll(&mut stdout, 5000).is_ok_and(|n| n == 1) && stdout[0].revents & libc::POLLOUT != 0 {
         let _ = io::stdout().write_all(line.as_bytes());
         let _ = io::stdout().flush();

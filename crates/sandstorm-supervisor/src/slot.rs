@@ -64,19 +64,14 @@ pub fn take(_root: &AsRoot) -> Result<Slot, Error> {
     for number in 0..SLOTS {
         let name = CString::new(number.to_string())
             .map_err(|e| Error::kernel("name a uid slot")(io::Error::other(e)))?;
-        let lock = fd::openat2(
-            dir.as_fd(),
-            &name,
-            libc::O_RDWR | libc::O_CREAT,
-            0o600,
-            fd::BENEATH,
-        )
-        .map_err(Error::kernel("open a uid slot in /run/sandstorm-uid"))?;
+        let lock =
+            fd::openat2(dir.as_fd(), &name, libc::O_RDWR | libc::O_CREAT, 0o600, fd::BENEATH)
+                .map_err(Error::kernel("open a uid slot in /run/sandstorm-uid"))?;
         if fd::try_lock(lock.as_fd()).map_err(Error::kernel("lock a uid slot"))? {
             return Ok(Slot { number, lock });
         }
     }
-    Err(Error::kernel("find a free uid slot: all are taken")(
-        io::Error::from_raw_os_error(libc::EAGAIN),
-    ))
+    Err(Error::kernel("find a free uid slot: all are taken")(io::Error::from_raw_os_error(
+        libc::EAGAIN,
+    )))
 }

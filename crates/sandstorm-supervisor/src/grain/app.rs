@@ -72,10 +72,7 @@ impl App {
         let report = tokio::time::timeout(BUILD_TIMEOUT, self.next_report())
             .await
             .map_err(|_| {
-                sandbox(
-                    "finish the sandbox in time".into(),
-                    io::ErrorKind::TimedOut.into(),
-                )
+                sandbox("finish the sandbox in time".into(), io::ErrorKind::TimedOut.into())
             })?
             .map_err(|e| sandbox("hear from init".into(), e))?;
         match report {
@@ -154,9 +151,13 @@ pub fn in_words(ended: Ended) -> String {
         Ended::Status(n) => format!("the app ended with exit status {n}"),
         Ended::Signal(n) => {
             let (name, meaning) = match n {
-                libc::SIGABRT => ("SIGABRT", ": it stopped itself, usually after an error that it printed"),
+                libc::SIGABRT => {
+                    ("SIGABRT", ": it stopped itself, usually after an error that it printed")
+                }
                 libc::SIGSEGV => ("SIGSEGV", ": it read or wrote memory that is not there"),
-                libc::SIGBUS => ("SIGBUS", ": it read or wrote memory that is not there, or /tmp is full"),
+                libc::SIGBUS => {
+                    ("SIGBUS", ": it read or wrote memory that is not there, or /tmp is full")
+                }
                 libc::SIGILL => ("SIGILL", ": an instruction that this processor does not know"),
                 libc::SIGFPE => ("SIGFPE", ": an impossible calculation"),
                 libc::SIGKILL => ("SIGKILL", ": by the system, usually because memory ran out"),
@@ -221,11 +222,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_failed_step_is_named() {
         let (app, init) = pair();
-        init.report(&Report::Failed {
-            step: "attach /dev".into(),
-            errno: libc::EPERM,
-        })
-        .unwrap();
+        init.report(&Report::Failed { step: "attach /dev".into(), errno: libc::EPERM }).unwrap();
         let text = app.built().await.unwrap_err().to_string();
         assert!(text.contains("attach /dev") && text.contains("not permitted"));
         let (app, init) = pair();

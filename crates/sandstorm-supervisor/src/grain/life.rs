@@ -47,10 +47,7 @@ impl Life {
         let number = self.next_lock.get();
         self.next_lock.set(number.wrapping_add(1));
         locks.insert(number, on_cancel);
-        Some(WakeLock {
-            life: self.clone(),
-            number,
-        })
+        Some(WakeLock { life: self.clone(), number })
     }
 
     /// Ends a wake lock by its number; `false` when there is none.
@@ -104,9 +101,7 @@ mod tests {
     use super::*;
 
     async fn is_over(life: &Life, seconds: u64) -> bool {
-        tokio::time::timeout(Duration::from_secs(seconds), life.ended())
-            .await
-            .is_ok()
+        tokio::time::timeout(Duration::from_secs(seconds), life.ended()).await.is_ok()
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
@@ -139,9 +134,8 @@ mod tests {
     #[test]
     fn wake_locks_are_few() {
         let life = Life::new(Duration::from_secs(1));
-        let held: Vec<_> = (0..MAX_WAKE_LOCKS)
-            .map(|_| life.hold(Rc::new(|| {})).unwrap())
-            .collect();
+        let held: Vec<_> =
+            (0..MAX_WAKE_LOCKS).map(|_| life.hold(Rc::new(|| {})).unwrap()).collect();
         assert!(life.hold(Rc::new(|| {})).is_none());
         drop(held);
         assert!(life.hold(Rc::new(|| {})).is_some());

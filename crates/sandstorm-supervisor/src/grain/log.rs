@@ -88,10 +88,9 @@ impl Log {
         if self.size.get() > self.limit {
             self.rotate();
         }
-        self.watchers.borrow_mut().retain(|weak| {
-            weak.upgrade()
-                .is_some_and(|watcher| watcher.push(bytes.clone()))
-        });
+        self.watchers
+            .borrow_mut()
+            .retain(|weak| weak.upgrade().is_some_and(|watcher| watcher.push(bytes.clone())));
     }
 
     /// The present file becomes `log.1`, whose predecessor goes.
@@ -147,13 +146,9 @@ fn open_file(dir: &OwnedFd) -> io::Result<(OwnedFd, u64)> {
 }
 
 fn read_tail(dir: &OwnedFd, name: &std::ffi::CStr, amount: u64) -> Vec<u8> {
-    let Ok(file) = fd::openat2(
-        dir.as_fd(),
-        name,
-        libc::O_RDONLY | libc::O_NONBLOCK,
-        0,
-        fd::BENEATH,
-    ) else {
+    let Ok(file) =
+        fd::openat2(dir.as_fd(), name, libc::O_RDONLY | libc::O_NONBLOCK, 0, fd::BENEATH)
+    else {
         return Vec::new();
     };
     let size = fd::stat(file.as_fd()).map_or(0, |s| u64::try_from(s.st_size).unwrap_or(0));
@@ -267,10 +262,7 @@ mod tests {
         log.write(Bytes::from_static(b"no newline"));
         log.note("one\ntwo");
         let text = std::fs::read_to_string(dir.path().join("log")).unwrap();
-        assert_eq!(
-            text,
-            format!("no newline\n{PREFIX}one\n{PREFIX}two\n")
-        );
+        assert_eq!(text, format!("no newline\n{PREFIX}one\n{PREFIX}two\n"));
     }
 
     #[test]

@@ -53,13 +53,9 @@ pub async fn measure(top: &OwnedFd) -> io::Result<Usage> {
         let Ok(name) = CString::new(name.as_bytes()) else {
             continue;
         };
-        let Ok(entry) = fd::openat2(
-            dir.as_fd(),
-            &name,
-            libc::O_PATH | libc::O_NOFOLLOW,
-            0,
-            fd::BENEATH,
-        ) else {
+        let Ok(entry) =
+            fd::openat2(dir.as_fd(), &name, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH)
+        else {
             continue;
         };
         let Ok(stat) = fd::stat(entry.as_fd()) else {

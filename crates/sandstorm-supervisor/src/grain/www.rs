@@ -93,7 +93,8 @@ mod tests {
         assert!(is_file("index.html") && is_file("/index.html") && is_file("inside"));
         assert!(matches!(find(&grain, "sub").unwrap(), Found::Directory));
         assert!(matches!(find(&grain, "").unwrap(), Found::Directory));
-        for path in ["outside", "absolute", "../secret", "sub/../../secret", "fifo", "nope", "a\0b"] {
+        for path in ["outside", "absolute", "../secret", "sub/../../secret", "fifo", "nope", "a\0b"]
+        {
             assert!(matches!(find(&grain, path).unwrap(), Found::Nothing), "{path:?}");
         }
     }

@@ -29,8 +29,7 @@ impl CoreSlot {
             .wait_for(Option::is_some)
             .await
             .map_err(|_| capnp::Error::disconnected("the grain is ending".into()))?;
-        core.clone()
-            .ok_or_else(|| capnp::Error::disconnected("the grain is ending".into()))
+        core.clone().ok_or_else(|| capnp::Error::disconnected("the grain is ending".into()))
     }
 
     /// The present core, if there is one.

@@ -56,8 +56,5 @@ pub fn start<T: 'static>(
         }
         source.close();
     });
-    capnp_rpc::new_client(LogHandleImpl {
-        watcher,
-        task: task.abort_handle(),
-    })
+    capnp_rpc::new_client(LogHandleImpl { watcher, task: task.abort_handle() })
 }

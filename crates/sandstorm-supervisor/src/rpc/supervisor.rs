@@ -95,10 +95,7 @@ impl supervisor::Server for SupervisorImpl {
                 request.get().init_object_id().set_as(object_id?)?;
                 self.0.app.ensure_started().await?;
                 let response = request.send().promise.await?;
-                results
-                    .get()
-                    .init_cap()
-                    .set_as(response.get()?.get_cap())?;
+                results.get().init_cap().set_as(response.get()?.get_cap())?;
                 Ok(())
             }
             supervisor_object_id::WakeLockNotification(number) => Err(Error::failed(format!(

@@ -32,12 +32,7 @@ const ARGUMENTS: u32 = 16;
 const MAX_INSTRUCTIONS: usize = 2048;
 
 const fn op(code: u16, k: u32) -> Instruction {
-    Instruction {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    }
+    Instruction { code, jt: 0, jf: 0, k }
 }
 
 const fn branch(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {

@@ -26,11 +26,7 @@ impl Data {
             8 | 12 => 0,
             n => {
                 let arg = self.args[((n - 16) / 8) as usize];
-                if (n - 16) % 8 == 0 {
-                    arg as u32
-                } else {
-                    (arg >> 32) as u32
-                }
+                if (n - 16) % 8 == 0 { arg as u32 } else { (arg >> 32) as u32 }
             }
         }
     }
@@ -59,19 +55,11 @@ fn run(program: &[(u16, u8, u8, u32)], data: &Data) -> u32 {
 }
 
 fn ours(arch: Arch) -> Vec<(u16, u8, u8, u32)> {
-    compile(TABLE, arch, UNKNOWN)
-        .unwrap()
-        .iter()
-        .map(|i| (i.code, i.jt, i.jf, i.k))
-        .collect()
+    compile(TABLE, arch, UNKNOWN).unwrap().iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect()
 }
 
 fn theirs(filter: SeccompFilter) -> Vec<(u16, u8, u8, u32)> {
-    BpfProgram::try_from(filter)
-        .unwrap()
-        .iter()
-        .map(|i| (i.code, i.jt, i.jf, i.k))
-        .collect()
+    BpfProgram::try_from(filter).unwrap().iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect()
 }
 
 fn conditions(test: &Test) -> Vec<Vec<SeccompCondition>> {
@@ -102,15 +90,13 @@ fn rules(case: &Case) -> Vec<SeccompRule> {
         all = all
             .iter()
             .flat_map(|done| {
-                choices.iter().map(move |choice| {
-                    done.iter().chain(choice).cloned().collect::<Vec<_>>()
-                })
+                choices
+                    .iter()
+                    .map(move |choice| done.iter().chain(choice).cloned().collect::<Vec<_>>())
             })
             .collect();
     }
-    all.into_iter()
-        .map(|c| SeccompRule::new(c).unwrap())
-        .collect()
+    all.into_iter().map(|c| SeccompRule::new(c).unwrap()).collect()
 }
 
 /// The reference: one allow-list and one list of refusals for each errno, in install order.
@@ -143,11 +129,8 @@ fn reference(arch: Arch) -> Vec<Vec<(u16, u8, u8, u32)>> {
                     refusals.insert(*n, vec![]);
                 }
                 Verdict::RefuseIf(cases) => {
-                    let mine: Vec<_> = cases
-                        .iter()
-                        .filter(|c| c.errno == *errno)
-                        .flat_map(rules)
-                        .collect();
+                    let mine: Vec<_> =
+                        cases.iter().filter(|c| c.errno == *errno).flat_map(rules).collect();
                     if !mine.is_empty() {
                         refusals.insert(*n, mine);
                     }
@@ -236,15 +219,17 @@ fn compare(arch: Arch) {
     let stack = reference(arch);
     assert!(program.len() < 600, "{} instructions", program.len());
     let mut compared = 0u64;
-    let numbers = (0..1100)
-        .chain([0x4000_0000, 0x4000_0001, 0x4000_0200, 0x7FFF_FFFF, u32::MAX - 1, u32::MAX]);
+    let numbers = (0..1100).chain([
+        0x4000_0000,
+        0x4000_0001,
+        0x4000_0200,
+        0x7FFF_FFFF,
+        u32::MAX - 1,
+        u32::MAX,
+    ]);
     for number in numbers {
         let lists = interesting(number, arch);
-        let mut data = Data {
-            number,
-            arch: arch.audit(),
-            args: [0; 6],
-        };
+        let mut data = Data { number, arch: arch.audit(), args: [0; 6] };
         // Every combination of the arguments that matter.
         let total: usize = lists.iter().map(Vec::len).product();
         for mut n in 0..total {
@@ -252,11 +237,7 @@ fn compare(arch: Arch) {
                 *arg = list[n % list.len()];
                 n /= list.len();
             }
-            assert_eq!(
-                run(&program, &data),
-                run_stack(&stack, &data),
-                "{arch:?} {data:x?}"
-            );
+            assert_eq!(run(&program, &data), run_stack(&stack, &data), "{arch:?} {data:x?}");
             compared += 1;
         }
     }
@@ -278,11 +259,7 @@ fn foreign_architectures_are_killed() {
     for arch in [Arch::X86_64, Arch::Aarch64] {
         let program = ours(arch);
         for foreign in [0x4000_0003, 0x4000_0028, 0, u32::MAX] {
-            let data = Data {
-                number: 1,
-                arch: foreign,
-                args: [0; 6],
-            };
+            let data = Data { number: 1, arch: foreign, args: [0; 6] };
             assert_eq!(run(&program, &data), RET_KILL_PROCESS);
         }
     }
@@ -292,26 +269,25 @@ fn foreign_architectures_are_killed() {
 fn what_must_be_refused_is_refused() {
     let program = ours(Arch::X86_64);
     let answer = |name: &str, args: [u64; 6]| {
-        let number = TABLE
-            .iter()
-            .flat_map(|g| g.calls)
-            .find(|c| c.name == name)
-            .unwrap()
-            .x86_64
-            .unwrap();
-        run(
-            &program,
-            &Data {
-                number,
-                arch: Arch::X86_64.audit(),
-                args,
-            },
-        )
+        let number =
+            TABLE.iter().flat_map(|g| g.calls).find(|c| c.name == name).unwrap().x86_64.unwrap();
+        run(&program, &Data { number, arch: Arch::X86_64.audit(), args })
     };
     let refused = |errno: i32| RET_ERRNO | errno as u32;
     for name in [
-        "mount", "unshare", "setns", "ptrace", "bpf", "chroot", "pivot_root", "userfaultfd",
-        "process_vm_readv", "kexec_load", "init_module", "open_by_handle_at", "pidfd_getfd",
+        "mount",
+        "unshare",
+        "setns",
+        "ptrace",
+        "bpf",
+        "chroot",
+        "pivot_root",
+        "userfaultfd",
+        "process_vm_readv",
+        "kexec_load",
+        "init_module",
+        "open_by_handle_at",
+        "pidfd_getfd",
     ] {
         assert_eq!(answer(name, [0; 6]), refused(libc::EPERM), "{name}");
     }
@@ -325,7 +301,9 @@ fn what_must_be_refused_is_refused() {
     };
     assert_eq!(answer("clone", with(0, 17)), RET_ALLOW);
     assert_eq!(answer("clone", with(0, 0x3D_0F00)), RET_ALLOW, "a thread");
-    for bit in [0x2_0000u64, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000] {
+    for bit in
+        [0x2_0000u64, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000]
+    {
         assert_eq!(answer("clone", with(0, bit | 17)), refused(libc::EPERM));
     }
     assert_eq!(answer("ioctl", with(1, 0x5412)), refused(libc::ENOTTY), "TIOCSTI");

@@ -22,14 +22,8 @@ const NODES: &[(&CStr, &CStr, u32)] = &[
 ];
 
 fn tmpfs(attributes: u64) -> io::Result<OwnedFd> {
-    let dev = mount::tmpfs(
-        &[
-            (c"size", c"64k"),
-            (c"nr_inodes", c"16"),
-            (c"mode", c"0755"),
-        ],
-        attributes,
-    )?;
+    let dev =
+        mount::tmpfs(&[(c"size", c"64k"), (c"nr_inodes", c"16"), (c"mode", c"0755")], attributes)?;
     fd::mkdirat(dev.as_fd(), c"shm", 0o755)?;
     Ok(dev)
 }
@@ -41,12 +35,7 @@ fn tmpfs(attributes: u64) -> io::Result<OwnedFd> {
 pub fn make_nodes(_root: &AsRoot) -> io::Result<OwnedFd> {
     let dev = tmpfs(mount::NOSUID | mount::NOEXEC)?;
     for (name, _, minor) in NODES {
-        fd::mknodat(
-            dev.as_fd(),
-            name,
-            libc::S_IFCHR | 0o666,
-            libc::makedev(1, *minor),
-        )?;
+        fd::mknodat(dev.as_fd(), name, libc::S_IFCHR | 0o666, libc::makedev(1, *minor))?;
         // mknod obeys the umask.
         let node = fd::openat2(dev.as_fd(), name, libc::O_RDONLY, 0, fd::BENEATH)?;
         fd::chmod(node.as_fd(), 0o666)?;
@@ -76,11 +65,7 @@ pub fn bind_nodes(dev: BorrowedFd<'_>) -> io::Result<()> {
     for (name, host, _) in NODES {
         let source = fd::open(host, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
         let node = mount::clone_tree(source.as_fd())?;
-        mount::set_attributes(
-            node.as_fd(),
-            mount::RDONLY | mount::NOSUID | mount::NOEXEC,
-            None,
-        )?;
+        mount::set_attributes(node.as_fd(), mount::RDONLY | mount::NOSUID | mount::NOEXEC, None)?;
         let target = fd::openat2(dev, name, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH)?;
         mount::attach(node.as_fd(), target.as_fd())?;
     }

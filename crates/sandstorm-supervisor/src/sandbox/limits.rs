@@ -95,12 +95,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let of = |name| {
-            TABLE
-                .iter()
-                .find(|l| l.name == name)
-                .map_or(0, |l| l.default)
-        };
+        let of = |name| TABLE.iter().find(|l| l.name == name).map_or(0, |l| l.default);
         Limits {
             memory: of("memory"),
             pids: of("pids"),
@@ -126,10 +121,7 @@ impl Limits {
         };
         let Some(limit) = TABLE.iter().find(|l| l.name == name) else {
             let names: Vec<_> = TABLE.iter().map(|l| l.name).collect();
-            return usage(format!(
-                "--limit knows no {name:?}; it knows {}",
-                names.join(", ")
-            ));
+            return usage(format!("--limit knows no {name:?}; it knows {}", names.join(", ")));
         };
         let Some(number) = parse_number(value) else {
             return usage(format!(
@@ -200,9 +192,7 @@ mod tests {
         for limit in TABLE {
             assert!(limit.default <= limit.ceiling, "{}", limit.name);
             let mut limits = Limits::default();
-            limits
-                .set(&format!("{}={}", limit.name, limit.ceiling))
-                .unwrap();
+            limits.set(&format!("{}={}", limit.name, limit.ceiling)).unwrap();
             assert_ne!(limits, Limits::default(), "{} has a field", limit.name);
             let past = format!("{}={}", limit.name, limit.ceiling + 1);
             assert!(limits.set(&past).is_err());

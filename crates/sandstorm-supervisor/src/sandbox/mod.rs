@@ -35,8 +35,8 @@ use crate::home::GrainDirs;
 use crate::identity::{AsRoot, Identity, Mode};
 use crate::init::{self, Link};
 use crate::slot::{self, Slot};
-use crate::sys::process::{self, Child, Forked, SingleThread};
 use crate::sys::fd;
+use crate::sys::process::{self, Child, Forked, SingleThread};
 
 /// A step inside the sandbox and why it failed.
 pub type StepError = (&'static str, io::Error);
@@ -94,19 +94,9 @@ pub fn enter(
     let (app, child_app) =
         fd::socketpair(libc::SOCK_STREAM).map_err(Error::kernel("make the app's socket"))?;
     let (output, child_output) = fd::pipe().map_err(Error::kernel("make the log pipe"))?;
-    let null =
-        fd::open(c"/dev/null", libc::O_RDWR, 0).map_err(Error::kernel("open /dev/null"))?;
-    let ends = ChildEnds {
-        link: child_link,
-        app: child_app,
-        output: child_output,
-        null,
-    };
-    let plan = Plan {
-        args,
-        dirs,
-        lock: &lock,
-    };
+    let null = fd::open(c"/dev/null", libc::O_RDWR, 0).map_err(Error::kernel("open /dev/null"))?;
+    let ends = ChildEnds { link: child_link, app: child_app, output: child_output, null };
+    let plan = Plan { args, dirs, lock: &lock };
     let mut notes = Vec::new();
     notes.extend(identity.warning.clone());
 
@@ -122,15 +112,7 @@ pub fn enter(
             (init, None)
         }
     };
-    Ok(Sandbox {
-        init,
-        link,
-        app,
-        output,
-        slot,
-        lock,
-        notes,
-    })
+    Ok(Sandbox { init, link, app, output, slot, lock, notes })
 }
 
 /// Setuid and root mode: a uid for the grain, id-mapped mounts, real device nodes.
@@ -147,10 +129,7 @@ fn privileged_half(
     let slot = slot::take(root)?;
     let mapped = namespaces::id_map_namespace(
         one_thread,
-        IdMap {
-            inside: (caller.uid, caller.gid),
-            outside: (slot.uid(), slot.uid()),
-        },
+        IdMap { inside: (caller.uid, caller.gid), outside: (slot.uid(), slot.uid()) },
     )
     .and_then(|userns| mounts::prepare(root, plan.dirs, Some(userns.as_fd())));
     let (trees, slot) = match mapped {
@@ -159,12 +138,7 @@ fn privileged_half(
             (trees, Some(slot))
         }
         Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => {
-            return Err(kernel_error(
-                "use the mount calls",
-                e,
-                Step::MountCalls,
-                identity,
-            ));
+            return Err(kernel_error("use the mount calls", e, Step::MountCalls, identity));
         }
         Err(e) if caller.uid == 0 => {
             return Err(Error::Kernel {
@@ -180,8 +154,9 @@ fn privileged_half(
                 "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped ({e}); \
                  the grain runs under the uid of the server's user"
             ));
-            let trees = mounts::prepare(root, plan.dirs, None)
-                .map_err(|e| kernel_error("prepare the grain's mounts", e, Step::Inside, identity))?;
+            let trees = mounts::prepare(root, plan.dirs, None).map_err(|e| {
+                kernel_error("prepare the grain's mounts", e, Step::Inside, identity)
+            })?;
             (trees, None)
         }
     };
@@ -226,14 +201,10 @@ fn release(
     privileged: bool,
     identity: &Identity,
 ) -> Result<(), Error> {
-    let map = IdMap {
-        inside: (INSIDE_ID, INSIDE_ID),
-        outside,
-    };
+    let map = IdMap { inside: (INSIDE_ID, INSIDE_ID), outside };
     namespaces::write_maps(child, map, privileged)
         .map_err(|e| kernel_error("write the grain's id map", e, Step::Inside, identity))?;
-    link.send(&init::Command::Build)
-        .map_err(Error::kernel("tell init to go on"))
+    link.send(&init::Command::Build).map_err(Error::kernel("tell init to go on"))
 }
 
 fn child_main(
@@ -264,11 +235,7 @@ fn child_main(
 fn kernel_error(what: &'static str, source: io::Error, kind: Step, identity: &Identity) -> Error {
     let signs = Signs::read(identity.mode != Mode::UserNamespace);
     let advice = explain::advice(kind, &source, &signs);
-    Error::Kernel {
-        step: what,
-        source,
-        advice,
-    }
+    Error::Kernel { step: what, source, advice }
 }
 
 /// What the app finds itself limited by, for init.

@@ -43,12 +43,7 @@ pub fn prepare(
     mount::set_attributes(package.as_fd(), PACKAGE_FLAGS, userns)?;
     let var = mount::clone_tree(dirs.sandbox.as_fd())?;
     mount::set_attributes(var.as_fd(), VAR_FLAGS, userns)?;
-    Ok(Trees {
-        package,
-        var,
-        dev: devices::make_nodes(root)?,
-        dev_is_empty: false,
-    })
+    Ok(Trees { package, var, dev: devices::make_nodes(root)?, dev_is_empty: false })
 }
 
 /// Inside a user namespace of ours, without root: the directories are found again in this mount
@@ -70,10 +65,8 @@ pub fn prepare_inside(dirs: &GrainDirs) -> Result<Trees, StepError> {
         }
         Ok(dir)
     };
-    let package = step(
-        "open the package inside the namespace",
-        walk(&[c"apps", &dirs.package_name]),
-    )?;
+    let package =
+        step("open the package inside the namespace", walk(&[c"apps", &dirs.package_name]))?;
     let sandbox = step(
         "open the grain's data inside the namespace",
         walk(&[c"grains", &dirs.grain_name, c"sandbox"]),
@@ -111,24 +104,15 @@ pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
     step("make all mounts private", mount::make_all_private())?;
     let proc_files = ProcFiles::wanted(trees.package.as_fd(), limits);
 
-    let old_root = step(
-        "open the old root",
-        fd::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0),
-    )?;
-    step(
-        "attach the package",
-        mount::attach(trees.package.as_fd(), old_root.as_fd()),
-    )?;
+    let old_root = step("open the old root", fd::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0))?;
+    step("attach the package", mount::attach(trees.package.as_fd(), old_root.as_fd()))?;
     drop(old_root);
     let root = trees.package.as_fd();
 
     if let Some(dev) = mount_point(root, c"dev")? {
         step("attach /dev", mount::attach(trees.dev.as_fd(), dev.as_fd()))?;
         if trees.dev_is_empty {
-            step(
-                "bind the device nodes",
-                devices::bind_nodes(trees.dev.as_fd()),
-            )?;
+            step("bind the device nodes", devices::bind_nodes(trees.dev.as_fd()))?;
         }
         if let Some(shm) = mount_point(trees.dev.as_fd(), c"shm")? {
             attach_tmpfs("make /dev/shm", limits.tmpfs, shm.as_fd())?;
@@ -161,11 +145,7 @@ fn mount_point(root: BorrowedFd<'_>, name: &'static CStr) -> Result<Option<Owned
     }
 }
 
-fn attach_tmpfs(
-    what: &'static str,
-    size: u64,
-    target: BorrowedFd<'_>,
-) -> Result<(), StepError> {
+fn attach_tmpfs(what: &'static str, size: u64, target: BorrowedFd<'_>) -> Result<(), StepError> {
     let text = |n: u64| CString::new(n.to_string()).unwrap_or_default();
     let id = text(u64::from(INSIDE_ID));
     // An inode costs about a kilobyte of kernel memory; as many files as the original allows for
@@ -196,15 +176,9 @@ impl ProcFiles {
     fn wanted(package: BorrowedFd<'_>, limits: &Limits) -> Option<ProcFiles> {
         let proc = home::open_below(package, c"proc", libc::O_PATH).ok()?;
         let asked = |name: &CStr| {
-            fd::openat2(
-                proc.as_fd(),
-                name,
-                libc::O_PATH | libc::O_NOFOLLOW,
-                0,
-                fd::BENEATH,
-            )
-            .and_then(|f| fd::stat(f.as_fd()))
-            .is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG && s.st_size == 0)
+            fd::openat2(proc.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH)
+                .and_then(|f| fd::stat(f.as_fd()))
+                .is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG && s.st_size == 0)
         };
         let mut files = Vec::new();
         if asked(c"cpuinfo") {

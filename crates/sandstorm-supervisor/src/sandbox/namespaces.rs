@@ -40,25 +40,15 @@ pub fn write_maps(child: &Child, map: IdMap, privileged: bool) -> io::Result<()>
         write_proc(&format!("/proc/{}/setgroups", child.pid), "deny")?;
     }
     let line = |inside: u32, outside: u32| format!("{inside} {outside} 1");
-    write_proc(
-        &format!("/proc/{}/uid_map", child.pid),
-        &line(map.inside.0, map.outside.0),
-    )?;
-    write_proc(
-        &format!("/proc/{}/gid_map", child.pid),
-        &line(map.inside.1, map.outside.1),
-    )
+    write_proc(&format!("/proc/{}/uid_map", child.pid), &line(map.inside.0, map.outside.0))?;
+    write_proc(&format!("/proc/{}/gid_map", child.pid), &line(map.inside.1, map.outside.1))
 }
 
 fn write_proc(path: &str, text: &str) -> io::Result<()> {
     let path = CString::new(path).map_err(io::Error::other)?;
     let file = fd::open(&path, libc::O_WRONLY, 0)?;
     let n = fd::write(file.as_raw_fd(), text.as_bytes())?;
-    if n == text.len() {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::WriteZero.into())
-    }
+    if n == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// A user namespace that exists only as the id map of a mount: files of `map.inside` on disk

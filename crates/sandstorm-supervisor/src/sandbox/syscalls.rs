@@ -73,11 +73,7 @@ pub enum Arch {
 impl Arch {
     /// The one that this program was built for.
     pub const fn own() -> Arch {
-        if cfg!(target_arch = "aarch64") {
-            Arch::Aarch64
-        } else {
-            Arch::X86_64
-        }
+        if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 }
     }
 
     /// The kernel's AUDIT_ARCH number.
@@ -120,45 +116,26 @@ const fn call(name: &'static str, x86_64: u32, aarch64: u32) -> Call {
     const fn known(n: u32) -> Option<u32> {
         if n == NONE { None } else { Some(n) }
     }
-    Call {
-        name,
-        x86_64: known(x86_64),
-        aarch64: known(aarch64),
-    }
+    Call { name, x86_64: known(x86_64), aarch64: known(aarch64) }
 }
 
 const fn case(errno: i32, tests: &'static [Test]) -> Case {
     Case { errno, tests }
 }
 const fn eq(arg: u8, value: u32) -> Test {
-    Test {
-        arg,
-        is: Is::Equal(value),
-    }
+    Test { arg, is: Is::Equal(value) }
 }
 const fn ne(arg: u8, value: u32) -> Test {
-    Test {
-        arg,
-        is: Is::NotEqual(value),
-    }
+    Test { arg, is: Is::NotEqual(value) }
 }
 const fn masked(arg: u8, mask: u32, wanted: u32) -> Test {
-    Test {
-        arg,
-        is: Is::Masked(mask, wanted),
-    }
+    Test { arg, is: Is::Masked(mask, wanted) }
 }
 const fn any_bit(arg: u8, bits: u32) -> Test {
-    Test {
-        arg,
-        is: Is::AnyBit(bits),
-    }
+    Test { arg, is: Is::AnyBit(bits) }
 }
 const fn masked_not(arg: u8, mask: u32, values: &'static [u32]) -> Test {
-    Test {
-        arg,
-        is: Is::MaskedNot(mask, values),
-    }
+    Test { arg, is: Is::MaskedNot(mask, values) }
 }
 
 /// CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}. NEWTIME shares its bit with the exit signal here and
@@ -170,14 +147,8 @@ const SETUID_ARG1: &[Case] = &[case(libc::EPERM, &[any_bit(1, SETUID_BIT)])];
 const SETUID_ARG2: &[Case] = &[case(libc::EPERM, &[any_bit(2, SETUID_BIT)])];
 /// O_CREAT and the bit of O_TMPFILE that is not O_DIRECTORY: only then is there a mode argument.
 const CREATES: u32 = 0o100 | 0o20_000_000;
-const OPEN_CASES: &[Case] = &[case(
-    libc::EPERM,
-    &[any_bit(1, CREATES), any_bit(2, SETUID_BIT)],
-)];
-const OPENAT_CASES: &[Case] = &[case(
-    libc::EPERM,
-    &[any_bit(2, CREATES), any_bit(3, SETUID_BIT)],
-)];
+const OPEN_CASES: &[Case] = &[case(libc::EPERM, &[any_bit(1, CREATES), any_bit(2, SETUID_BIT)])];
+const OPENAT_CASES: &[Case] = &[case(libc::EPERM, &[any_bit(2, CREATES), any_bit(3, SETUID_BIT)])];
 const FILE_TYPE: u32 = 0o170_000;
 const MKNOD_CASES: &[Case] = &[
     case(libc::EPERM, &[masked(1, FILE_TYPE, 0o020_000)]),
@@ -274,28 +245,13 @@ const NETLINK: u32 = 16;
 /// The type argument without SOCK_NONBLOCK and SOCK_CLOEXEC.
 const SOCKET_TYPE: u32 = 0xF;
 const SOCKET_CASES: &[Case] = &[
-    case(
-        libc::EAFNOSUPPORT,
-        &[ne(0, UNIX), ne(0, INET), ne(0, INET6), ne(0, NETLINK)],
-    ),
+    case(libc::EAFNOSUPPORT, &[ne(0, UNIX), ne(0, INET), ne(0, INET6), ne(0, NETLINK)]),
     // IPv4 and IPv6: protocol 0, TCP or UDP.
-    case(
-        libc::EPROTONOSUPPORT,
-        &[
-            ne(0, UNIX),
-            ne(0, NETLINK),
-            ne(2, 0),
-            ne(2, 6),
-            ne(2, 17),
-        ],
-    ),
+    case(libc::EPROTONOSUPPORT, &[ne(0, UNIX), ne(0, NETLINK), ne(2, 0), ne(2, 6), ne(2, 17)]),
     // NETLINK_ROUTE is 0.
     case(libc::EPROTONOSUPPORT, &[eq(0, NETLINK), ne(2, 0)]),
     // Netlink's usual type is SOCK_RAW; elsewhere only STREAM, DGRAM and SEQPACKET.
-    case(
-        libc::EPERM,
-        &[ne(0, NETLINK), masked_not(1, SOCKET_TYPE, &[1, 2, 5])],
-    ),
+    case(libc::EPERM, &[ne(0, NETLINK), masked_not(1, SOCKET_TYPE, &[1, 2, 5])]),
 ];
 const SOCKETPAIR_CASES: &[Case] = &[
     case(libc::EAFNOSUPPORT, &[ne(0, UNIX)]),
@@ -1058,11 +1014,7 @@ mod tests {
             ("mount_setattr", libc::SYS_mount_setattr),
             ("fchmodat2", libc::SYS_fchmodat2),
         ] {
-            let row = TABLE
-                .iter()
-                .flat_map(|g| g.calls)
-                .find(|c| c.name == name)
-                .unwrap();
+            let row = TABLE.iter().flat_map(|g| g.calls).find(|c| c.name == name).unwrap();
             assert_eq!(row.number(Arch::own()), Some(number as u32), "{name}");
         }
     }

@@ -90,10 +90,7 @@ const CAP_VERSION_3: u32 = 0x2008_0522;
 
 /// Makes every permitted capability effective.
 pub fn raise_permitted() -> io::Result<()> {
-    let mut header = CapHeader {
-        version: CAP_VERSION_3,
-        pid: 0,
-    };
+    let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
     let mut data = [CapData::default(); 2];
     // SAFETY: header and data have the layout of version 3 and outlive the call.
     check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
@@ -120,11 +117,7 @@ pub fn lock_capability_sets() -> io::Result<()> {
             Err(e) => return Err(e),
         }
     }
-    match prctl(
-        libc::PR_CAP_AMBIENT,
-        libc::PR_CAP_AMBIENT_CLEAR_ALL as u64,
-        0,
-    ) {
+    match prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0) {
         Ok(_) => {}
         Err(e) => return Err(e),
     }
@@ -133,10 +126,7 @@ pub fn lock_capability_sets() -> io::Result<()> {
 
 /// Empties the effective, permitted and inheritable sets.
 pub fn drop_capabilities() -> io::Result<()> {
-    let mut header = CapHeader {
-        version: CAP_VERSION_3,
-        pid: 0,
-    };
+    let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
     let data = [CapData::default(); 2];
     // SAFETY: header and data have the layout of version 3 and outlive the call.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) })?;

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use super::check;
 
 /// Resolution stays below the start directory and follows no link of any kind.
-pub const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
+pub const BENEATH: u64 =
+    libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
 
 /// The kernel's `struct open_how` (include/uapi/linux/openat2.h).
 #[repr(C)]
@@ -25,11 +26,7 @@ pub fn openat2(
     mode: u32,
     resolve: u64,
 ) -> io::Result<OwnedFd> {
-    let how = OpenHow {
-        flags: (flags | libc::O_CLOEXEC) as u64,
-        mode: u64::from(mode),
-        resolve,
-    };
+    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: u64::from(mode), resolve };
     // SAFETY: path is NUL-terminated, how outlives the call and its exact size is passed.
     let raw = check(unsafe {
         libc::syscall(
@@ -47,9 +44,8 @@ pub fn openat2(
 /// Opens `path` by string with the process's own rights; always close-on-exec.
 pub fn open(path: &CStr, flags: i32, mode: u32) -> io::Result<OwnedFd> {
     // SAFETY: path is NUL-terminated; mode is passed as open expects it.
-    let raw = check(i64::from(unsafe {
-        libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, mode)
-    }))?;
+    let raw =
+        check(i64::from(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, mode) }))?;
     // SAFETY: a fresh fd that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) })
 }
@@ -60,12 +56,7 @@ pub fn stat(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
     let mut out: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: out is valid for writes for the whole call. AT_EMPTY_PATH makes O_PATH fds work too.
     check(i64::from(unsafe {
-        libc::fstatat(
-            fd.as_raw_fd(),
-            c"".as_ptr(),
-            &raw mut out,
-            libc::AT_EMPTY_PATH,
-        )
+        libc::fstatat(fd.as_raw_fd(), c"".as_ptr(), &raw mut out, libc::AT_EMPTY_PATH)
     }))?;
     Ok(out)
 }
@@ -75,27 +66,21 @@ pub fn filesystem_magic(fd: BorrowedFd<'_>) -> io::Result<i64> {
     // SAFETY: all-zero is a valid `struct statfs`.
     let mut out: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: out is valid for writes.
-    check(i64::from(unsafe {
-        libc::fstatfs(fd.as_raw_fd(), &raw mut out)
-    }))?;
+    check(i64::from(unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut out) }))?;
     Ok(out.f_type as i64)
 }
 
 /// `mkdirat`.
 pub fn mkdirat(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> io::Result<()> {
     // SAFETY: name is NUL-terminated.
-    check(i64::from(unsafe {
-        libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), mode)
-    }))?;
+    check(i64::from(unsafe { libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), mode) }))?;
     Ok(())
 }
 
 /// `mknodat` for a device node or an empty file.
 pub fn mknodat(dir: BorrowedFd<'_>, name: &CStr, mode: u32, dev: u64) -> io::Result<()> {
     // SAFETY: name is NUL-terminated.
-    check(i64::from(unsafe {
-        libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, dev)
-    }))?;
+    check(i64::from(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, dev) }))?;
     Ok(())
 }
 
@@ -125,9 +110,7 @@ pub fn syncfs(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// The lock belongs to the open file description, so a forked child that keeps the fd holds it too.
 pub fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: no pointers.
-    match check(i64::from(unsafe {
-        libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB)
-    })) {
+    match check(i64::from(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })) {
         Ok(_) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(false),
         Err(e) => Err(e),
@@ -138,9 +121,7 @@ pub fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];
     // SAFETY: fds has room for two descriptors.
-    check(i64::from(unsafe {
-        libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC)
-    }))?;
+    check(i64::from(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) }))?;
     // SAFETY: both are fresh and owned by nobody else.
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
@@ -150,12 +131,7 @@ pub fn socketpair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];
     // SAFETY: fds has room for two descriptors.
     check(i64::from(unsafe {
-        libc::socketpair(
-            libc::AF_UNIX,
-            kind | libc::SOCK_CLOEXEC,
-            0,
-            fds.as_mut_ptr(),
-        )
+        libc::socketpair(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
     }))?;
     // SAFETY: both are fresh and owned by nobody else.
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
@@ -176,9 +152,8 @@ pub fn dup_onto(fd: RawFd, target: RawFd) -> io::Result<()> {
 /// A close-on-exec duplicate of `fd` numbered at least `lowest`.
 pub fn dup_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
-    let raw = check(i64::from(unsafe {
-        libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest)
-    }))?;
+    let raw =
+        check(i64::from(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest) }))?;
     // SAFETY: a fresh fd.
     Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) })
 }
@@ -207,9 +182,7 @@ pub fn ensure_standard_fds() -> io::Result<()> {
         // SAFETY: no pointers.
         if unsafe { libc::fcntl(n, libc::F_GETFD) } < 0 {
             // SAFETY: constant path. The lowest free number is n, because all below are open.
-            let raw = check(i64::from(unsafe {
-                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR)
-            }))?;
+            let raw = check(i64::from(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) }))?;
             if raw != i64::from(n) {
                 return Err(io::Error::from_raw_os_error(libc::EBADF));
             }
@@ -252,9 +225,9 @@ pub fn poll(fds: &mut [libc::pollfd], timeout_ms: i32) -> io::Result<usize> {
 pub fn read_link(path: &CStr) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0u8; 4096];
     // SAFETY: path is NUL-terminated; the buffer is valid for its length.
-    let n = check(unsafe {
-        libc::readlink(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len())
-    } as i64)? as usize;
+    let n =
+        check(unsafe { libc::readlink(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
+            as i64)? as usize;
     if n == buffer.len() {
         return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
     }
@@ -265,9 +238,7 @@ pub fn read_link(path: &CStr) -> io::Result<Vec<u8>> {
 /// `unlinkat`; a missing name is no error.
 pub fn unlink_if_there(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     // SAFETY: name is NUL-terminated.
-    match check(i64::from(unsafe {
-        libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), 0)
-    })) {
+    match check(i64::from(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), 0) })) {
         Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(e),
         _ => Ok(()),
     }
@@ -277,9 +248,7 @@ pub fn unlink_if_there(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
 pub fn rename(dir: BorrowedFd<'_>, from: &CStr, to: &CStr) -> io::Result<()> {
     let raw = dir.as_raw_fd();
     // SAFETY: both names are NUL-terminated.
-    check(i64::from(unsafe {
-        libc::renameat(raw, from.as_ptr(), raw, to.as_ptr())
-    }))?;
+    check(i64::from(unsafe { libc::renameat(raw, from.as_ptr(), raw, to.as_ptr()) }))?;
     Ok(())
 }
 
@@ -303,9 +272,7 @@ pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     // SAFETY: no pointers.
     let flags = check(i64::from(unsafe { libc::fcntl(raw, libc::F_GETFL) }))? as i32;
     // SAFETY: no pointers.
-    check(i64::from(unsafe {
-        libc::fcntl(raw, libc::F_SETFL, flags | libc::O_NONBLOCK)
-    }))?;
+    check(i64::from(unsafe { libc::fcntl(raw, libc::F_SETFL, flags | libc::O_NONBLOCK) }))?;
     Ok(())
 }
 

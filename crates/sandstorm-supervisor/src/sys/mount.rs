@@ -120,12 +120,7 @@ pub fn tmpfs(options: &[(&CStr, &CStr)], attributes: u64) -> io::Result<OwnedFd>
     })?;
     // SAFETY: no pointers.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_fsmount,
-            fs.as_raw_fd(),
-            FSMOUNT_CLOEXEC,
-            attributes as u32,
-        )
+        libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), FSMOUNT_CLOEXEC, attributes as u32)
     })
     .map(owned)
 }
@@ -153,8 +148,6 @@ pub fn pivot_to_working_directory() -> io::Result<()> {
     // The old root is now stacked on "."; the working directory still names the new one below it,
     // so this path resolves to the old.
     // SAFETY: constant path.
-    check(i64::from(unsafe {
-        libc::umount2(c".".as_ptr(), libc::MNT_DETACH)
-    }))?;
+    check(i64::from(unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) }))?;
     Ok(())
 }

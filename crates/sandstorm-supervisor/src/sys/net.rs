@@ -28,12 +28,8 @@ pub fn loopback_up() -> io::Result<()> {
 /// Sets host and domain name of this UTS namespace.
 pub fn set_host_name(name: &str) -> io::Result<()> {
     // SAFETY: the pointer is valid for the length passed; the kernel wants no NUL.
-    check(i64::from(unsafe {
-        libc::sethostname(name.as_ptr().cast(), name.len())
-    }))?;
+    check(i64::from(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }))?;
     // SAFETY: as above.
-    check(i64::from(unsafe {
-        libc::setdomainname(name.as_ptr().cast(), name.len())
-    }))?;
+    check(i64::from(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }))?;
     Ok(())
 }

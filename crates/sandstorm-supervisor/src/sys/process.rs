@@ -111,10 +111,7 @@ pub fn unshare_time() -> io::Result<()> {
 /// `execve`. Returns only on failure.
 pub fn exec(path: &CStr, argv: &[CString], environ: &[CString]) -> io::Error {
     let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter()
-            .map(|s| s.as_ptr())
-            .chain(std::iter::once(std::ptr::null()))
-            .collect()
+        list.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
     };
     let (argv, environ) = (pointers(argv), pointers(environ));
     // SAFETY: both arrays end in null and their strings outlive the call.
@@ -133,9 +130,7 @@ pub enum Ended {
 pub fn reap_one() -> io::Result<Option<(i32, Ended)>> {
     let mut status = 0;
     // SAFETY: status is valid for writes.
-    let pid = check(i64::from(unsafe {
-        libc::waitpid(-1, &raw mut status, libc::WNOHANG)
-    }))?;
+    let pid = check(i64::from(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) }))?;
     Ok((pid > 0).then(|| (pid as i32, ended(status))))
 }
 
@@ -190,32 +185,17 @@ pub fn give_up_terminal() {
 
 /// Sets soft and hard limit, staying below the present hard limit where raising it is refused.
 pub fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<()> {
-    let wanted = libc::rlimit {
-        rlim_cur: soft,
-        rlim_max: hard,
-    };
+    let wanted = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: wanted outlives the call.
-    match check(i64::from(unsafe {
-        libc::setrlimit(resource, &raw const wanted)
-    })) {
+    match check(i64::from(unsafe { libc::setrlimit(resource, &raw const wanted) })) {
         Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
-            let mut now = libc::rlimit {
-                rlim_cur: 0,
-                rlim_max: 0,
-            };
+            let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             // SAFETY: now is valid for writes.
-            check(i64::from(unsafe {
-                libc::getrlimit(resource, &raw mut now)
-            }))?;
+            check(i64::from(unsafe { libc::getrlimit(resource, &raw mut now) }))?;
             let hard = hard.min(now.rlim_max);
-            let clamped = libc::rlimit {
-                rlim_cur: soft.min(hard),
-                rlim_max: hard,
-            };
+            let clamped = libc::rlimit { rlim_cur: soft.min(hard), rlim_max: hard };
             // SAFETY: clamped outlives the call.
-            check(i64::from(unsafe {
-                libc::setrlimit(resource, &raw const clamped)
-            }))?;
+            check(i64::from(unsafe { libc::setrlimit(resource, &raw const clamped) }))?;
             Ok(())
         }
         other => other.map(drop),
@@ -263,20 +243,12 @@ pub fn clock(id: libc::clockid_t) -> (i64, i64) {
 /// Installs a compiled seccomp program on this process.
 pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     let fprog = libc::sock_fprog {
-        len: program
-            .len()
-            .try_into()
-            .map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
+        len: program.len().try_into().map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
         filter: program.as_ptr().cast_mut(),
     };
     // SAFETY: fprog points to `len` instructions that outlive the call; the kernel only reads them.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0u32,
-            &raw const fprog,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u32, &raw const fprog)
     })?;
     Ok(())
 }

@@ -41,9 +41,7 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     // nothing else in the process uses.
     let stream = unsafe { std::os::unix::net::UnixStream::from_raw_fd(3) };
     stream.set_nonblocking(true)?;
-    let (read, write) = tokio::net::UnixStream::from_std(stream)?
-        .compat()
-        .split();
+    let (read, write) = tokio::net::UnixStream::from_std(stream)?.compat().split();
     let network = twoparty::VatNetwork::new(
         futures::io::BufReader::new(read),
         futures::io::BufWriter::new(write),

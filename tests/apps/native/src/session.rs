@@ -37,13 +37,8 @@ impl web_session::Server for Session {
         let path = params.get()?.get_path()?.to_string()?;
         drop(params);
         let (name, query) = path.split_once('?').unwrap_or((&path, ""));
-        let number = |default: u64| {
-            query
-                .split('=')
-                .nth(1)
-                .and_then(|v| v.parse().ok())
-                .unwrap_or(default)
-        };
+        let number =
+            |default: u64| query.split('=').nth(1).and_then(|v| v.parse().ok()).unwrap_or(default);
         match name.trim_start_matches('/') {
             "" => answer(results, "text/html; charset=utf-8", self.page().as_bytes()),
             "text" => answer(results, "text/plain", self.store.text().as_bytes()),
@@ -59,10 +54,8 @@ impl web_session::Server for Session {
                 answer(results, "application/octet-stream", &vec![b'x'; n])
             }
             "spawn" => {
-                let child = std::process::Command::new("/app")
-                    .arg("wait")
-                    .spawn()
-                    .map_err(failed)?;
+                let child =
+                    std::process::Command::new("/app").arg("wait").spawn().map_err(failed)?;
                 answer(results, "text/plain", child.id().to_string().as_bytes())
             }
             "log" => {
@@ -77,11 +70,7 @@ impl web_session::Server for Session {
             }
             "awake" => {
                 let mut request = self.api.get()?.stay_awake_request();
-                request
-                    .get()
-                    .init_display_info()
-                    .init_caption()
-                    .set_default_text("working");
+                request.get().init_display_info().init_caption().set_default_text("working");
                 let response = request.send().promise.await?;
                 let handle = response.get()?.get_handle()?;
                 AWAKE.with_borrow_mut(|all| all.push(handle));
@@ -105,10 +94,8 @@ impl web_session::Server for Session {
     ) -> Result<(), Error> {
         let params_reader = params.get()?;
         let content = params_reader.get_content()?;
-        let form = content
-            .get_mime_type()?
-            .to_str()?
-            .starts_with("application/x-www-form-urlencoded");
+        let form =
+            content.get_mime_type()?.to_str()?.starts_with("application/x-www-form-urlencoded");
         let body = content.get_content()?.to_vec();
         self.save(&body, form, results)
     }
@@ -188,11 +175,7 @@ impl Session {
     }
 
     fn upload(self: Rc<Self>, form: bool) -> request_stream::Client {
-        capnp_rpc::new_client(Upload {
-            session: self,
-            form,
-            body: RefCell::default(),
-        })
+        capnp_rpc::new_client(Upload { session: self, form, body: RefCell::default() })
     }
 }
 
@@ -275,9 +258,7 @@ fn escaped(text: &str) -> String {
 
 /// The `text` field of a form.
 fn form_value(body: &[u8]) -> Vec<u8> {
-    let Some(rest) = body
-        .split(|b| *b == b'&')
-        .find_map(|field| field.strip_prefix(b"text="))
+    let Some(rest) = body.split(|b| *b == b'&').find_map(|field| field.strip_prefix(b"text="))
     else {
         return Vec::new();
     };
@@ -299,10 +280,7 @@ fn form_value(body: &[u8]) -> Vec<u8> {
 
 /// Descriptors from 0 to 255 that are open, by asking each.
 fn open_fds() -> String {
-    (0..256)
-        .filter(|fd| is_open(*fd))
-        .map(|fd| format!("{fd}\n"))
-        .collect()
+    (0..256).filter(|fd| is_open(*fd)).map(|fd| format!("{fd}\n")).collect()
 }
 
 fn is_open(fd: i32) -> bool {

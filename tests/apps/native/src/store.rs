@@ -26,10 +26,7 @@ impl Store {
 
     /// How often something was stored.
     pub fn count(&self) -> u64 {
-        fs::read_to_string(COUNT)
-            .ok()
-            .and_then(|t| t.trim().parse().ok())
-            .unwrap_or(0)
+        fs::read_to_string(COUNT).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
     }
 
     /// Replaces the text and counts; both are on disk when this returns.

@@ -26,10 +26,7 @@ impl ApiSlot {
     /// # Errors
     /// Before the connection stands.
     pub fn get(&self) -> Result<Api, Error> {
-        self.0
-            .borrow()
-            .clone()
-            .ok_or_else(|| Error::failed("no connection yet".into()))
+        self.0.borrow().clone().ok_or_else(|| Error::failed("no connection yet".into()))
     }
 }
 
@@ -40,10 +37,7 @@ pub struct View {
 
 impl View {
     pub fn new(store: Store, api: Rc<ApiSlot>) -> View {
-        View {
-            store: Rc::new(store),
-            api,
-        }
+        View { store: Rc::new(store), api }
     }
 }
 
@@ -71,11 +65,7 @@ impl ui_view::Server for View {
         let params = params.get()?;
         let user = params.get_user_info()?;
         let name = user.get_display_name()?.get_default_text()?.to_string()?;
-        let identity = user
-            .get_identity_id()?
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let identity = user.get_identity_id()?.iter().map(|b| format!("{b:02x}")).collect();
         let permissions = user.get_permissions()?.iter().collect();
         let session = Session {
             name,
@@ -98,8 +88,7 @@ impl main_view::Server<capnp::text::Owned> for View {
         mut results: main_view::RestoreResults<capnp::text::Owned>,
     ) -> Result<(), Error> {
         let id = params.get()?.get_object_id()?.to_string()?;
-        let thing: app_persistent::Client<capnp::text::Owned> =
-            capnp_rpc::new_client(Thing { id });
+        let thing: app_persistent::Client<capnp::text::Owned> = capnp_rpc::new_client(Thing { id });
         results.get().init_cap().set_as_capability(thing.client.hook);
         Ok(())
     }
