@@ -6,9 +6,10 @@ import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { chmodSync, cpSync, createWriteStream, mkdirSync, mkdtempSync, readdirSync,
   readFileSync, readlinkSync, rmSync, statSync } from "node:fs";
+import { createServer as createHttpServer, request as httpRequest } from "node:http";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
@@ -161,13 +162,25 @@ export class Server {
     return this.json("grain", "list").find((entry) => entry.grainId === grain)?.state;
   }
 
-  /** A directory of the test that the server's user owns. */
-  file(name, bytes) {
-    const path = join(this.dir, name);
-    const stream = createWriteStream(path);
-    stream.end(bytes);
-    return new Promise((resolve) => stream.on("close", () => resolve(path)));
+  /** A request to an open grain, as its owner, without a browser: { status, headers, text }. */
+  async inGrain(grain, path, { method = "GET", headers = {}, body = "" } = {}) {
+    const { origin, cookie } = this.json("grain", "session", grain);
+    const host = new URL(origin).host;
+    return new Promise((resolve, reject) => {
+      const request = httpRequest({ host: "127.0.0.1", port: this.port, method, path,
+        headers: { Host: host, Cookie: cookie, Origin: origin, ...headers } }, (answer) => {
+        let text = "";
+        answer.setEncoding("utf8");
+        answer.on("data", (piece) => { text += piece; });
+        answer.on("end", () => resolve({ status: answer.statusCode, headers: answer.headers, text }));
+      });
+      request.on("error", reject);
+      request.end(body);
+    });
   }
+
+  /** The directory that is the grain's /var. */
+  grainDir(grain) { return join(this.home, "grains", grain, "sandbox"); }
 
   async terminate() {
     this.child.kill("SIGTERM");
@@ -200,6 +213,37 @@ export async function cleanUp() {
     if (thing instanceof Server) await thing.stop();
     else { await thing.close(); started.delete(thing); }
   }
+}
+
+/** A web server of somebody else's, that remembers every request: nothing of a grain may reach it. */
+export async function stranger() {
+  const seen = [];
+  const server = createHttpServer((request, answer) => {
+    seen.push(`${request.method} ${request.url}`);
+    answer.setHeader("Access-Control-Allow-Origin", "*");
+    answer.end("/* hello */");
+  });
+  server.on("upgrade", (request, socket) => { seen.push(`UPGRADE ${request.url}`); socket.destroy(); });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const thing = {
+    origin: `http://stranger.localhost:${server.address().port}`,
+    seen,
+    close: () => new Promise((resolve) => { server.closeAllConnections(); server.close(resolve); }),
+  };
+  started.add(thing);
+  return thing;
+}
+
+/** Serves one file; for `/install/HASH?url=`. */
+export async function fileServer(path) {
+  const server = createHttpServer((_request, answer) => answer.end(readFileSync(path)));
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const thing = {
+    url: `http://127.0.0.1:${server.address().port}/${basename(path)}`,
+    close: () => new Promise((resolve) => { server.closeAllConnections(); server.close(resolve); }),
+  };
+  started.add(thing);
+  return thing;
 }
 
 /** Headless Chromium from Debian. */

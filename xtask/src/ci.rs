@@ -90,7 +90,7 @@ impl Run {
             self.leave_out("lints: clippy is not installed");
         }
         if works("cargo", &["deny", "--version"]) {
-            let args = ["--offline", "check", "licenses", "bans", "sources"];
+            let args = ["check", "licenses", "bans", "sources"];
             self.check("dependencies", cargo(&[&["deny"], &args[..]].concat()));
         } else {
             self.leave_out("dependencies: cargo-deny is not installed");
@@ -115,6 +115,8 @@ impl Run {
     }
 
     fn cargo_tests(&mut self) {
+        // `cargo test` alone does not build the programs that the suites start.
+        self.check("build", cargo(&["build", "--release", "--locked", "--workspace", "--bins"]));
         let args = ["test", "--release", "--locked", "--workspace", "--no-fail-fast"];
         self.tests("cargo test", cargo(&args), Duration::from_secs(75 * 60));
     }
