@@ -1,1 +1,243 @@
-//! The HTTP edge: accept, limit, and dispatch by host.
+//! The HTTP edge: accept, limit, and hand each request to who serves its host.
+//!
+//! Faces the network: everything read here is hostile. Connections that open on a grain's host
+//! move to the thread that holds the grain's RPC connection, so that their requests never change
+//! threads; all others stay on the main runtime.
+
+mod body;
+mod head;
+pub mod reply;
+pub mod route;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+pub use body::EdgeBody;
+pub use head::ClientAddr;
+pub use route::{GrainHost, Target, Via};
+
+use crate::grains::pool::Local;
+use crate::state::App;
+
+/// A browser can be made to send 600 KB of cookies; a head of this size is still read.
+const HEAD_BUFFER: usize = 1 << 20;
+/// hyper's own bound on fields; ours (Cookie not counted) is in `head`.
+const MAX_FIELDS: usize = 200;
+/// From the first byte of a head to its end, and from one request to the next.
+const HEAD_TIME: Duration = Duration::from_secs(60);
+/// More open connections than this wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 16_384;
+/// How long `SIGTERM` waits for answers that are under way.
+const DRAIN_TIME: Duration = Duration::from_secs(20);
+
+/// What the listeners share.
+#[derive(Clone)]
+pub struct Edge(Arc<Inner>);
+
+struct Inner {
+    app: App,
+    router: axum::Router,
+    main: tokio::runtime::Handle,
+    slots: Arc<tokio::sync::Semaphore>,
+    drain: CancellationToken,
+    open: TaskTracker,
+}
+
+impl Edge {
+    /// Must be called on the main runtime.
+    pub fn new(app: App, router: axum::Router) -> Edge {
+        Edge(Arc::new(Inner {
+            app,
+            router,
+            main: tokio::runtime::Handle::current(),
+            slots: Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS)),
+            drain: CancellationToken::new(),
+            open: TaskTracker::new(),
+        }))
+    }
+
+    /// Accepts until the drain begins.
+    pub async fn listen(self, listener: TcpListener, via: Via) {
+        loop {
+            let Ok(slot) = self.0.slots.clone().acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.0.drain.cancelled() => return,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(e) => {
+                    // A connection that was reset while it waited, or no file descriptors left:
+                    // neither may end the loop, and the second must not spin.
+                    tracing::debug!("accept: {e}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            let edge = self.clone();
+            self.0.open.spawn(async move {
+                edge.place(stream, peer, via).await;
+                drop(slot);
+            });
+        }
+    }
+
+    /// Ends accepting, lets what is under way finish, and returns after at most `DRAIN_TIME`.
+    pub async fn drain(&self) {
+        self.0.drain.cancel();
+        self.0.open.close();
+        if tokio::time::timeout(DRAIN_TIME, self.0.open.wait()).await.is_err() {
+            tracing::warn!("{} connections were still open and are cut", self.0.open.len());
+        }
+    }
+
+    /// Serves the connection on the thread where it belongs.
+    async fn place(self, stream: TcpStream, peer: SocketAddr, via: Via) {
+        let mut first = [0u8; 2048];
+        let peeked = tokio::select! {
+            peeked = tokio::time::timeout(HEAD_TIME, stream.peek(&mut first)) => peeked,
+            () = self.0.drain.cancelled() => return,
+        };
+        let Ok(Ok(length @ 1..)) = peeked else { return };
+        let home = match head::peek_host(&first[..length]) {
+            Some(host) => match route::route(&self.0.app.config, via, &host) {
+                Target::Grain(host) => self.0.app.grains.home_of(&host),
+                _ => None,
+            },
+            None => None,
+        };
+        let Some(thread) = home else { return self.serve_here(stream, peer, via).await };
+        let Ok(stream) = stream.into_std() else { return };
+        let edge = self.clone();
+        let served = thread.call(move |local| {
+            Box::pin(async move {
+                if let Ok(stream) = TcpStream::from_std(stream) {
+                    edge.serve_local(local, stream, peer, via).await;
+                }
+            })
+        });
+        // The tracker counts this connection until the thread is done with it.
+        let _ = served.await;
+    }
+
+    async fn serve_here(self, stream: TcpStream, peer: SocketAddr, via: Via) {
+        let edge = self.clone();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let edge = edge.clone();
+            async move {
+                let answer = match edge.0.judge(&request, peer, via) {
+                    Err(reply) => reply,
+                    Ok((Target::Grain(host), client)) => {
+                        edge.0.app.grains.serve(request, host, client).await
+                    }
+                    Ok((target, client)) => edge.0.shell(target, request, client).await,
+                };
+                Ok::<_, std::convert::Infallible>(answer)
+            }
+        });
+        let connection = builder().serve_connection(TokioIo::new(stream), service).with_upgrades();
+        tokio::pin!(connection);
+        tokio::select! {
+            _ = connection.as_mut() => {}
+            () = self.0.drain.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+    }
+
+    async fn serve_local(
+        self,
+        local: std::rc::Rc<Local>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        via: Via,
+    ) {
+        let edge = self.clone();
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let edge = edge.clone();
+            let local = local.clone();
+            async move {
+                let answer = match edge.0.judge(&request, peer, via) {
+                    Err(reply) => reply,
+                    Ok((Target::Grain(host), client)) => {
+                        edge.0.app.grains.serve_on(local, request, host, client).await
+                    }
+                    Ok((target, client)) => {
+                        // A proxy in front reuses one connection for several hosts.
+                        let main = edge.0.main.clone();
+                        let job = async move { edge.0.shell(target, request, client).await };
+                        main.spawn(job).await.unwrap_or_else(|_| reply::internal())
+                    }
+                };
+                Ok::<_, std::convert::Infallible>(answer)
+            }
+        });
+        let connection = builder().serve_connection(TokioIo::new(stream), service).with_upgrades();
+        tokio::pin!(connection);
+        tokio::select! {
+            _ = connection.as_mut() => {}
+            () = self.0.drain.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+    }
+}
+
+fn builder() -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_BUFFER)
+        .max_headers(MAX_FIELDS);
+    builder
+}
+
+impl Inner {
+    /// Limits, host, and who is asking; an `Err` is the answer.
+    fn judge(
+        &self,
+        request: &Request<Incoming>,
+        peer: SocketAddr,
+        via: Via,
+    ) -> Result<(Target, ClientAddr), Response<EdgeBody>> {
+        head::check(request)?;
+        let host = head::host(request)?;
+        let client = head::client_addr(&self.app.config, request.headers(), peer);
+        Ok((route::route(&self.app.config, via, host), client))
+    }
+
+    async fn shell(
+        &self,
+        target: Target,
+        mut request: Request<Incoming>,
+        client: ClientAddr,
+    ) -> Response<EdgeBody> {
+        match target {
+            Target::Shell => {
+                request.extensions_mut().insert(client);
+                let request = request.map(axum::body::Body::new);
+                match self.router.clone().oneshot(request).await {
+                    Ok(answer) => answer.map(EdgeBody::shell),
+                    Err(never) => match never {},
+                }
+            }
+            Target::Selftest => reply::selftest(&request),
+            Target::Elsewhere => reply::to_root(&self.app.config, &request),
+            Target::Unknown => reply::misdirected(&self.app.config, &request),
+            Target::Grain(_) => reply::internal(),
+        }
+    }
+}
