@@ -131,13 +131,6 @@ impl Config {
         })
     }
 
-    /// Name of the shell's session cookie. With the prefixes no script and no sibling host can
-    /// plant one; where browsers refuse every Secure cookie it has none, and two of that name
-    /// count as none.
-    pub fn session_cookie(&self) -> &'static str {
-        if self.root.is_trustworthy() { "__Host-Http-sandstorm" } else { "sandstorm-shell" }
-    }
-
     /// The origin of the shell, as it stands in `Origin` headers and policies.
     pub fn root_origin(&self) -> String {
         self.root.to_string()
@@ -239,7 +232,6 @@ mod tests {
         let c = check(|_| ()).unwrap();
         assert_eq!(c.root_origin(), "http://sandstorm.localhost:3000");
         assert_eq!(c.idle, Duration::from_secs(60));
-        assert_eq!(c.session_cookie(), "__Host-Http-sandstorm");
         assert!(c.trusted_proxies.iter().any(|r| r.contains([127, 0, 0, 9].into())));
         assert!(!c.trusted_proxies.iter().any(|r| r.contains([10, 0, 0, 9].into())));
         assert!(c.warnings.is_empty());
@@ -278,9 +270,8 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_names_warn_and_lose_the_cookie_prefix() {
+    fn plain_http_names_warn() {
         let c = check(|s| s.root_url = Some("http://box.example.org:3000".into())).unwrap();
-        assert_eq!(c.session_cookie(), "sandstorm-shell");
         assert_eq!(c.warnings.len(), 1);
     }
 

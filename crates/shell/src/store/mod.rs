@@ -9,11 +9,13 @@
 
 mod accounts;
 mod grain_list;
+mod grain_sessions;
 mod grains;
 mod installs;
 mod links;
 mod notices;
 mod packages;
+mod ports;
 mod sessions;
 
 use std::{
@@ -30,11 +32,13 @@ use sqlx::{
 pub use crate::ids::{AccountId, LoginId};
 pub use accounts::{Account, CredentialKind, Role};
 pub use grain_list::{Filter, GrainCounts, GrainListItem, GrainPage, GrainQuery, PAGE_ROWS, Sort};
+pub use grain_sessions::GrainSessionRow;
 pub use grains::{Grain, NewGrain};
 pub use installs::{Install, InstallState};
 pub use links::{LinkPurpose, RedeemedLink};
 pub use notices::{AuditLine, Notice, Tone};
 pub use packages::{Action, AppRow, NewPackage, Package};
+pub use ports::PortGrant;
 pub use sessions::{LoginSession, NewLogin, SESSION_DAYS};
 
 /// Why the database did not do what was asked.

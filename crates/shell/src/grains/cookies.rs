@@ -1,0 +1,247 @@
+//! Cookies on a grain host, both ways.
+//!
+//! What a browser sends here may hold anything: a sibling host can set cookies for the parent
+//! domain, and a frame's script as many as it likes. Ours never reach the app, the app's never
+//! look like ours, and no amount of them locks a person out.
+
+use http::{HeaderMap, HeaderValue, header};
+
+use crate::edge::GrainHost;
+
+/// Longest cookie that a browser keeps (name and value); a longer one is not the app's.
+const ONE: usize = 4096;
+/// Cookies of one request to an app, in bytes: servers with a limit have at least 8 KiB a line.
+const ALL: usize = 7 * 1024;
+
+/// A request's cookies, sorted by whose they are.
+#[derive(Debug, Default)]
+pub struct Sorted<'a> {
+    /// Values of the hand-over cookie.
+    pub sids: Vec<&'a str>,
+    /// The app's, by the names it knows.
+    pub app: Vec<(&'a str, &'a str)>,
+    /// Names (as the browser has them) that are too much and should be expired.
+    pub excess: Vec<&'a str>,
+}
+
+/// The prefix that the app's cookies have in port mode, where all ports of a host share a jar.
+fn prefix(host: &GrainHost) -> Option<String> {
+    match host {
+        GrainHost::Label(_) => None,
+        GrainHost::Port(port) => Some(format!("p{port}-")),
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("sandstorm-sid")
+        || name.eq_ignore_ascii_case("sandstorm-shell")
+        || name.to_ascii_lowercase().starts_with("__host-http-sandstorm")
+}
+
+pub fn sort<'a>(headers: &'a HeaderMap, host: &GrainHost) -> Sorted<'a> {
+    let own_sid = super::session::cookie_name(host);
+    let prefix = prefix(host);
+    let mut out = Sorted::default();
+    let mut bytes = 0;
+    for line in headers.get_all(header::COOKIE) {
+        for piece in line.as_bytes().split(|&b| b == b';') {
+            // Bytes outside UTF-8 cannot travel as Text; such a cookie stays behind.
+            let Ok(piece) = std::str::from_utf8(piece) else { continue };
+            let piece = piece.trim();
+            let (name, value) = piece.split_once('=').unwrap_or(("", piece));
+            let (name, value) = (name.trim(), value.trim());
+            if name == own_sid {
+                out.sids.push(value);
+                continue;
+            }
+            if is_ours(name) || piece.is_empty() {
+                continue;
+            }
+            let app_name = match &prefix {
+                None => name,
+                Some(prefix) => match name.strip_prefix(&**prefix) {
+                    Some(name) => name,
+                    None => continue,
+                },
+            };
+            if piece.len() > ONE || bytes + piece.len() + 2 > ALL {
+                if out.excess.len() < 50 && !name.is_empty() {
+                    out.excess.push(name);
+                }
+                continue;
+            }
+            bytes += piece.len() + 2;
+            out.app.push((app_name, value));
+        }
+    }
+    out
+}
+
+/// Lines that expire `excess`, wherever below this site they were set.
+pub fn expire(excess: &[&str], host_name: &str, headers: &mut HeaderMap) {
+    let name = host_name.split(':').next().unwrap_or_default();
+    let mut domains = vec![None];
+    let mut parent = name.split_once('.').map(|(_, parent)| parent);
+    while let Some(domain) = parent.filter(|domain| domain.contains('.')) {
+        domains.push(Some(domain));
+        parent = domain.split_once('.').map(|(_, parent)| parent);
+    }
+    for cookie in excess {
+        for domain in &domains {
+            let domain = domain.map(|d| format!("; Domain={d}")).unwrap_or_default();
+            if let Ok(line) = HeaderValue::from_str(&format!("{cookie}=; Path=/; Max-Age=0{domain}"))
+            {
+                headers.append(header::SET_COOKIE, line);
+            }
+        }
+    }
+}
+
+/// How cookies are to be marked so that they come back.
+#[derive(Clone, Copy, Debug)]
+pub struct Marks {
+    pub https: bool,
+    /// Frame and page are different sites.
+    pub cross_site: bool,
+    /// Browsers accept `Secure` here.
+    pub trustworthy: bool,
+}
+
+/// A cookie that the app sets.
+#[derive(Debug, Default)]
+pub struct AppCookie<'a> {
+    pub name: &'a str,
+    pub value: &'a str,
+    /// Seconds since 1970.
+    pub expires: Option<i64>,
+    /// Seconds from now.
+    pub max_age: Option<u64>,
+    pub path: &'a str,
+    pub http_only: bool,
+}
+
+/// The `Set-Cookie` line, or `None` for a cookie that may not be set.
+pub fn line(cookie: &AppCookie<'_>, host: &GrainHost, marks: Marks) -> Option<HeaderValue> {
+    let name_ok = cookie.name.bytes().all(|b| b > b' ' && b < 0x7f && !b"=;,\"".contains(&b));
+    let value_ok = cookie.value.bytes().all(|b| b >= b' ' && b != 0x7f && b != b';');
+    if cookie.name.is_empty() || !name_ok || !value_ok || is_ours(cookie.name) {
+        return None;
+    }
+    let mut text = format!(
+        "{}{}={}",
+        prefix(host).unwrap_or_default(),
+        cookie.name,
+        cookie.value
+    );
+    if cookie.path.starts_with('/') && cookie.path.bytes().all(|b| b > b' ' && b != b';' && b < 0x7f)
+    {
+        text += "; Path=";
+        text += cookie.path;
+    }
+    if let Some(seconds) = cookie.expires {
+        let seconds = u64::try_from(seconds).unwrap_or(0).min(253_402_300_799);
+        let when = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        text += "; Expires=";
+        text += &httpdate::fmt_http_date(when);
+    }
+    if let Some(seconds) = cookie.max_age {
+        text += &format!("; Max-Age={seconds}");
+    }
+    if cookie.http_only {
+        text += "; HttpOnly";
+    }
+    if marks.cross_site {
+        text += "; Secure; SameSite=None; Partitioned";
+    } else if marks.https || (cookie.name.starts_with("__") && marks.trustworthy) {
+        // `__Host-` and `__Secure-` names are refused without it.
+        text += "; Secure";
+    }
+    HeaderValue::from_bytes(text.as_bytes()).ok()
+}
+
+/// The hand-over cookie.
+pub fn sid_line(host: &GrainHost, sid: &str, marks: Marks) -> HeaderValue {
+    let name = super::session::cookie_name(host);
+    let site = if marks.cross_site {
+        "; SameSite=None; Secure; Partitioned"
+    } else if marks.trustworthy {
+        "; SameSite=Lax; Secure"
+    } else {
+        "; SameSite=Lax"
+    };
+    HeaderValue::from_str(&format!("{name}={sid}; Path=/; HttpOnly{site}"))
+        .expect("hexadecimal digits make a valid header")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Marks = Marks { https: false, cross_site: false, trustworthy: true };
+
+    fn cookies(text: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.append(header::COOKIE, HeaderValue::from_bytes(text.as_bytes()).unwrap());
+        headers
+    }
+
+    #[test]
+    fn ours_never_reach_the_app() {
+        let headers = cookies(
+            "a=1; sandstorm-sid=x; b=2=3; sandstorm-sid=y; __Host-Http-sandstorm=z; \
+             sandstorm-shell=q; sandstorm-sid-7001=p; ; flag",
+        );
+        let sorted = sort(&headers, &GrainHost::Label("ui-1".into()));
+        assert_eq!(sorted.sids, ["x", "y"]);
+        assert_eq!(sorted.app, [("a", "1"), ("b", "2=3"), ("", "flag")]);
+    }
+
+    #[test]
+    fn ports_do_not_share_cookies() {
+        let headers = cookies("p7001-a=1; p7002-a=2; a=3; sandstorm-sid-7001=s; sandstorm-sid=t");
+        let sorted = sort(&headers, &GrainHost::Port(7001));
+        assert_eq!(sorted.sids, ["s"]);
+        assert_eq!(sorted.app, [("a", "1")]);
+        let cookie = AppCookie { name: "a", value: "1", ..Default::default() };
+        assert_eq!(line(&cookie, &GrainHost::Port(7001), PLAIN).unwrap(), "p7001-a=1");
+    }
+
+    #[test]
+    fn overlong_cookies_stay_behind_and_are_expired() {
+        let mut text = format!("keep=1; big={}", "x".repeat(12_000));
+        for i in 0..10 {
+            text += &format!("; c{i}={}", "y".repeat(1000));
+        }
+        let headers = cookies(&text);
+        let sorted = sort(&headers, &GrainHost::Label("ui-1".into()));
+        assert_eq!(sorted.app[0], ("keep", "1"));
+        let sent: usize = sorted.app.iter().map(|(n, v)| n.len() + v.len() + 3).sum();
+        assert!(sent <= ALL, "{sent}");
+        assert!(sorted.excess.contains(&"big"));
+        let mut answer = HeaderMap::new();
+        expire(&["big"], "ui-1.sandstorm.localhost:3000", &mut answer);
+        let lines: Vec<_> = answer.get_all(header::SET_COOKIE).iter().collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0], "big=; Path=/; Max-Age=0");
+        assert_eq!(lines[1], "big=; Path=/; Max-Age=0; Domain=sandstorm.localhost");
+    }
+
+    #[test]
+    fn an_app_cannot_set_ours_nor_break_the_line() {
+        let host = GrainHost::Label("ui-1".into());
+        let set = |name, value, path| {
+            line(&AppCookie { name, value, path, ..Default::default() }, &host, PLAIN)
+        };
+        assert_eq!(set("a", "b c,d", "/x").unwrap(), "a=b c,d; Path=/x");
+        for name in ["", "a b", "a;b", "a=b", "sandstorm-sid", "sandstorm-sid-1", "__Host-Http-Sandstorm"] {
+            assert!(set(name, "1", "").is_none(), "{name}");
+        }
+        assert!(set("a", "b\r\nX: y", "").is_none());
+        assert!(set("a", "b; Domain=localhost", "").is_none());
+        assert_eq!(set("a", "b", "/; Domain=localhost").unwrap(), "a=b");
+        assert_eq!(set("__Host-a", "b", "/").unwrap(), "__Host-a=b; Path=/; Secure");
+        let cookie = AppCookie { name: "t", expires: Some(0), ..Default::default() };
+        let expired = line(&cookie, &host, PLAIN).unwrap();
+        assert_eq!(expired, "t=; Expires=Thu, 01 Jan 1970 00:00:00 GMT");
+    }
+}

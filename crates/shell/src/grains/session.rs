@@ -1,0 +1,394 @@
+//! Grain sessions: which browser may use which grain, on which host.
+//!
+//! The host is public; the `sandstorm-sid` cookie is the secret. Both are derived from the
+//! sign-in's own secret, so that a grain has the same host at each opening and the database, which
+//! keeps hashes only, opens nothing. A session is looked up by the hash of the cookie *and* must
+//! belong to the host that was asked: a cookie planted by a sibling host counts for nothing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hmac::{Hmac, Mac};
+use http::HeaderValue;
+use sha2::Sha256;
+use tokio_util::sync::CancellationToken;
+
+use super::shared::{Entry, Shared};
+use super::{Frame, LoginKey, Permissions, ScriptSession, policy};
+use crate::config::{Config, GrainHosts};
+use crate::edge::{GrainHost, route::port_name};
+use crate::error::{Error, Result};
+use crate::ids::{AccountId, GrainId, LoginId};
+use crate::store::{Grain, GrainSessionRow, hash_secret, now_ms, random};
+
+/// A ticket must be used this soon: the page that carries it loads its frame at once.
+const TICKET_TIME: Duration = Duration::from_secs(60);
+/// Waiting tickets; more than this and the oldest give way.
+const MAX_TICKETS: usize = 100_000;
+/// After so long a session is checked against the database again, in case its sign-in expired.
+const RECHECK: Duration = Duration::from_secs(300);
+/// How long a script's session lasts.
+const SCRIPT_HOURS: i64 = 12;
+
+/// One (sign-in, grain).
+pub struct GrainSession {
+    /// SHA-256 of the cookie: the session's name in memory.
+    pub sid_hash: [u8; 32],
+    pub entry: Arc<Entry>,
+    pub host: GrainHost,
+    /// `scheme://host[:port]`: what the app sees as its base path.
+    pub origin: String,
+    /// The `Content-Security-Policy` of this session's answers.
+    pub policy: HeaderValue,
+    pub login: Option<LoginId>,
+    pub account: AccountId,
+    pub display_name: String,
+    pub handle: String,
+    /// What the app may know this person by.
+    pub identity: [u8; 32],
+    pub permissions: Permissions,
+    pub tab_id: [u8; 16],
+    /// Made for curl and scripts: no browser, so no browser's headers.
+    pub script: bool,
+    expires: Option<i64>,
+    checked: Instant,
+    /// Cancelled at sign-out: requests end, sockets close.
+    pub revoked: CancellationToken,
+}
+
+#[derive(Default)]
+pub struct Sessions(Mutex<Tables>);
+
+#[derive(Default)]
+struct Tables {
+    by_sid: HashMap<[u8; 32], Arc<GrainSession>>,
+    tickets: HashMap<[u8; 32], Ticket>,
+    /// Home threads, so that a connection can be placed by its host.
+    homes: HashMap<GrainHost, usize>,
+}
+
+/// A way into a session that works once.
+#[derive(Clone)]
+pub struct Ticket {
+    pub host: GrainHost,
+    /// Value for the cookie.
+    pub sid: String,
+    /// The port was another grain's: its storage is wiped first.
+    pub wipe: bool,
+    until: Instant,
+}
+
+impl Sessions {
+    fn tables(&self) -> std::sync::MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn home_of(&self, host: &GrainHost) -> Option<usize> {
+        self.tables().homes.get(host).copied()
+    }
+
+    /// Uses a ticket up; it must belong to `host`.
+    pub fn redeem(&self, ticket: &str, host: &GrainHost) -> Option<Ticket> {
+        let ticket = self.tables().tickets.remove(&hash_secret(ticket.as_bytes()))?;
+        (ticket.until > Instant::now() && ticket.host == *host).then_some(ticket)
+    }
+
+    fn add_ticket(&self, host: GrainHost, sid: String, wipe: bool) -> String {
+        let secret = hex::encode(random::<32>());
+        let now = Instant::now();
+        let mut tables = self.tables();
+        if tables.tickets.len() >= 64 {
+            tables.tickets.retain(|_, ticket| ticket.until > now);
+        }
+        if tables.tickets.len() >= MAX_TICKETS {
+            let oldest = tables.tickets.iter().min_by_key(|(_, ticket)| ticket.until);
+            if let Some(oldest) = oldest.map(|(hash, _)| *hash) {
+                tables.tickets.remove(&oldest);
+            }
+        }
+        let ticket = Ticket { host, sid, wipe, until: now + TICKET_TIME };
+        tables.tickets.insert(hash_secret(secret.as_bytes()), ticket);
+        secret
+    }
+
+    /// Puts a session into memory; one that is there already with the same rights stays.
+    fn keep(&self, session: GrainSession) -> Arc<GrainSession> {
+        let mut tables = self.tables();
+        tables.homes.insert(session.host.clone(), session.entry.home);
+        if let Some(old) = tables.by_sid.get(&session.sid_hash) {
+            if old.permissions == session.permissions && old.display_name == session.display_name {
+                if old.checked.elapsed() < RECHECK {
+                    return old.clone();
+                }
+                // Same session, fresh time of its check: its open sockets stay open.
+                let fresh = GrainSession { revoked: old.revoked.clone(), ..session };
+                let fresh = Arc::new(fresh);
+                tables.by_sid.insert(fresh.sid_hash, fresh.clone());
+                return fresh;
+            }
+            old.revoked.cancel();
+        }
+        let session = Arc::new(session);
+        tables.by_sid.insert(session.sid_hash, session.clone());
+        session
+    }
+
+    fn known(&self, sid_hash: &[u8; 32], host: &GrainHost) -> Option<Arc<GrainSession>> {
+        let mut tables = self.tables();
+        let session = tables.by_sid.get(sid_hash)?;
+        if session.host != *host {
+            return None;
+        }
+        let stale = session.checked.elapsed() > RECHECK
+            || session.expires.is_some_and(|expires| expires <= now_ms());
+        if stale {
+            if session.expires.is_some_and(|expires| expires <= now_ms()) {
+                session.revoked.cancel();
+                tables.by_sid.remove(sid_hash);
+            }
+            return None;
+        }
+        Some(session.clone())
+    }
+
+    /// Ends every session for which `which` holds.
+    pub fn revoke(&self, which: impl Fn(&GrainSession) -> bool) {
+        let mut tables = self.tables();
+        let mut hosts = Vec::new();
+        tables.by_sid.retain(|_, session| {
+            let end = which(session);
+            if end {
+                session.revoked.cancel();
+                hosts.push(session.host.clone());
+            }
+            !end
+        });
+        // Tickets of these hosts lead nowhere any more.
+        tables.tickets.retain(|_, ticket| !hosts.contains(&ticket.host));
+    }
+
+    /// Forgets sessions that nobody used for a while; the database still knows them.
+    pub fn sweep(&self) {
+        self.tables()
+            .by_sid
+            .retain(|_, session| session.checked.elapsed() < RECHECK * 4 || Arc::strong_count(session) > 1);
+    }
+}
+
+impl Shared {
+    /// Makes or refreshes the session of a sign-in and a ticket for its frame.
+    pub async fn open(
+        &self,
+        key: &LoginKey,
+        grain: &GrainId,
+        permissions: Permissions,
+        path: &str,
+    ) -> Result<Frame> {
+        let row = self.usable_grain(grain).await?;
+        let account = key.account.ok_or_else(|| {
+            Error::Forbidden("Sign in first: grains cannot be opened without an account yet.".into())
+        })?;
+        let sid = hex::encode(derive(&key.secret, "sid", grain));
+        let (host, wipe) = match &self.config.grain_hosts {
+            GrainHosts::Wildcard(_) => {
+                let label = hex::encode(&derive(&key.secret, "host", grain)[..16]);
+                (GrainHost::Label(format!("ui-{label}")), false)
+            }
+            GrainHosts::Port { .. } => self.port_host(grain, account).await?,
+        };
+        let session =
+            self.save(&row, host, &sid, account, Some(key.login), permissions, None).await?;
+        let ticket = self.sessions.add_ticket(session.host.clone(), sid, wipe);
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        let path = percent_encoding::utf8_percent_encode(&path, QUERY_VALUE);
+        Ok(Frame {
+            origin: session.origin.clone(),
+            init_url: format!("{}/_sandstorm-init?ticket={ticket}&path={path}", session.origin),
+        })
+    }
+
+    /// A session for curl and scripts, of a grain's owner.
+    pub async fn open_for_script(
+        &self,
+        grain: &GrainId,
+        permissions: Permissions,
+    ) -> Result<ScriptSession> {
+        let row = self.usable_grain(grain).await?;
+        let sid = hex::encode(random::<32>());
+        let host = match &self.config.grain_hosts {
+            GrainHosts::Wildcard(_) => {
+                GrainHost::Label(format!("ui-{}", hex::encode(random::<16>())))
+            }
+            GrainHosts::Port { .. } => self.port_host(grain, row.owner).await?.0,
+        };
+        let expires = now_ms() + SCRIPT_HOURS * 3_600_000;
+        let owner = row.owner;
+        let session = self.save(&row, host, &sid, owner, None, permissions, Some(expires)).await?;
+        Ok(ScriptSession {
+            origin: session.origin.clone(),
+            cookie: format!("{}={sid}", cookie_name(&session.host)),
+            expires: expires / 1000,
+        })
+    }
+
+    /// The session that one of these cookie values proves for this host.
+    pub async fn session_by_cookie(
+        &self,
+        host: &GrainHost,
+        values: &[&str],
+    ) -> Result<Option<Arc<GrainSession>>> {
+        // A sibling host can plant cookies of our name: only the one that fits this host counts,
+        // and trying a few costs little.
+        for sid in values.iter().take(16).filter(|sid| sid.len() == 64) {
+            let sid_hash = hash_secret(sid.as_bytes());
+            if let Some(session) = self.sessions.known(&sid_hash, host) {
+                return Ok(Some(session));
+            }
+            let Some(row) = self.store.grain_session(&row_key(host, &sid_hash)).await? else {
+                continue;
+            };
+            if !bool::from(subtle::ConstantTimeEq::ct_eq(&row.sid_hash[..], &sid_hash[..])) {
+                continue;
+            }
+            let Ok(grain) = row.grain.parse() else { continue };
+            let session = self.build(&grain, host.clone(), sid_hash, &row).await?;
+            return Ok(Some(self.sessions.keep(session)));
+        }
+        Ok(None)
+    }
+
+    /// The grain's row, if it is there and not in the trash.
+    pub async fn usable_grain(&self, grain: &GrainId) -> Result<Grain> {
+        match self.store.grain(grain.as_str()).await? {
+            Some(row) if row.trashed_at.is_none() => Ok(row),
+            _ => Err(Error::NotFound("grain")),
+        }
+    }
+
+    async fn port_host(&self, grain: &GrainId, account: AccountId) -> Result<(GrainHost, bool)> {
+        let port = super::ports::grant(self, grain, account).await?;
+        Ok((GrainHost::Port(port.port), port.was_used))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn save(
+        &self,
+        grain: &Grain,
+        host: GrainHost,
+        sid: &str,
+        account: AccountId,
+        login: Option<LoginId>,
+        permissions: Permissions,
+        expires: Option<i64>,
+    ) -> Result<Arc<GrainSession>> {
+        let sid_hash = hash_secret(sid.as_bytes());
+        let row = GrainSessionRow {
+            host: row_key(&host, &sid_hash),
+            grain: grain.id.clone(),
+            account,
+            login_session: login,
+            sid_hash: sid_hash.to_vec(),
+            permissions: match &permissions {
+                Permissions::All => None,
+                Permissions::Names(names) => Some(
+                    serde_json::to_string(names).map_err(|e| Error::Internal(e.to_string()))?,
+                ),
+            },
+            expires,
+        };
+        self.store.save_grain_session(&row).await?;
+        let id = grain.id.parse().map_err(|_| Error::NotFound("grain"))?;
+        let session = self.build(&id, host, sid_hash, &row).await?;
+        Ok(self.sessions.keep(session))
+    }
+
+    async fn build(
+        &self,
+        grain: &GrainId,
+        host: GrainHost,
+        sid_hash: [u8; 32],
+        row: &GrainSessionRow,
+    ) -> Result<GrainSession> {
+        let identity = self.store.grain_identity(grain.as_str(), row.account).await?;
+        let account =
+            self.store.account(row.account).await?.ok_or(Error::NotFound("account"))?;
+        let permissions = match &row.permissions {
+            None => Permissions::All,
+            Some(names) => Permissions::Names(
+                serde_json::from_str(names).map_err(|e| Error::Internal(e.to_string()))?,
+            ),
+        };
+        let origin = origin(&self.config, &host);
+        let mut tab_id = [0; 16];
+        tab_id.copy_from_slice(&hash_secret(&[b"tab:", &sid_hash[..]].concat())[..16]);
+        Ok(GrainSession {
+            sid_hash,
+            entry: self.entry(grain),
+            policy: policy::content_security(&self.config, &origin),
+            origin,
+            host,
+            login: row.login_session,
+            account: row.account,
+            display_name: account.display_name,
+            handle: account.handle,
+            identity,
+            permissions,
+            tab_id,
+            script: row.login_session.is_none(),
+            expires: row.expires,
+            checked: Instant::now(),
+            revoked: CancellationToken::new(),
+        })
+    }
+}
+
+/// The cookie's name: in port mode all ports of a host share their cookies.
+pub fn cookie_name(host: &GrainHost) -> String {
+    match host {
+        GrainHost::Label(_) => "sandstorm-sid".to_owned(),
+        GrainHost::Port(port) => format!("sandstorm-sid-{port}"),
+    }
+}
+
+/// The origin of a grain's host, as a browser sees it.
+pub fn origin(config: &Config, host: &GrainHost) -> String {
+    let root = &config.root;
+    let mut origin = root.clone();
+    match (host, &config.grain_hosts) {
+        (GrainHost::Label(label), GrainHosts::Wildcard(wildcard)) => {
+            origin.host = wildcard.host(label);
+            origin.port = wildcard.port;
+        }
+        (GrainHost::Port(port), _) if root.https => origin.host = port_name(root, *port),
+        (GrainHost::Port(port), _) => origin.port = *port,
+        // A label from before the mode was changed leads nowhere.
+        (GrainHost::Label(label), _) => origin.host = format!("{label}.invalid"),
+    }
+    origin.to_string()
+}
+
+/// Key of the session's row: a port is shared by an account's sign-ins, a label is not.
+fn row_key(host: &GrainHost, sid_hash: &[u8; 32]) -> String {
+    match host {
+        GrainHost::Label(label) => label.clone(),
+        GrainHost::Port(port) => format!("{port}/{}", hex::encode(&sid_hash[..8])),
+    }
+}
+
+fn derive(secret: &[u8; 32], what: &str, grain: &GrainId) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
+    mac.update(b"grain session ");
+    mac.update(what.as_bytes());
+    mac.update(b"\0");
+    mac.update(grain.as_str().as_bytes());
+    mac.finalize().into_bytes().into()
+}
+
+/// What a query's value may not hold bare.
+const QUERY_VALUE: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');

@@ -1,0 +1,145 @@
+//! What all threads know of grains: settings, state, signs of life, sessions.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::GrainState;
+use super::pool::Thread;
+use super::session::Sessions;
+use crate::config::Config;
+use crate::ids::GrainId;
+use crate::state::{Event, Events};
+use crate::store::Store;
+
+pub struct Shared {
+    pub config: Config,
+    pub store: Store,
+    pub events: Events,
+    pub sessions: Sessions,
+    pub threads: Vec<Thread>,
+    entries: Mutex<HashMap<GrainId, Arc<Entry>>>,
+    start: Instant,
+}
+
+/// What any thread may know of one grain.
+pub struct Entry {
+    pub grain: GrainId,
+    /// Index of its thread.
+    pub home: usize,
+    state: watch::Sender<GrainState>,
+    /// Tabs, requests, bodies and sockets that are open now.
+    live: AtomicUsize,
+    /// Wake locks that the app holds.
+    pub locks: AtomicUsize,
+    /// When `live` last fell to zero, in milliseconds of [`Shared::start`]'s clock.
+    quiet_since: AtomicU64,
+    events: Events,
+    start: Instant,
+}
+
+impl Shared {
+    pub fn new(config: Config, store: Store, events: Events, threads: Vec<Thread>) -> Shared {
+        Shared {
+            sessions: Sessions::default(),
+            config,
+            store,
+            events,
+            threads,
+            entries: Mutex::default(),
+            start: Instant::now(),
+        }
+    }
+
+    /// The grain's entry, made if it is new.
+    pub fn entry(&self, grain: &GrainId) -> Arc<Entry> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(grain) {
+            return entry.clone();
+        }
+        let mut hasher = DefaultHasher::new();
+        grain.hash(&mut hasher);
+        let entry = Arc::new(Entry {
+            grain: grain.clone(),
+            home: (hasher.finish() % self.threads.len() as u64) as usize,
+            state: watch::channel(GrainState::Asleep).0,
+            live: AtomicUsize::new(0),
+            locks: AtomicUsize::new(0),
+            quiet_since: AtomicU64::new(self.start.elapsed().as_millis() as u64),
+            events: self.events.clone(),
+            start: self.start,
+        });
+        entries.insert(grain.clone(), entry.clone());
+        entry
+    }
+
+    /// Forgets a destroyed grain.
+    pub fn forget(&self, grain: &GrainId) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(grain);
+    }
+
+    pub fn thread(&self, entry: &Entry) -> &Thread {
+        &self.threads[entry.home]
+    }
+}
+
+impl Entry {
+    pub fn state(&self) -> GrainState {
+        self.state.borrow().clone()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<GrainState> {
+        self.state.subscribe()
+    }
+
+    pub fn set_state(&self, state: GrainState) {
+        let changed = self.state.send_if_modified(|old| {
+            let changed = *old != state;
+            *old = state;
+            changed
+        });
+        if changed {
+            self.events.send(Event::GrainChanged(self.grain.clone()));
+        }
+    }
+
+    /// Counts something that keeps the grain awake, until the guard drops.
+    pub fn live(self: &Arc<Entry>) -> Live {
+        self.live.fetch_add(1, Ordering::Relaxed);
+        Live(self.clone())
+    }
+
+    /// A sign of life that is over at once.
+    pub fn touch(&self) {
+        self.quiet_since.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// How long nothing has used the grain; zero while something does.
+    pub fn quiet_for(&self) -> Duration {
+        if self.live.load(Ordering::Relaxed) > 0 || self.locks.load(Ordering::Relaxed) > 0 {
+            return Duration::ZERO;
+        }
+        let since = Duration::from_millis(self.quiet_since.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(since)
+    }
+
+    /// How many requests, bodies, sockets and tabs are open.
+    pub fn live_count(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+}
+
+/// Keeps a grain awake.
+pub struct Live(Arc<Entry>);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // The order matters: whoever sees zero must see the new time.
+        self.0.touch();
+        self.0.live.fetch_sub(1, Ordering::Release);
+    }
+}
