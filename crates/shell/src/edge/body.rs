@@ -1,31 +1,28 @@
-//! The one response body type of the edge.
+//! The response body of the edge: of one type, and fit for any thread.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::mpsc;
 
-/// Body of any answer: bytes at hand, a page of the shell, or a grain's stream.
+/// Body of any answer: bytes at hand, a page of the shell, or chunks from a grain's thread.
 pub struct EdgeBody(Kind);
 
 enum Kind {
     Full(Option<Bytes>),
     Shell(axum::body::Body),
-    Stream(Stream),
+    Feed(Feed),
 }
 
-/// A body that comes chunk by chunk from a grain.
-pub struct Stream {
-    /// `Err` cuts the connection, so that the client knows the answer is not whole.
-    pub chunks: Box<dyn ChunkSource>,
-    /// Bytes still to come, if the app told.
+/// Chunks that come from another thread.
+pub struct Feed {
+    /// An `Err` cuts the connection, so that the client knows the answer is not whole; so does
+    /// an end before `length`.
+    pub chunks: mpsc::Receiver<Result<Bytes, Cut>>,
+    /// Bytes of the whole body, if the app told.
     pub length: Option<u64>,
-}
-
-/// Where chunks come from; `None` is the good end.
-pub trait ChunkSource: Send {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>>;
 }
 
 /// The app's stream broke off.
@@ -47,8 +44,8 @@ impl EdgeBody {
         EdgeBody(Kind::Shell(body))
     }
 
-    pub fn stream(stream: Stream) -> EdgeBody {
-        EdgeBody(Kind::Stream(stream))
+    pub fn feed(feed: Feed) -> EdgeBody {
+        EdgeBody(Kind::Feed(feed))
     }
 }
 
@@ -63,27 +60,10 @@ impl Body for EdgeBody {
         match &mut self.0 {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Shell(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Kind::Stream(stream) => match std::task::ready!(stream.chunks.poll_chunk(cx)) {
-                None => match stream.length {
-                    None | Some(0) => Poll::Ready(None),
-                    Some(left) => {
-                        Poll::Ready(Some(Err(Cut(format!("{left} bytes are missing")).into())))
-                    }
-                },
-                Some(Err(cut)) => Poll::Ready(Some(Err(cut.into()))),
-                Some(Ok(bytes)) => {
-                    if let Some(left) = &mut stream.length {
-                        match left.checked_sub(bytes.len() as u64) {
-                            Some(rest) => *left = rest,
-                            None => {
-                                let cut = Cut("it is longer than it said".into());
-                                return Poll::Ready(Some(Err(cut.into())));
-                            }
-                        }
-                    }
-                    Poll::Ready(Some(Ok(Frame::data(bytes))))
-                }
-            },
+            Kind::Feed(feed) => feed
+                .chunks
+                .poll_recv(cx)
+                .map(|chunk| chunk.map(|c| c.map(Frame::data).map_err(Into::into))),
         }
     }
 
@@ -91,8 +71,7 @@ impl Body for EdgeBody {
         match &self.0 {
             Kind::Full(bytes) => bytes.is_none(),
             Kind::Shell(body) => body.is_end_stream(),
-            // Even of length 0 it is polled once more: `done` has to come.
-            Kind::Stream(_) => false,
+            Kind::Feed(_) => false,
         }
     }
 
@@ -102,10 +81,7 @@ impl Body for EdgeBody {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Kind::Shell(body) => body.size_hint(),
-            Kind::Stream(stream) => match stream.length {
-                Some(length) => SizeHint::with_exact(length),
-                None => SizeHint::default(),
-            },
+            Kind::Feed(feed) => feed.length.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

@@ -1,0 +1,293 @@
+//! One RPC connection to one supervisor, and what was obtained through it.
+//!
+//! Faces a supervisor and, behind it, an app: both hostile. The guard of `Trust::Hostile` bounds
+//! what they send; here every call that should answer soon has a time limit.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use sandstorm_schema::ext_http_capnp::http_ext;
+use sandstorm_schema::grain_capnp::{session_context, ui_view};
+use sandstorm_schema::limits::SHORT_TEXT;
+use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
+use sandstorm_schema::rpc::error as rpc_error;
+use sandstorm_schema::supervisor_capnp::{sandstorm_core, supervisor};
+use sandstorm_schema::web_session_capnp::web_session;
+use tokio::net::UnixStream;
+use tokio::sync::OnceCell;
+
+use super::Permissions;
+use super::core::{ContextImpl, CoreImpl, Identities, IdentityImpl};
+use super::session::GrainSession;
+use super::shared::{Entry, Shared};
+use super::spawn::Child;
+use crate::error::{Error, Result};
+
+/// A call that only the supervisor answers.
+const SUPERVISOR_TIME: Duration = Duration::from_secs(15);
+/// A call that waits for the app to come up.
+const APP_TIME: Duration = Duration::from_secs(60);
+/// Sessions of one grain at once; the longest unused gives way.
+const MAX_SESSIONS: usize = 256;
+/// Permissions that an app may define.
+const MAX_PERMISSIONS: u32 = 256;
+
+pub struct Conn {
+    vat: Vat,
+    pub supervisor: supervisor::Client,
+    core: sandstorm_core::Client,
+    identities: Rc<RefCell<Identities>>,
+    view: OnceCell<View>,
+    sessions: RefCell<HashMap<[u8; 32], Rc<SessionCell>>>,
+    uses: Cell<u64>,
+    /// The process behind the socket, as the kernel names it.
+    pub pid: Option<u32>,
+    /// The same, if we started it.
+    pub child: Option<Child>,
+    /// The app has answered something since this connection was made.
+    pub answered: Cell<bool>,
+    pub since: std::time::Instant,
+    dead: Cell<bool>,
+    /// We asked for its end.
+    pub stopping: Cell<bool>,
+}
+
+/// The app's view and the permissions it defines.
+struct View {
+    client: ui_view::Client,
+    permissions: Vec<String>,
+}
+
+struct SessionCell {
+    web: OnceCell<WebSession>,
+    used: Cell<u64>,
+}
+
+/// One grain session inside the app.
+#[derive(Clone)]
+pub struct WebSession {
+    pub web: web_session::Client,
+    /// The same object by our own interface.
+    pub ext: http_ext::Client,
+    /// Whether it has that interface; unknown until it was asked once.
+    pub has_ext: Rc<Cell<Option<bool>>>,
+}
+
+/// What a browser tells once, when its session begins.
+pub struct Visitor<'a> {
+    pub user_agent: &'a str,
+    pub languages: Vec<&'a str>,
+}
+
+impl Conn {
+    /// Speaks to the supervisor at the other end of `stream` and hands it the system's core.
+    pub async fn open(
+        shared: &Arc<Shared>,
+        entry: &Arc<Entry>,
+        stream: UnixStream,
+        child: Option<Child>,
+    ) -> Result<Rc<Conn>> {
+        let pid = stream.peer_cred().ok().and_then(|cred| cred.pid()).and_then(|p| p.try_into().ok());
+        let vat = Vat::spawn(stream, Side::Client, None, Trust::Hostile(GuardLimits::default()));
+        let identities = Rc::new(RefCell::new(Identities::new()));
+        let core = CoreImpl {
+            shared: shared.clone(),
+            entry: entry.clone(),
+            identities: identities.clone(),
+        };
+        let conn = Rc::new(Conn {
+            supervisor: vat.bootstrap(),
+            vat,
+            core: capnp_rpc::new_client(core),
+            identities,
+            view: OnceCell::new(),
+            sessions: RefCell::default(),
+            uses: Cell::new(0),
+            pid,
+            child,
+            answered: Cell::new(false),
+            since: std::time::Instant::now(),
+            dead: Cell::new(false),
+            stopping: Cell::new(false),
+        });
+        conn.keep_alive().await?;
+        Ok(conn)
+    }
+
+    pub fn is_alive(&self) -> bool {
+        !self.dead.get() && !self.stopping.get()
+    }
+
+    /// Waits until the connection is over.
+    pub async fn closed(&self) {
+        // How it ended does not matter: it is over.
+        let _ = self.vat.closed().await;
+        self.dead.set(true);
+    }
+
+    pub async fn keep_alive(&self) -> Result<()> {
+        let mut request = self.supervisor.keep_alive_request();
+        request.get().set_core(self.core.clone());
+        timed("the box", SUPERVISOR_TIME, request.send().promise).await.map(drop)
+    }
+
+    /// Asks the supervisor to end the grain; a disconnect is its success.
+    pub async fn shutdown(&self) -> Result<()> {
+        let promise = self.supervisor.shutdown_request().send().promise;
+        match timed("the box", SUPERVISOR_TIME, promise).await {
+            Ok(_) | Err(Error::Disconnected(_)) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Names of the app's permissions, in its order; starts the app.
+    pub async fn permission_names(&self) -> Result<&[String]> {
+        Ok(&self.view().await?.permissions)
+    }
+
+    async fn view(&self) -> Result<&View> {
+        self.view
+            .get_or_try_init(|| async {
+                let promise = self.supervisor.get_main_view_request().send().promise;
+                let response = timed("starting the app", APP_TIME, promise).await?;
+                let client = response
+                    .get()
+                    .and_then(|results| results.get_view())
+                    .map_err(from_rpc)?;
+                drop(response);
+                let promise = client.get_view_info_request().send().promise;
+                let permissions = match timed("starting the app", APP_TIME, promise).await {
+                    Ok(response) => permission_names(&response).map_err(from_rpc)?,
+                    // An old app may have none to tell of.
+                    Err(Error::Unimplemented(_)) => Vec::new(),
+                    Err(e) => return Err(e),
+                };
+                Ok(View { client, permissions })
+            })
+            .await
+    }
+
+    /// The session inside the app, opened at its first use.
+    pub async fn session(&self, session: &GrainSession, visitor: Visitor<'_>) -> Result<WebSession> {
+        let cell = self.session_cell(&session.sid_hash);
+        let opened = cell.web.get_or_try_init(|| self.new_session(session, visitor)).await?;
+        Ok(opened.clone())
+    }
+
+    fn session_cell(&self, key: &[u8; 32]) -> Rc<SessionCell> {
+        self.uses.set(self.uses.get() + 1);
+        let mut sessions = self.sessions.borrow_mut();
+        if !sessions.contains_key(key) && sessions.len() >= MAX_SESSIONS {
+            let oldest = sessions.iter().min_by_key(|(_, cell)| cell.used.get()).map(|(k, _)| *k);
+            if let Some(oldest) = oldest {
+                sessions.remove(&oldest);
+            }
+        }
+        let cell = sessions
+            .entry(*key)
+            .or_insert_with(|| Rc::new(SessionCell { web: OnceCell::new(), used: Cell::new(0) }));
+        cell.used.set(self.uses.get());
+        cell.clone()
+    }
+
+    /// Ends a session: the app sees its capability dropped.
+    pub fn forget_session(&self, key: &[u8; 32]) {
+        self.sessions.borrow_mut().remove(key);
+    }
+
+    async fn new_session(
+        &self,
+        session: &GrainSession,
+        visitor: Visitor<'_>,
+    ) -> Result<WebSession> {
+        let view = self.view().await?;
+        let mut request = view.client.new_session_request();
+        let mut params = request.get();
+        let mut user = params.reborrow().init_user_info();
+        user.reborrow().init_display_name().set_default_text(&*session.display_name);
+        user.set_identity_id(&session.identity);
+        user.set_preferred_handle(&*session.handle);
+        let identity = self.identities.borrow_mut().new_client(IdentityImpl::of(session));
+        user.set_identity(identity);
+        let mut bits = user.init_permissions(view.permissions.len() as u32);
+        for (index, name) in view.permissions.iter().enumerate() {
+            let held = match &session.permissions {
+                Permissions::All => true,
+                Permissions::Names(names) => names.contains(name),
+            };
+            bits.set(index as u32, held);
+        }
+        let context: session_context::Client = capnp_rpc::new_client(ContextImpl);
+        params.set_context(context);
+        params.set_session_type(web_session_type());
+        params.set_tab_id(&session.tab_id);
+        let mut web = params
+            .get_session_params()
+            .init_as::<sandstorm_schema::web_session_capnp::web_session::params::Builder<'_>>();
+        web.set_base_path(&*session.origin);
+        web.set_user_agent(if visitor.user_agent.is_empty() {
+            "UnknownAgent/0.0"
+        } else {
+            visitor.user_agent
+        });
+        let mut languages = web.init_acceptable_languages(visitor.languages.len() as u32);
+        for (index, language) in visitor.languages.iter().enumerate() {
+            languages.set(index as u32, *language);
+        }
+        let response = timed("opening the app", APP_TIME, request.send().promise).await?;
+        let ui = response.get().and_then(|results| results.get_session()).map_err(from_rpc)?;
+        let hook = capnp::capability::FromClientHook::into_client_hook(ui);
+        Ok(WebSession {
+            web: capnp::capability::FromClientHook::new(hook.add_ref()),
+            ext: capnp::capability::FromClientHook::new(hook),
+            has_ext: Rc::new(Cell::new(None)),
+        })
+    }
+}
+
+fn web_session_type() -> u64 {
+    <web_session::Client as capnp::traits::HasTypeId>::TYPE_ID
+}
+
+fn permission_names(
+    response: &capnp::capability::Response<ui_view::view_info::Owned>,
+) -> capnp::Result<Vec<String>> {
+    let list = response.get()?.get_permissions()?;
+    let mut names = Vec::new();
+    for index in 0..list.len().min(MAX_PERMISSIONS) {
+        let name = list.get(index).get_name()?.to_string()?;
+        names.push(name.chars().take(SHORT_TEXT).collect());
+    }
+    Ok(names)
+}
+
+/// Waits for an answer, but not for ever.
+pub async fn timed<T>(
+    what: &'static str,
+    time: Duration,
+    promise: impl Future<Output = capnp::Result<T>>,
+) -> Result<T> {
+    match tokio::time::timeout(time, promise).await {
+        Ok(answer) => answer.map_err(from_rpc),
+        Err(_) => Err(Error::Timeout(what)),
+    }
+}
+
+/// A peer's error in our words.
+pub fn from_rpc(error: capnp::Error) -> Error {
+    let words = rpc_error::text(&error);
+    if rpc_error::is_disconnected(&error) {
+        Error::Disconnected(words)
+    } else if rpc_error::is_unimplemented(&error) {
+        Error::Unimplemented(words)
+    } else if rpc_error::is_overloaded(&error) {
+        Error::Overloaded(words)
+    } else {
+        Error::BadGateway(words)
+    }
+}

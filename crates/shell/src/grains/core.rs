@@ -1,0 +1,174 @@
+//! The capabilities that the shell gives out: `SandstormCore` to a supervisor, `SessionContext`
+//! and `Identity` to an app. Callers are hostile; what cannot work yet says `unimplemented`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use capnp::Error;
+use sandstorm_schema::activity_capnp::notification_target;
+use sandstorm_schema::grain_capnp::session_context;
+use sandstorm_schema::identity_capnp::identity;
+use sandstorm_schema::rpc::error::{failed, unimplemented};
+use sandstorm_schema::supervisor_capnp::sandstorm_core;
+use sandstorm_schema::util_capnp::handle;
+
+use super::session::GrainSession;
+use super::shared::{Entry, Shared};
+
+/// Ongoing notifications of one grain at once.
+const MAX_LOCKS: usize = 16;
+
+pub type Identities = capnp_rpc::CapabilityServerSet<IdentityImpl, identity::Client>;
+
+/// What a grain's supervisor may ask of the system.
+pub struct CoreImpl {
+    pub shared: Arc<Shared>,
+    pub entry: Arc<Entry>,
+    pub identities: Rc<std::cell::RefCell<Identities>>,
+}
+
+impl sandstorm_core::Server for CoreImpl {
+    async fn get_owner_notification_target(
+        self: Rc<Self>,
+        _: sandstorm_core::GetOwnerNotificationTargetParams,
+        mut results: sandstorm_core::GetOwnerNotificationTargetResults,
+    ) -> Result<(), Error> {
+        let target = OwnerImpl { entry: self.entry.clone() };
+        results.get().set_owner(capnp_rpc::new_client(target));
+        Ok(())
+    }
+
+    async fn report_grain_size(
+        self: Rc<Self>,
+        params: sandstorm_core::ReportGrainSizeParams,
+        _: sandstorm_core::ReportGrainSizeResults,
+    ) -> Result<(), Error> {
+        let bytes = i64::try_from(params.get()?.get_bytes()).unwrap_or(i64::MAX);
+        let grain = &self.entry.grain;
+        match self.shared.store.grain_size(grain.as_str(), bytes).await {
+            Ok(()) => {
+                self.shared.events.send(crate::state::Event::GrainChanged(grain.clone()));
+                Ok(())
+            }
+            Err(e) => {
+                tracing::warn!("size of grain {grain}: {e}");
+                Err(failed("the size could not be stored"))
+            }
+        }
+    }
+
+    async fn get_identity_id(
+        self: Rc<Self>,
+        params: sandstorm_core::GetIdentityIdParams,
+        mut results: sandstorm_core::GetIdentityIdResults,
+    ) -> Result<(), Error> {
+        let client = params.get()?.get_identity()?;
+        drop(params);
+        let client = capnp::capability::get_resolved_cap(client).await;
+        let known = self.identities.borrow().get_local_server_of_resolved(&client);
+        match known {
+            Some(identity) => {
+                results.get().set_id(&identity.id);
+                Ok(())
+            }
+            None => Err(failed("this is not an identity that the system gave to this grain")),
+        }
+    }
+
+    async fn restore(
+        self: Rc<Self>,
+        _: sandstorm_core::RestoreParams,
+        _: sandstorm_core::RestoreResults,
+    ) -> Result<(), Error> {
+        Err(unimplemented("saved capabilities cannot be restored yet"))
+    }
+
+    async fn make_token(
+        self: Rc<Self>,
+        _: sandstorm_core::MakeTokenParams,
+        _: sandstorm_core::MakeTokenResults,
+    ) -> Result<(), Error> {
+        Err(unimplemented("capabilities cannot be saved yet"))
+    }
+}
+
+/// The grain's owner as the app may notify them. A held notification keeps the grain awake.
+struct OwnerImpl {
+    entry: Arc<Entry>,
+}
+
+impl notification_target::Server for OwnerImpl {
+    async fn add_ongoing(
+        self: Rc<Self>,
+        params: notification_target::AddOngoingParams,
+        mut results: notification_target::AddOngoingResults,
+    ) -> Result<(), Error> {
+        let notification = params.get()?.get_notification()?;
+        drop(params);
+        if self.entry.locks.load(Ordering::Relaxed) >= MAX_LOCKS {
+            return Err(failed("a grain can have 16 ongoing notifications at once"));
+        }
+        self.entry.locks.fetch_add(1, Ordering::Relaxed);
+        let lock = WakeLockImpl { entry: self.entry.clone(), _notification: notification };
+        results.get().set_handle(capnp_rpc::new_client(lock));
+        Ok(())
+    }
+}
+
+struct WakeLockImpl {
+    entry: Arc<Entry>,
+    _notification: sandstorm_schema::activity_capnp::ongoing_notification::Client,
+}
+
+impl handle::Server for WakeLockImpl {
+    async fn ping(
+        self: Rc<Self>,
+        _: handle::PingParams,
+        _: handle::PingResults,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl Drop for WakeLockImpl {
+    fn drop(&mut self) {
+        self.entry.touch();
+        self.entry.locks.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What an app can do with the session's surroundings; sharing and the powerbox come later.
+pub struct ContextImpl;
+
+impl session_context::Server for ContextImpl {}
+
+/// A person, as far as this grain may know them.
+pub struct IdentityImpl {
+    id: [u8; 32],
+    display_name: String,
+    handle: String,
+}
+
+impl IdentityImpl {
+    pub fn of(session: &GrainSession) -> IdentityImpl {
+        IdentityImpl {
+            id: session.identity,
+            display_name: session.display_name.clone(),
+            handle: session.handle.clone(),
+        }
+    }
+}
+
+impl identity::Server for IdentityImpl {
+    async fn get_profile(
+        self: Rc<Self>,
+        _: identity::GetProfileParams,
+        mut results: identity::GetProfileResults,
+    ) -> Result<(), Error> {
+        let mut profile = results.get().init_profile();
+        profile.reborrow().init_display_name().set_default_text(&*self.display_name);
+        profile.set_preferred_handle(&*self.handle);
+        Ok(())
+    }
+}

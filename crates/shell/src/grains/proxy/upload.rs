@@ -1,0 +1,153 @@
+//! A request's body on its way to the app.
+
+use std::pin::Pin;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use sandstorm_schema::limits::{BODY_CHUNK, BUFFERED_REQUEST_BODY};
+use sandstorm_schema::rpc::body::BodyWriter;
+use sandstorm_schema::util_capnp::byte_stream;
+
+use super::call::{Target, Way};
+use crate::grains::errors::Fault;
+use crate::grains::shared::Live;
+
+/// A body, whole or still coming.
+pub enum Payload {
+    Whole(Bytes),
+    Coming(Coming),
+    /// It went away with an earlier try.
+    Spent,
+}
+
+/// A body of which the first bytes are here: asking for them made a client that waits for
+/// `100 Continue` go on.
+pub struct Coming {
+    first: Option<Bytes>,
+    rest: Incoming,
+    pub size: Option<u64>,
+}
+
+impl Payload {
+    pub async fn read(mut body: Incoming, target: &Target<'_>) -> Result<Payload, Fault> {
+        if body.is_end_stream() {
+            return Ok(Payload::Whole(Bytes::new()));
+        }
+        let size = body.size_hint().exact();
+        if matches!(target.way, Way::Post | Way::Put) {
+            if size.is_none_or(|size| size > BODY_CHUNK as u64) {
+                let first = next(&mut body).await?;
+                return Ok(Payload::Coming(Coming { first, rest: body, size }));
+            }
+        } else if size.is_some_and(|size| size > BUFFERED_REQUEST_BODY as u64) {
+            return Err(too_large());
+        }
+        let coming = Coming { first: None, rest: body, size };
+        Ok(Payload::Whole(coming.collect().await?))
+    }
+
+    /// Can be sent a second time.
+    pub fn is_replayable(&self) -> bool {
+        matches!(self, Payload::Whole(_))
+    }
+
+    pub fn whole(&self) -> &[u8] {
+        match self {
+            Payload::Whole(bytes) => bytes,
+            _ => &[],
+        }
+    }
+}
+
+impl Coming {
+    /// Everything in memory, within the limit for it.
+    pub async fn collect(mut self) -> Result<Bytes, Fault> {
+        let mut all = BytesMut::with_capacity(
+            self.size.unwrap_or(0).min(BUFFERED_REQUEST_BODY as u64) as usize,
+        );
+        let mut first = self.first.take();
+        loop {
+            let chunk = match first.take() {
+                Some(first) => Some(first),
+                None => next(&mut self.rest).await?,
+            };
+            let Some(chunk) = chunk else { return Ok(all.freeze()) };
+            if all.len() + chunk.len() > BUFFERED_REQUEST_BODY {
+                return Err(too_large());
+            }
+            all.extend_from_slice(&chunk);
+        }
+    }
+
+    /// Sends everything into the app's stream. A client that leaves half-way leaves the stream
+    /// without its end, so that the app knows the body is not whole.
+    pub async fn pump(mut self, stream: byte_stream::Client, live: Live) {
+        let mut writer = BodyWriter::new(stream);
+        if let Some(size) = self.size {
+            if writer.expect_size(size).await.is_err() {
+                return;
+            }
+        }
+        let mut first = self.first.take();
+        loop {
+            let chunk = match first.take() {
+                Some(first) => Ok(Some(first)),
+                None => tokio::select! {
+                    chunk = next(&mut self.rest) => chunk,
+                    // The app reads no further: its answer says why.
+                    _ = writer.broken() => return,
+                },
+            };
+            match chunk {
+                Ok(Some(chunk)) => {
+                    if writer.write(chunk).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        // An error shows in the answer.
+        let _ = writer.done().await;
+        drop(live);
+    }
+}
+
+/// The next bytes; trailers are dropped.
+async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Fault> {
+    loop {
+        match Pin::new(&mut *body).frame().await {
+            None => return Ok(None),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    if !data.is_empty() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+            Some(Err(error)) => {
+                return Err(Fault::new(
+                    StatusCode::BAD_REQUEST,
+                    "S-BODY",
+                    "The upload broke off",
+                    error.to_string(),
+                    "Send it again.",
+                ));
+            }
+        }
+    }
+}
+
+fn too_large() -> Fault {
+    Fault::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "S-SIZE",
+        "This is too large",
+        "A request of this kind can have at most 16 MiB.",
+        "Send files by PUT or POST: those may be of any size.",
+    )
+}

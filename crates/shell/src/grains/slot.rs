@@ -1,0 +1,406 @@
+//! The life of one grain on its home thread: asleep, starting, running, stopping.
+//!
+//! One start at a time: whoever needs the grain meanwhile waits for the same start. A start that
+//! somebody gives up waiting for goes on.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, Shared as SharedFuture};
+use sandstorm_schema::rpc::connect::connect_at;
+use std::os::fd::AsFd;
+use tokio::sync::Mutex;
+
+use super::conn::Conn;
+use super::manifest::{self, Which};
+use super::pool::Local;
+use super::shared::Entry;
+use super::spawn::{self, Child, Started, printable};
+use super::{GrainState, errors};
+use crate::error::{Error, Result};
+
+/// Between two signs of life of ours to a supervisor.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How long a supervisor has to end its grain before it is killed.
+const STOP_TIME: Duration = Duration::from_secs(10);
+/// After a failed start, requests get the same answer for so long: a page that reloads itself
+/// must not become a fork bomb.
+const FAILURE_TIME: Duration = Duration::from_secs(3);
+/// A first run that lasted this long has set the grain up.
+const SETTLED: Duration = Duration::from_secs(5);
+/// What of a log is shown with a failure.
+const LOG_TAIL: u64 = 4096;
+
+type Starting = SharedFuture<LocalBoxFuture<'static, std::result::Result<Rc<Conn>, Failure>>>;
+
+pub struct Slot {
+    pub entry: Arc<Entry>,
+    conn: RefCell<Option<Rc<Conn>>>,
+    starting: RefCell<Option<Starting>>,
+    /// Start and stop exclude each other.
+    gate: Mutex<()>,
+    failed: RefCell<Option<(Instant, Failure)>>,
+}
+
+/// An error that can be told to several who wait.
+#[derive(Clone)]
+enum Failure {
+    Grain { reason: String, code: String, log_tail: String },
+    NotFound,
+    Other(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        match error {
+            Error::GrainFailed { reason, code, log_tail } => {
+                Failure::Grain { reason, code, log_tail }
+            }
+            Error::NotFound(_) => Failure::NotFound,
+            other => Failure::Other(other.to_string()),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        match failure {
+            Failure::Grain { reason, code, log_tail } => {
+                Error::GrainFailed { reason, code, log_tail }
+            }
+            Failure::NotFound => Error::NotFound("grain"),
+            Failure::Other(text) => Error::Internal(text),
+        }
+    }
+}
+
+impl Local {
+    pub fn slot(&self, entry: &Arc<Entry>) -> Rc<Slot> {
+        let mut slots = self.slots.borrow_mut();
+        slots
+            .entry(entry.grain.clone())
+            .or_insert_with(|| {
+                Rc::new(Slot {
+                    entry: entry.clone(),
+                    conn: RefCell::new(None),
+                    starting: RefCell::new(None),
+                    gate: Mutex::new(()),
+                    failed: RefCell::new(None),
+                })
+            })
+            .clone()
+    }
+}
+
+impl Slot {
+    /// The running connection, if there is one.
+    pub fn running(&self) -> Option<Rc<Conn>> {
+        self.conn.borrow().clone().filter(|conn| conn.is_alive())
+    }
+
+    /// The connection, started if need be. `again`: try even right after a failure.
+    pub async fn conn(self: &Rc<Slot>, local: &Rc<Local>, again: bool) -> Result<Rc<Conn>> {
+        if let Some(conn) = self.running() {
+            return Ok(conn);
+        }
+        if let Some((when, failure)) = &*self.failed.borrow() {
+            if !again && when.elapsed() < FAILURE_TIME {
+                return Err(failure.clone().into());
+            }
+        }
+        let starting = {
+            let mut starting = self.starting.borrow_mut();
+            match &*starting {
+                Some(starting) => starting.clone(),
+                None => {
+                    let task = tokio::task::spawn_local(start(self.clone(), local.clone()));
+                    let started: Starting = async move {
+                        task.await.unwrap_or_else(|_| Err(Failure::Other("the start failed".into())))
+                    }
+                    .boxed_local()
+                    .shared();
+                    *starting = Some(started.clone());
+                    started
+                }
+            }
+        };
+        Ok(starting.await?)
+    }
+
+    /// Ends the grain's processes; `now` does not ask first.
+    pub async fn stop(self: &Rc<Slot>, local: &Rc<Local>, now: bool) -> Result<()> {
+        let _gate = self.gate.lock().await;
+        let conn = match self.running() {
+            Some(conn) => conn,
+            // Perhaps one of an earlier shell.
+            None => match connect(local, &self.entry).await {
+                Some(conn) => conn,
+                None => {
+                    self.entry.set_state(GrainState::Asleep);
+                    return Ok(());
+                }
+            },
+        };
+        self.entry.set_state(GrainState::Stopping);
+        self.settle(local, &conn).await;
+        conn.stopping.set(true);
+        if !now {
+            if let Err(e) = conn.shutdown().await {
+                tracing::warn!("grain {}: shutdown: {e}", self.entry.grain);
+            }
+        }
+        let wait = if now { Duration::ZERO } else { STOP_TIME };
+        if tokio::time::timeout(wait, conn.closed()).await.is_err() {
+            if let Some(pid) = conn.pid {
+                spawn::kill(pid);
+            }
+            // The kernel closes the socket of a killed process.
+            if tokio::time::timeout(STOP_TIME, conn.closed()).await.is_err() {
+                let grain = &self.entry.grain;
+                tracing::error!("grain {grain}: its supervisor {:?} cannot be ended", conn.pid);
+                return Err(Error::Timeout("ending the app"));
+            }
+        }
+        if let Some(child) = &conn.child {
+            child.exited(STOP_TIME).await;
+        }
+        self.conn.borrow_mut().take_if(|held| Rc::ptr_eq(held, &conn));
+        *self.failed.borrow_mut() = None;
+        self.entry.set_state(GrainState::Asleep);
+        Ok(())
+    }
+
+    /// The grain has set itself up: from now on the continue command runs.
+    pub async fn settle(&self, local: &Local, conn: &Conn) {
+        if conn.answered.get() || conn.since.elapsed() > SETTLED {
+            let stored = local.shared.store.grain_started(self.entry.grain.as_str()).await;
+            if let Err(e) = stored {
+                tracing::error!("grain {}: {e}", self.entry.grain);
+            }
+        }
+    }
+
+    /// Takes over a supervisor that runs already.
+    pub async fn adopt(self: &Rc<Slot>, local: &Rc<Local>) {
+        let _gate = self.gate.lock().await;
+        if self.running().is_none() {
+            if let Some(conn) = connect(local, &self.entry).await {
+                self.entry.touch();
+                self.install(local, &conn);
+            }
+        }
+    }
+
+    fn install(self: &Rc<Slot>, local: &Rc<Local>, conn: &Rc<Conn>) {
+        *self.conn.borrow_mut() = Some(conn.clone());
+        self.entry.set_state(GrainState::Running);
+        tokio::task::spawn_local(watch(self.clone(), local.clone(), conn.clone()));
+    }
+}
+
+fn grain_dir(local: &Local, entry: &Entry) -> PathBuf {
+    local.shared.config.home.join("grains").join(entry.grain.as_str())
+}
+
+/// A connection to a supervisor that listens already, or none.
+async fn connect(local: &Rc<Local>, entry: &Arc<Entry>) -> Option<Rc<Conn>> {
+    open(local, entry, None).await.ok()
+}
+
+async fn open(local: &Rc<Local>, entry: &Arc<Entry>, child: Option<Child>) -> Result<Rc<Conn>> {
+    let dir = std::fs::File::open(grain_dir(local, entry)).map_err(Error::io("the grain's directory"))?;
+    let stream = connect_at(dir.as_fd(), "socket").await.map_err(Error::io("the grain's socket"))?;
+    Conn::open(&local.shared, entry, stream, child).await
+}
+
+async fn start(slot: Rc<Slot>, local: Rc<Local>) -> std::result::Result<Rc<Conn>, Failure> {
+    let result = {
+        let _gate = slot.gate.lock().await;
+        match slot.running() {
+            Some(conn) => Ok(conn),
+            None => start_gated(&slot, &local).await,
+        }
+    };
+    // Who comes from now on asks anew.
+    *slot.starting.borrow_mut() = None;
+    result.map_err(|error| {
+        let failure = Failure::from(error);
+        *slot.failed.borrow_mut() = Some((Instant::now(), failure.clone()));
+        failure
+    })
+}
+
+async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
+    let entry = &slot.entry;
+    let shared = &local.shared;
+    let row = shared.usable_grain(&entry.grain).await?;
+    entry.set_state(GrainState::Starting { step: "Opening its box" });
+    // A request is a sign of life, also for a start that takes long.
+    let _live = entry.live();
+    let conn = match connect(local, entry).await {
+        Some(conn) => conn,
+        None => {
+            let started = launch(slot, local, &row).await;
+            match started {
+                Ok(conn) => conn,
+                Err(error) => return Err(slot.crashed(local, error, None).await),
+            }
+        }
+    };
+    entry.set_state(GrainState::Starting { step: "Starting the app" });
+    let child = conn.child.clone();
+    match conn.permission_names().await {
+        Ok(_) => {
+            *slot.failed.borrow_mut() = None;
+            slot.install(local, &conn);
+            let _ = shared.store.grain_exit(entry.grain.as_str(), None).await;
+            Ok(conn)
+        }
+        Err(error) => {
+            if !matches!(error, Error::Disconnected(_)) {
+                if let Some(pid) = conn.pid {
+                    spawn::kill(pid);
+                }
+            }
+            Err(slot.crashed(local, error, child).await)
+        }
+    }
+}
+
+async fn launch(slot: &Rc<Slot>, local: &Rc<Local>, row: &crate::store::Grain) -> Result<Rc<Conn>> {
+    let config = &local.shared.config;
+    let entry = &slot.entry;
+    let package = row.package_id.parse().map_err(|_| Error::NotFound("package"))?;
+    let which = match row.started {
+        Some(_) => Which::Continue,
+        None => Which::Action(usize::try_from(row.action).unwrap_or(usize::MAX)),
+    };
+    let home = config.home.clone();
+    let command = tokio::task::spawn_blocking(move || manifest::command(&home, &package, which))
+        .await
+        .map_err(|e| Error::Internal(e.to_string()))??;
+    let new = !grain_dir(local, entry).join("sandbox").exists();
+    match spawn::spawn(config, &entry.grain, &package, new, &command).await? {
+        Started::Listening(child) => open(local, entry, Some(child)).await,
+        Started::AlreadyRunning => open(local, entry, None).await,
+    }
+}
+
+/// Waits for a connection's end and finds out what it means.
+async fn watch(slot: Rc<Slot>, local: Rc<Local>, conn: Rc<Conn>) {
+    conn.closed().await;
+    if conn.stopping.get() {
+        return;
+    }
+    slot.settle(&local, &conn).await;
+    slot.conn.borrow_mut().take_if(|held| Rc::ptr_eq(held, &conn));
+    let status = match &conn.child {
+        Some(child) => child.exited(Duration::from_secs(3)).await,
+        None => None,
+    };
+    if slot.starting.borrow().is_some() || slot.running().is_some() {
+        return;
+    }
+    if status.is_some_and(|status| status.success()) {
+        slot.entry.set_state(GrainState::Asleep);
+        return;
+    }
+    let error = Error::Disconnected("The app ended by itself.".into());
+    slot.crashed(&local, error, conn.child.clone()).await;
+}
+
+impl Slot {
+    /// Makes the state, the record and the error of a grain that ended or did not start.
+    async fn crashed(&self, local: &Local, error: Error, child: Option<Child>) -> Error {
+        let log_tail = self.log_tail(local).await;
+        let (reason, code) = match error {
+            Error::GrainFailed { reason, code, .. } => (reason, code),
+            Error::NotFound(_) => return error,
+            other => {
+                let status = match &child {
+                    Some(child) => child.exited(Duration::from_secs(3)).await,
+                    None => None,
+                };
+                let said = child.as_ref().map(Child::errors).unwrap_or_default();
+                let said = said.trim().trim_start_matches("sandstorm-supervisor: ");
+                let reason = match (said.is_empty(), last_words(&log_tail)) {
+                    (false, _) => said.to_owned(),
+                    (true, Some(words)) => words,
+                    (true, None) => match (&other, status) {
+                        (Error::Disconnected(_), Some(status)) => {
+                            format!("The app's box ended: {}.", spawn::describe(Some(status)))
+                        }
+                        (Error::Disconnected(_), None) => "The app ended by itself.".into(),
+                        (other, _) => other.to_string(),
+                    },
+                };
+                (reason, errors::code("G-EXIT"))
+            }
+        };
+        tracing::warn!(code, "grain {}: {reason}", self.entry.grain);
+        let stored =
+            local.shared.store.grain_exit(self.entry.grain.as_str(), Some((&code, &reason))).await;
+        if let Err(e) = stored {
+            tracing::error!("grain {}: {e}", self.entry.grain);
+        }
+        self.entry.set_state(GrainState::Crashed {
+            reason: reason.clone(),
+            code: code.clone(),
+            log_tail: log_tail.clone(),
+        });
+        Error::GrainFailed { reason, code, log_tail }
+    }
+
+    async fn log_tail(&self, local: &Local) -> String {
+        let path = grain_dir(local, &self.entry).join("log");
+        let read = move || super::log::tail(&path, LOG_TAIL);
+        let bytes = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        printable(&bytes)
+    }
+}
+
+/// The supervisor's last line in the log says why the app ended.
+fn last_words(log: &str) -> Option<String> {
+    let line = log.lines().rev().find(|line| line.contains("** SANDSTORM SUPERVISOR: "))?;
+    let (_, words) = line.split_once("** SANDSTORM SUPERVISOR: ")?;
+    Some(words.trim().to_owned())
+}
+
+/// Puts quiet grains to sleep and keeps the others alive, for ever.
+pub async fn tick(local: Rc<Local>) {
+    let mut every = tokio::time::interval(Duration::from_millis(500));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut kept = Instant::now();
+    loop {
+        every.tick().await;
+        let keep = kept.elapsed() >= KEEP_ALIVE;
+        if keep {
+            kept = Instant::now();
+        }
+        let slots: Vec<_> = local.slots.borrow().values().cloned().collect();
+        for slot in slots {
+            let Some(conn) = slot.running() else { continue };
+            if slot.entry.quiet_for() >= local.shared.config.idle {
+                let local = local.clone();
+                tokio::task::spawn_local(async move {
+                    if let Err(e) = slot.stop(&local, false).await {
+                        tracing::warn!("grain {}: {e}", slot.entry.grain);
+                    }
+                });
+            } else if keep {
+                tokio::task::spawn_local(async move {
+                    if let Err(e) = conn.keep_alive().await {
+                        tracing::warn!("grain {}: keepAlive: {e}", slot.entry.grain);
+                    }
+                });
+            }
+        }
+        if keep && local.index == 0 {
+            local.shared.sessions.sweep();
+        }
+    }
+}
