@@ -91,9 +91,10 @@ pub fn client_addr(config: &Config, headers: &HeaderMap, peer: SocketAddr) -> Cl
             break;
         }
         let hop = hop.trim();
-        let parsed = hop.parse::<IpAddr>().ok().or_else(|| {
-            hop.parse::<SocketAddr>().ok().map(|addr| addr.ip())
-        });
+        let parsed = hop
+            .parse::<IpAddr>()
+            .ok()
+            .or_else(|| hop.parse::<SocketAddr>().ok().map(|addr| addr.ip()));
         match parsed {
             Some(ip) => client = ip.to_canonical(),
             None => break,
@@ -109,10 +110,8 @@ mod tests {
 
     #[test]
     fn forwarded_addresses_count_from_trusted_peers_only() {
-        let settings = Settings {
-            trusted_proxies: Some("loopback,10.0.0.0/8".into()),
-            ..Settings::default()
-        };
+        let settings =
+            Settings { trusted_proxies: Some("loopback,10.0.0.0/8".into()), ..Settings::default() };
         let listen = Listen::check(&settings).unwrap();
         let config = Config::check(&settings, "/tmp/h".into(), listen).unwrap();
         let ask = |peer: &str, forwarded: &[&str]| {

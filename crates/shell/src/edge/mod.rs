@@ -4,7 +4,7 @@
 //! move to the thread that holds the grain's RPC connection, so that their requests never change
 //! threads; all others stay on the main runtime.
 
-mod body;
+pub mod body;
 mod head;
 pub mod reply;
 pub mod route;
@@ -21,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-pub use body::EdgeBody;
+pub use body::{EdgeBody, Feed};
 pub use head::ClientAddr;
 pub use route::{GrainHost, Target, Via};
 
+use crate::grains::GrainBody;
 use crate::grains::pool::Local;
 use crate::state::App;
 
@@ -137,9 +138,7 @@ impl Edge {
             async move {
                 let answer = match edge.0.judge(&request, peer, via) {
                     Err(reply) => reply,
-                    Ok((Target::Grain(host), client)) => {
-                        edge.0.app.grains.serve(request, host, client).await
-                    }
+                    Ok((Target::Grain(host), _)) => edge.0.app.grains.serve(request, host).await,
                     Ok((target, client)) => edge.0.shell(target, request, client).await,
                 };
                 Ok::<_, std::convert::Infallible>(answer)
@@ -169,15 +168,18 @@ impl Edge {
             let local = local.clone();
             async move {
                 let answer = match edge.0.judge(&request, peer, via) {
-                    Err(reply) => reply,
-                    Ok((Target::Grain(host), client)) => {
-                        edge.0.app.grains.serve_on(local, request, host, client).await
+                    Err(reply) => reply.map(GrainBody::Whole),
+                    Ok((Target::Grain(host), _)) => {
+                        edge.0.app.grains.serve_on(local, request, host).await
                     }
                     Ok((target, client)) => {
                         // A proxy in front reuses one connection for several hosts.
                         let main = edge.0.main.clone();
                         let job = async move { edge.0.shell(target, request, client).await };
-                        main.spawn(job).await.unwrap_or_else(|_| reply::internal())
+                        main.spawn(job)
+                            .await
+                            .unwrap_or_else(|_| reply::internal())
+                            .map(GrainBody::Whole)
                     }
                 };
                 Ok::<_, std::convert::Infallible>(answer)

@@ -63,8 +63,6 @@ pub fn selftest<B>(request: &Request<B>) -> Response<EdgeBody> {
     } else {
         plain(StatusCode::BAD_REQUEST, "Only / is here.\n")
     };
-    answer
-        .headers_mut()
-        .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     answer
 }

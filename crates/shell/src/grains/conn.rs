@@ -92,7 +92,8 @@ impl Conn {
         stream: UnixStream,
         child: Option<Child>,
     ) -> Result<Rc<Conn>> {
-        let pid = stream.peer_cred().ok().and_then(|cred| cred.pid()).and_then(|p| p.try_into().ok());
+        let pid =
+            stream.peer_cred().ok().and_then(|cred| cred.pid()).and_then(|p| p.try_into().ok());
         let vat = Vat::spawn(stream, Side::Client, None, Trust::Hostile(GuardLimits::default()));
         let identities = Rc::new(RefCell::new(Identities::new()));
         let core = CoreImpl {
@@ -155,10 +156,8 @@ impl Conn {
             .get_or_try_init(|| async {
                 let promise = self.supervisor.get_main_view_request().send().promise;
                 let response = timed("starting the app", APP_TIME, promise).await?;
-                let client = response
-                    .get()
-                    .and_then(|results| results.get_view())
-                    .map_err(from_rpc)?;
+                let client =
+                    response.get().and_then(|results| results.get_view()).map_err(from_rpc)?;
                 drop(response);
                 let promise = client.get_view_info_request().send().promise;
                 let permissions = match timed("starting the app", APP_TIME, promise).await {
@@ -173,7 +172,11 @@ impl Conn {
     }
 
     /// The session inside the app, opened at its first use.
-    pub async fn session(&self, session: &GrainSession, visitor: Visitor<'_>) -> Result<WebSession> {
+    pub async fn session(
+        &self,
+        session: &GrainSession,
+        visitor: Visitor<'_>,
+    ) -> Result<WebSession> {
         let cell = self.session_cell(&session.sid_hash);
         let opened = cell.web.get_or_try_init(|| self.new_session(session, visitor)).await?;
         Ok(opened.clone())
@@ -228,7 +231,8 @@ impl Conn {
         params.set_tab_id(&session.tab_id);
         let mut web = params
             .get_session_params()
-            .init_as::<sandstorm_schema::web_session_capnp::web_session::params::Builder<'_>>();
+            .init_as::<sandstorm_schema::web_session_capnp::web_session::params::Builder<'_>>(
+        );
         web.set_base_path(&*session.origin);
         web.set_user_agent(if visitor.user_agent.is_empty() {
             "UnknownAgent/0.0"

@@ -89,7 +89,8 @@ pub fn expire(excess: &[&str], host_name: &str, headers: &mut HeaderMap) {
     for cookie in excess {
         for domain in &domains {
             let domain = domain.map(|d| format!("; Domain={d}")).unwrap_or_default();
-            if let Ok(line) = HeaderValue::from_str(&format!("{cookie}=; Path=/; Max-Age=0{domain}"))
+            if let Ok(line) =
+                HeaderValue::from_str(&format!("{cookie}=; Path=/; Max-Age=0{domain}"))
             {
                 headers.append(header::SET_COOKIE, line);
             }
@@ -127,13 +128,9 @@ pub fn line(cookie: &AppCookie<'_>, host: &GrainHost, marks: Marks) -> Option<He
     if cookie.name.is_empty() || !name_ok || !value_ok || is_ours(cookie.name) {
         return None;
     }
-    let mut text = format!(
-        "{}{}={}",
-        prefix(host).unwrap_or_default(),
-        cookie.name,
-        cookie.value
-    );
-    if cookie.path.starts_with('/') && cookie.path.bytes().all(|b| b > b' ' && b != b';' && b < 0x7f)
+    let mut text = format!("{}{}={}", prefix(host).unwrap_or_default(), cookie.name, cookie.value);
+    if cookie.path.starts_with('/')
+        && cookie.path.bytes().all(|b| b > b' ' && b != b';' && b < 0x7f)
     {
         text += "; Path=";
         text += cookie.path;
@@ -233,7 +230,9 @@ mod tests {
             line(&AppCookie { name, value, path, ..Default::default() }, &host, PLAIN)
         };
         assert_eq!(set("a", "b c,d", "/x").unwrap(), "a=b c,d; Path=/x");
-        for name in ["", "a b", "a;b", "a=b", "sandstorm-sid", "sandstorm-sid-1", "__Host-Http-Sandstorm"] {
+        for name in
+            ["", "a b", "a;b", "a=b", "sandstorm-sid", "sandstorm-sid-1", "__Host-Http-Sandstorm"]
+        {
             assert!(set(name, "1", "").is_none(), "{name}");
         }
         assert!(set("a", "b\r\nX: y", "").is_none());

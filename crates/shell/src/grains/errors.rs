@@ -104,7 +104,13 @@ impl Fault {
 
     /// As a page, JSON or text, by what the client accepts.
     pub fn answer(&self, request: &HeaderMap) -> Response<EdgeBody> {
-        tracing::info!(code = self.code, status = self.status.as_u16(), "{}: {}", self.title, self.why);
+        tracing::info!(
+            code = self.code,
+            status = self.status.as_u16(),
+            "{}: {}",
+            self.title,
+            self.why
+        );
         let accept = request.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
         let (kind, body) = if accept.contains("text/html") {
             ("text/html; charset=utf-8", self.html())

@@ -28,7 +28,8 @@ pub async fn admit<B>(
     let headers = request.headers();
     let refuse = |fault: Fault| {
         let mut answer = fault.answer(headers);
-        let policy = policy::content_security(&shared.config, &session::origin(&shared.config, host));
+        let policy =
+            policy::content_security(&shared.config, &session::origin(&shared.config, host));
         policy::apply(answer.headers_mut(), &policy);
         Err(Box::new(answer))
     };
@@ -68,7 +69,9 @@ fn hand_over<B>(shared: &Shared, request: &Request<B>, host: &GrainHost) -> Resp
     let policy = policy::content_security(&shared.config, &origin);
     let finish = |mut answer: Response<EdgeBody>| {
         policy::apply(answer.headers_mut(), &policy);
-        answer.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        answer
+            .headers_mut()
+            .insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         answer
     };
     let mut ticket = None;
@@ -210,6 +213,14 @@ fn no_session(shared: &Shared, headers: &HeaderMap, no_cookie: bool) -> Fault {
 }
 
 /// What may not stand in a Location header; everything else stays as it was typed.
-const LOCATION: &percent_encoding::AsciiSet =
-    &percent_encoding::CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'\\').add(b'^')
-        .add(b'`').add(b'{').add(b'|').add(b'}');
+const LOCATION: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');

@@ -67,16 +67,20 @@ fn parse(mut bytes: &[u8], which: Which) -> std::result::Result<Command, String>
         Which::Action(index) => {
             let actions = manifest.get_actions().map_err(say)?;
             let index = u32::try_from(index).ok().filter(|&index| index < actions.len());
-            let index = index.ok_or_else(|| {
-                format!("the app has {} actions, numbered from 0", actions.len())
-            })?;
+            let index = index
+                .ok_or_else(|| format!("the app has {} actions, numbered from 0", actions.len()))?;
             actions.get(index).get_command().map_err(say)?
         }
     };
-    let text = |text: capnp::Result<capnp::text::Reader<'_>>| -> std::result::Result<String, String> {
-        let text = text.map_err(say)?.to_string().map_err(|e| e.to_string())?;
-        if text.contains('\0') { Err("a word of the command has a NUL".into()) } else { Ok(text) }
-    };
+    let text =
+        |text: capnp::Result<capnp::text::Reader<'_>>| -> std::result::Result<String, String> {
+            let text = text.map_err(say)?.to_string().map_err(|e| e.to_string())?;
+            if text.contains('\0') {
+                Err("a word of the command has a NUL".into())
+            } else {
+                Ok(text)
+            }
+        };
     let mut argv = Vec::new();
     let program = text(command.get_deprecated_executable_path())?;
     if !program.is_empty() {

@@ -3,20 +3,54 @@
 //! The Cap'n Proto clients are `Rc` and live on a small fixed set of threads (`pool`); a
 //! [`Grains`] handle talks to them by channels and can be cloned and used from anywhere.
 
+mod conn;
+mod cookies;
+mod core;
+pub mod errors;
+mod gateway;
+mod log;
+mod manifest;
+mod policy;
+pub mod pool;
+pub mod ports;
+mod proxy;
+mod remove;
+mod session;
+mod shared;
+mod slot;
+mod spawn;
+mod websocket;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
 use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tokio::sync::{mpsc, watch};
 
-use crate::error::Result;
+use crate::config::Config;
+use crate::edge::{EdgeBody, GrainHost};
+use crate::error::{Error, Result};
 use crate::ids::{AccountId, GrainId, LoginId, PackageId};
+use crate::state::{Event, Events};
+use crate::store::{NewGrain, Store, random};
+use pool::{Local, Thread};
+pub use proxy::GrainBody;
+pub use shared::Live;
+use shared::{Entry, Shared};
+
+/// Grains live on so many threads at most.
+const MAX_THREADS: usize = 8;
 
 #[derive(Clone)]
-pub struct Grains(std::sync::Arc<()>);
+pub struct Grains(Arc<Shared>);
 
 /// What a grain is doing right now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GrainState {
     Asleep,
-    /// `step` is a sentence for the person who waits ("Starting the box").
+    /// `step` is a phrase for the person who waits ("Starting the app").
     Starting {
         step: &'static str,
     },
@@ -31,9 +65,9 @@ pub enum GrainState {
     },
 }
 
-/// Whose browser (or script) a grain session belongs to. `secret` is the sign-in's raw cookie
-/// secret (32 bytes, never stored): host label and hand-over cookie are derived from it, so the
-/// same sign-in gets the same host for the same grain each time, and nobody else can guess it.
+/// Whose browser a grain session belongs to. `secret` is the sign-in's raw cookie secret, never
+/// stored: host label and hand-over cookie are derived from it, so the same sign-in gets the same
+/// host for the same grain each time, and nobody else can guess it.
 #[derive(Clone)]
 pub struct LoginKey {
     pub login: LoginId,
@@ -46,7 +80,7 @@ pub struct LoginKey {
 pub enum Permissions {
     /// Everything the app defines (owner).
     All,
-    /// By the names of the app's view info; unknown names are an error at `open`.
+    /// By the names of the app's view info.
     Names(Vec<String>),
 }
 
@@ -69,19 +103,83 @@ pub struct ScriptSession {
     pub expires: i64,
 }
 
-/// A tab shows the grain; dropping this says that it was closed.
-pub struct TabGuard(());
+/// A tab shows the grain and keeps it awake; dropping this says that it was closed.
+pub struct TabGuard(#[allow(dead_code)] Live);
 
 impl Grains {
-    /// Makes a grain from the package's `action`th action and starts it for the first time.
+    /// Starts the threads. The second value is where ports that are given out in port mode come,
+    /// to be listened on.
+    pub fn start(
+        config: &Config,
+        store: &Store,
+        events: &Events,
+    ) -> Result<(Grains, mpsc::UnboundedReceiver<ports::NewPort>)> {
+        let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
+        let (threads, inboxes) = pool::prepare(cores.clamp(1, MAX_THREADS));
+        let (new_ports, ports) = mpsc::unbounded_channel();
+        let shared = Shared::new(config.clone(), store.clone(), events.clone(), threads, new_ports);
+        let shared = Arc::new(shared);
+        pool::start(inboxes, &shared)?;
+        Ok((Grains(shared), ports))
+    }
+
+    /// Finds the supervisors that an earlier shell left running, and opens the known ports.
+    pub async fn find_running(&self) -> Result<()> {
+        self.0.listen_on_known_ports().await?;
+        let mut waiting = Vec::new();
+        for row in self.0.store.all_grains().await? {
+            let Ok(grain) = row.id.parse::<GrainId>() else { continue };
+            if self.0.config.home.join("grains").join(&row.id).join("socket").exists() {
+                let entry = self.0.entry(&grain);
+                waiting.push(self.on_home(entry, |local, entry| {
+                    Box::pin(async move { local.slot(&entry).adopt(&local).await })
+                }));
+            }
+        }
+        futures::future::join_all(waiting).await;
+        Ok(())
+    }
+
+    /// Makes a grain from the package's `action`th action and starts it in the background; how
+    /// that goes is its state.
     pub async fn create(
         &self,
-        _owner: AccountId,
-        _package: &PackageId,
-        _action: usize,
-        _title: &str,
+        owner: AccountId,
+        package: &PackageId,
+        action: usize,
+        title: &str,
     ) -> Result<GrainId> {
-        Err(crate::error::Error::Internal("not yet".into()))
+        let store = &self.0.store;
+        let row = store.package(&package.to_string()).await?.ok_or(Error::NotFound("app"))?;
+        let actions = store.actions(&row.package_id).await?;
+        let position = i64::try_from(action).unwrap_or(i64::MAX);
+        let Some(found) = actions.iter().find(|found| found.position == position) else {
+            return Err(Error::BadRequest(format!(
+                "this app has no action {action}; it has {}",
+                actions.iter().map(|a| a.position.to_string()).collect::<Vec<_>>().join(", ")
+            )));
+        };
+        let grain = GrainId::generate(getrandom::fill)
+            .map_err(|e| Error::Internal(format!("no random numbers: {e}")))?;
+        store
+            .create_grain(&NewGrain {
+                id: grain.as_str(),
+                package: &row,
+                owner,
+                title,
+                noun: &found.noun,
+                action: position,
+            })
+            .await?;
+        self.0.events.send(Event::AccountChanged(owner));
+        let grains = self.clone();
+        let id = grain.clone();
+        tokio::spawn(async move {
+            if let Err(e) = grains.wake(&id).await {
+                tracing::info!("grain {id}: first start: {e}");
+            }
+        });
+        Ok(grain)
     }
 
     /// Makes or refreshes the grain session of this sign-in and a one-use ticket for its frame.
@@ -89,50 +187,183 @@ impl Grains {
     /// first request does.
     pub async fn open(
         &self,
-        _login: &LoginKey,
-        _grain: &GrainId,
-        _permissions: Permissions,
-        _path: &str,
+        login: &LoginKey,
+        grain: &GrainId,
+        permissions: Permissions,
+        path: &str,
     ) -> Result<Frame> {
-        Err(crate::error::Error::Internal("not yet".into()))
+        self.0.open(login, grain, permissions, path).await
     }
 
-    pub fn state(&self, _grain: &GrainId) -> GrainState {
-        GrainState::Asleep
+    /// A session for curl and scripts, with the owner's identity. Names of permissions that the
+    /// app does not have are an error that lists those it has; so this wakes the grain if any
+    /// are given.
+    pub async fn open_for_script(
+        &self,
+        grain: &GrainId,
+        permissions: Permissions,
+    ) -> Result<ScriptSession> {
+        if let Permissions::Names(names) = &permissions {
+            let known = self.permission_names(grain).await?;
+            if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
+                return Err(Error::BadRequest(if known.is_empty() {
+                    format!("this app has no permission {unknown:?}; it defines none")
+                } else {
+                    format!("this app has no permission {unknown:?}; it has {}", known.join(", "))
+                }));
+            }
+        }
+        self.0.open_for_script(grain, permissions).await
     }
 
-    pub fn watch(&self, _grain: &GrainId) -> watch::Receiver<GrainState> {
-        watch::channel(GrainState::Asleep).1
+    /// Names of the permissions that the app defines; wakes the grain.
+    pub async fn permission_names(&self, grain: &GrainId) -> Result<Vec<String>> {
+        self.on_home(self.0.entry(grain), |local, entry| {
+            Box::pin(async move {
+                let conn = local.slot(&entry).conn(&local, true).await?;
+                Ok(conn.permission_names().await?.to_vec())
+            })
+        })
+        .await?
+    }
+
+    pub fn state(&self, grain: &GrainId) -> GrainState {
+        self.0.entry(grain).state()
+    }
+
+    pub fn watch(&self, grain: &GrainId) -> watch::Receiver<GrainState> {
+        self.0.entry(grain).watch()
     }
 
     /// Starts the grain if it sleeps and waits until it serves.
-    pub async fn wake(&self, _grain: &GrainId) -> Result<()> {
-        Ok(())
+    pub async fn wake(&self, grain: &GrainId) -> Result<()> {
+        self.on_home(self.0.entry(grain), |local, entry| {
+            Box::pin(async move {
+                let _live = entry.live();
+                local.slot(&entry).conn(&local, true).await.map(drop)
+            })
+        })
+        .await?
     }
 
     /// Ends the grain's processes; fine if it sleeps.
-    pub async fn stop(&self, _grain: &GrainId) -> Result<()> {
-        Ok(())
+    pub async fn stop(&self, grain: &GrainId) -> Result<()> {
+        self.end(grain, false).await
     }
 
-    pub async fn restart(&self, _grain: &GrainId) -> Result<()> {
-        Ok(())
+    /// Ends the grain's processes without asking them.
+    pub async fn kill(&self, grain: &GrainId) -> Result<()> {
+        self.end(grain, true).await
+    }
+
+    async fn end(&self, grain: &GrainId, now: bool) -> Result<()> {
+        let work = self.on_home(self.0.entry(grain), move |local, entry| {
+            Box::pin(async move { local.slot(&entry).stop(&local, now).await })
+        });
+        // In a task of its own: a caller that gives up must not leave it half-done.
+        tokio::spawn(work).await.map_err(|e| Error::Internal(e.to_string()))??
+    }
+
+    pub async fn restart(&self, grain: &GrainId) -> Result<()> {
+        self.stop(grain).await?;
+        self.wake(grain).await
     }
 
     /// Stops it and removes its data for good, its row in the database included.
-    pub async fn destroy(&self, _grain: &GrainId) -> Result<()> {
+    pub async fn destroy(&self, grain: &GrainId) -> Result<()> {
+        self.revoke_grain(grain);
+        self.kill(grain).await?;
+        let home = self.0.config.home.clone();
+        let id = grain.clone();
+        let moved = tokio::task::spawn_blocking(move || remove::set_aside(&home, id.as_str()))
+            .await
+            .map_err(|e| Error::Internal(e.to_string()))??;
+        self.0.store.destroy_grain(grain.as_str()).await?;
+        self.0.forget(grain);
+        if let Some(moved) = moved {
+            tokio::task::spawn_blocking(move || {
+                if let Err(e) = remove::remove_tree(&moved) {
+                    tracing::warn!("removing {}: {e}", moved.display());
+                }
+            });
+        }
         Ok(())
     }
 
-    pub fn tab_opened(&self, _grain: &GrainId, _login: LoginId) -> TabGuard {
-        TabGuard(())
+    pub fn tab_opened(&self, grain: &GrainId, _login: LoginId) -> TabGuard {
+        TabGuard(self.0.entry(grain).live())
     }
 
     /// The last `backlog` bytes of the grain's log, then what comes, until the receiver drops.
-    pub async fn log(&self, _grain: &GrainId, _backlog: u64) -> Result<mpsc::Receiver<Bytes>> {
-        Ok(mpsc::channel(1).1)
+    pub async fn log(&self, grain: &GrainId, backlog: u64) -> Result<mpsc::Receiver<Bytes>> {
+        let (send, receive) = mpsc::channel(16);
+        let thread = self.0.thread(&self.0.entry(grain)).clone();
+        let entry = self.0.entry(grain);
+        tokio::spawn(thread.call(move |local| Box::pin(log::follow(local, entry, backlog, send))));
+        Ok(receive)
     }
 
     /// Ends every grain session of a sign-in (sign-out): requests get 403, sockets close.
-    pub fn end_login(&self, _login: LoginId) {}
+    pub fn end_login(&self, login: LoginId) {
+        self.0.sessions.revoke(|session| session.login == Some(login));
+    }
+
+    /// Ends every session of a grain (trash, access removed).
+    pub fn revoke_grain(&self, grain: &GrainId) {
+        self.0.sessions.revoke(|session| session.entry.grain == *grain);
+    }
+
+    /// The thread on which a host's requests are at home, if its session is known.
+    pub fn home_of(&self, host: &GrainHost) -> Option<Thread> {
+        self.0.sessions.home_of(host).map(|index| self.0.threads[index].clone())
+    }
+
+    /// Answers a request to a grain's host, from any thread.
+    pub async fn serve(&self, request: Request<Incoming>, host: GrainHost) -> Response<EdgeBody> {
+        let session = match gateway::admit(&self.0, &request, &host).await {
+            Ok(session) => session,
+            Err(refusal) => return *refusal,
+        };
+        let thread = self.0.thread(&session.entry).clone();
+        let answer = thread.call(move |local| {
+            Box::pin(async move { proxy::into_edge(proxy::serve(local, session, request).await) })
+        });
+        answer.await.unwrap_or_else(|_| crate::edge::reply::internal())
+    }
+
+    /// The same on a grains' thread: without a detour if the grain is at home there.
+    pub async fn serve_on(
+        &self,
+        local: Rc<Local>,
+        request: Request<Incoming>,
+        host: GrainHost,
+    ) -> Response<GrainBody> {
+        match gateway::admit(&self.0, &request, &host).await {
+            Ok(session) if session.entry.home == local.index => {
+                proxy::serve(local, session, request).await
+            }
+            Ok(_) => self.serve(request, host).await.map(GrainBody::Whole),
+            Err(refusal) => refusal.map(GrainBody::Whole),
+        }
+    }
+
+    fn on_home<T, F>(
+        &self,
+        entry: Arc<Entry>,
+        work: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce(Rc<Local>, Arc<Entry>) -> futures::future::LocalBoxFuture<'static, T>
+            + Send
+            + 'static,
+    {
+        let thread = self.0.thread(&entry).clone();
+        thread.call(move |local| work(local, entry))
+    }
+}
+
+/// Fresh bytes, for names that are no secret.
+fn random_name() -> String {
+    hex::encode(random::<8>())
 }

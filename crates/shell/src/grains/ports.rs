@@ -1,6 +1,6 @@
 //! Port mode: a port for every (grain, account), and a listener on each.
 
-use tokio::net::TcpListener;
+use std::net::TcpListener;
 
 use super::shared::Shared;
 use crate::config::GrainHosts;
@@ -25,17 +25,19 @@ pub async fn grant(shared: &Shared, grain: &GrainId, account: AccountId) -> Resu
             if reuse { ", or destroy grains that are in the trash" } else { "" }
         )));
     };
-    shared.listen(granted.port).await?;
+    shared.listen(granted.port)?;
     Ok(granted)
 }
 
 impl Shared {
     /// Listens on a grain's port unless that is done already.
-    async fn listen(&self, port: u16) -> Result<()> {
+    fn listen(&self, port: u16) -> Result<()> {
         if !self.claim_port(port) {
             return Ok(());
         }
-        match TcpListener::bind((self.config.bind_ip, port)).await {
+        let bound = TcpListener::bind((self.config.bind_ip, port))
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        match bound {
             Ok(listener) => {
                 self.hand_port((port, listener));
                 Ok(())
@@ -56,7 +58,7 @@ impl Shared {
         let GrainHosts::Port { first, last } = self.config.grain_hosts else { return Ok(()) };
         for (port, grain, _) in self.store.ports().await? {
             if (first..=last).contains(&port) {
-                if let Err(e) = self.listen(port).await {
+                if let Err(e) = self.listen(port) {
                     tracing::warn!("grain {grain}: {e}");
                 }
             }

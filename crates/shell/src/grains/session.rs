@@ -170,9 +170,9 @@ impl Sessions {
 
     /// Forgets sessions that nobody used for a while; the database still knows them.
     pub fn sweep(&self) {
-        self.tables()
-            .by_sid
-            .retain(|_, session| session.checked.elapsed() < RECHECK * 4 || Arc::strong_count(session) > 1);
+        self.tables().by_sid.retain(|_, session| {
+            session.checked.elapsed() < RECHECK * 4 || Arc::strong_count(session) > 1
+        });
     }
 }
 
@@ -187,7 +187,9 @@ impl Shared {
     ) -> Result<Frame> {
         let row = self.usable_grain(grain).await?;
         let account = key.account.ok_or_else(|| {
-            Error::Forbidden("Sign in first: grains cannot be opened without an account yet.".into())
+            Error::Forbidden(
+                "Sign in first: grains cannot be opened without an account yet.".into(),
+            )
         })?;
         let sid = hex::encode(derive(&key.secret, "sid", grain));
         let (host, wipe) = match &self.config.grain_hosts {
@@ -291,9 +293,9 @@ impl Shared {
             sid_hash: sid_hash.to_vec(),
             permissions: match &permissions {
                 Permissions::All => None,
-                Permissions::Names(names) => Some(
-                    serde_json::to_string(names).map_err(|e| Error::Internal(e.to_string()))?,
-                ),
+                Permissions::Names(names) => {
+                    Some(serde_json::to_string(names).map_err(|e| Error::Internal(e.to_string()))?)
+                }
             },
             expires,
         };
@@ -311,8 +313,7 @@ impl Shared {
         row: &GrainSessionRow,
     ) -> Result<GrainSession> {
         let identity = self.store.grain_identity(grain.as_str(), row.account).await?;
-        let account =
-            self.store.account(row.account).await?.ok_or(Error::NotFound("account"))?;
+        let account = self.store.account(row.account).await?.ok_or(Error::NotFound("account"))?;
         let permissions = match &row.permissions {
             None => Permissions::All,
             Some(names) => Permissions::Names(

@@ -1,15 +1,16 @@
 //! What all threads know of grains: settings, state, signs of life, sessions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::GrainState;
 use super::pool::Thread;
+use super::ports::NewPort;
 use super::session::Sessions;
 use crate::config::Config;
 use crate::ids::GrainId;
@@ -23,6 +24,9 @@ pub struct Shared {
     pub sessions: Sessions,
     pub threads: Vec<Thread>,
     entries: Mutex<HashMap<GrainId, Arc<Entry>>>,
+    /// Ports of port mode that are listened on.
+    ports: Mutex<HashSet<u16>>,
+    new_ports: mpsc::UnboundedSender<NewPort>,
     start: Instant,
 }
 
@@ -43,7 +47,13 @@ pub struct Entry {
 }
 
 impl Shared {
-    pub fn new(config: Config, store: Store, events: Events, threads: Vec<Thread>) -> Shared {
+    pub fn new(
+        config: Config,
+        store: Store,
+        events: Events,
+        threads: Vec<Thread>,
+        new_ports: mpsc::UnboundedSender<NewPort>,
+    ) -> Shared {
         Shared {
             sessions: Sessions::default(),
             config,
@@ -51,6 +61,8 @@ impl Shared {
             events,
             threads,
             entries: Mutex::default(),
+            ports: Mutex::default(),
+            new_ports,
             start: Instant::now(),
         }
     }
@@ -65,7 +77,7 @@ impl Shared {
         grain.hash(&mut hasher);
         let entry = Arc::new(Entry {
             grain: grain.clone(),
-            home: (hasher.finish() % self.threads.len() as u64) as usize,
+            home: (hasher.finish() % self.threads.len().max(1) as u64) as usize,
             state: watch::channel(GrainState::Asleep).0,
             live: AtomicUsize::new(0),
             locks: AtomicUsize::new(0),
@@ -80,6 +92,20 @@ impl Shared {
     /// Forgets a destroyed grain.
     pub fn forget(&self, grain: &GrainId) {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(grain);
+    }
+
+    /// True for the first who wants to listen on a port.
+    pub fn claim_port(&self, port: u16) -> bool {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner).insert(port)
+    }
+
+    pub fn release_port(&self, port: u16) {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
+    }
+
+    /// Hands a listener to the edge, which ends only with the process.
+    pub fn hand_port(&self, port: NewPort) {
+        let _ = self.new_ports.send(port);
     }
 
     pub fn thread(&self, entry: &Entry) -> &Thread {

@@ -119,7 +119,8 @@ impl Slot {
                 None => {
                     let task = tokio::task::spawn_local(start(self.clone(), local.clone()));
                     let started: Starting = async move {
-                        task.await.unwrap_or_else(|_| Err(Failure::Other("the start failed".into())))
+                        task.await
+                            .unwrap_or_else(|_| Err(Failure::Other("the start failed".into())))
                     }
                     .boxed_local()
                     .shared();
@@ -131,9 +132,22 @@ impl Slot {
         Ok(starting.await?)
     }
 
+    /// Puts the grain to sleep, unless something has used it meanwhile.
+    pub async fn sleep(self: &Rc<Slot>, local: &Rc<Local>) -> Result<()> {
+        let _gate = self.gate.lock().await;
+        if self.running().is_some() && self.entry.quiet_for() >= local.shared.config.idle {
+            return self.stop_gated(local, false).await;
+        }
+        Ok(())
+    }
+
     /// Ends the grain's processes; `now` does not ask first.
     pub async fn stop(self: &Rc<Slot>, local: &Rc<Local>, now: bool) -> Result<()> {
         let _gate = self.gate.lock().await;
+        self.stop_gated(local, now).await
+    }
+
+    async fn stop_gated(self: &Rc<Slot>, local: &Rc<Local>, now: bool) -> Result<()> {
         let conn = match self.running() {
             Some(conn) => conn,
             // Perhaps one of an earlier shell.
@@ -145,9 +159,10 @@ impl Slot {
                 }
             },
         };
+        // From here on whoever needs the grain waits for its next start.
+        conn.stopping.set(true);
         self.entry.set_state(GrainState::Stopping);
         self.settle(local, &conn).await;
-        conn.stopping.set(true);
         if !now {
             if let Err(e) = conn.shutdown().await {
                 tracing::warn!("grain {}: shutdown: {e}", self.entry.grain);
@@ -212,8 +227,10 @@ async fn connect(local: &Rc<Local>, entry: &Arc<Entry>) -> Option<Rc<Conn>> {
 }
 
 async fn open(local: &Rc<Local>, entry: &Arc<Entry>, child: Option<Child>) -> Result<Rc<Conn>> {
-    let dir = std::fs::File::open(grain_dir(local, entry)).map_err(Error::io("the grain's directory"))?;
-    let stream = connect_at(dir.as_fd(), "socket").await.map_err(Error::io("the grain's socket"))?;
+    let dir =
+        std::fs::File::open(grain_dir(local, entry)).map_err(Error::io("the grain's directory"))?;
+    let stream =
+        connect_at(dir.as_fd(), "socket").await.map_err(Error::io("the grain's socket"))?;
     Conn::open(&local.shared, entry, stream, child).await
 }
 
@@ -387,7 +404,7 @@ pub async fn tick(local: Rc<Local>) {
             if slot.entry.quiet_for() >= local.shared.config.idle {
                 let local = local.clone();
                 tokio::task::spawn_local(async move {
-                    if let Err(e) = slot.stop(&local, false).await {
+                    if let Err(e) = slot.sleep(&local).await {
                         tracing::warn!("grain {}: {e}", slot.entry.grain);
                     }
                 });

@@ -44,7 +44,8 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         let mut taken = taken.into_iter().peekable();
-        let free = (i64::from(first)..=i64::from(last)).find(|port| taken.next_if_eq(port).is_none());
+        let free =
+            (i64::from(first)..=i64::from(last)).find(|port| taken.next_if_eq(port).is_none());
         let grant = match free {
             Some(port) => PortGrant { port: port as u16, was_used: false },
             None if reuse => {

@@ -86,9 +86,7 @@ fn read(reader: response::Reader<'_>, asked: &Asked<'_>) -> capnp::Result<Result
             let location = redirect.get_location()?.to_string()?;
             let value = HeaderValue::from_bytes(location.as_bytes());
             let Some(value) = value.ok().filter(|_| !location.is_empty()) else {
-                return Ok(Err(Error::BadGateway(
-                    "It redirects, but not to an address.".into(),
-                )));
+                return Ok(Err(Error::BadGateway("It redirects, but not to an address.".into())));
             };
             headers.insert(header::LOCATION, value);
             headers.insert(
@@ -157,8 +155,7 @@ fn additional(
             http_map::response_header_allowed(name)
         };
         let is_length = name.eq_ignore_ascii_case("content-length");
-        let length_ok =
-            !is_length || (!value.is_empty() && value.iter().all(u8::is_ascii_digit));
+        let length_ok = !is_length || (!value.is_empty() && value.iter().all(u8::is_ascii_digit));
         if !allowed || !header_name_valid(name) || !header_value_valid(value) || !length_ok {
             continue;
         }
@@ -182,11 +179,9 @@ fn set_cookies(
     headers: &mut HeaderMap,
 ) -> capnp::Result<()> {
     for item in list.iter().take(SET_COOKIE_COUNT) {
-        let (Ok(name), Ok(value), Ok(path)) = (
-            item.get_name()?.to_str(),
-            item.get_value()?.to_str(),
-            item.get_path()?.to_str(),
-        ) else {
+        let (Ok(name), Ok(value), Ok(path)) =
+            (item.get_name()?.to_str(), item.get_value()?.to_str(), item.get_path()?.to_str())
+        else {
             continue;
         };
         use cookie::expires::Which;
@@ -233,10 +228,8 @@ fn download(name: &str) -> Option<HeaderValue> {
         .collect();
     let mut text = format!("attachment; filename=\"{plain}\"");
     if plain != name {
-        const ATTR: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
-            .remove(b'-')
-            .remove(b'.')
-            .remove(b'_');
+        const ATTR: &percent_encoding::AsciiSet =
+            &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
         let encoded = percent_encoding::utf8_percent_encode(name, ATTR);
         text += &format!("; filename*=UTF-8''{encoded}");
     }
@@ -256,8 +249,7 @@ fn error_body(
 fn html_body(headers: &mut HeaderMap, text: capnp::text::Reader<'_>) -> Bytes {
     let bytes = text.as_bytes();
     if !bytes.is_empty() {
-        headers
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=UTF-8"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=UTF-8"));
     }
     Bytes::copy_from_slice(bytes)
 }
@@ -327,7 +319,10 @@ mod tests {
         assert!(matches!(c, Err(Error::BadGateway(_))));
         let c = ask(
             |mut r| {
-                header(r.reborrow(), &[("link", "x"), ("x-sandstorm-app-b", "1\r\nx: y"), ("x-oc-mtime", "1")]);
+                header(
+                    r.reborrow(),
+                    &[("link", "x"), ("x-sandstorm-app-b", "1\r\nx: y"), ("x-oc-mtime", "1")],
+                );
                 r.init_no_content();
             },
             false,

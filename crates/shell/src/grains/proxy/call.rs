@@ -113,7 +113,9 @@ pub async fn call(
         // The interface has no word for a body here; ours has.
         Way::Delete if !payload.whole().is_empty() => {
             match extended(ask, web, payload.whole(), stream.clone()).await {
-                Err(Error::Unimplemented(_)) => plain(ask, web, target, b"", stream)?.await.map_err(from_rpc)?,
+                Err(Error::Unimplemented(_)) => {
+                    plain(ask, web, target, b"", stream)?.await.map_err(from_rpc)?
+                }
                 other => other?,
             }
         }
@@ -297,9 +299,9 @@ async fn options(
     let mut answer = http::Response::builder().status(StatusCode::OK);
     answer = match dav.is_empty() {
         true => answer.header("allow", VERBS),
-        false => answer
-            .header("allow", format!("{VERBS}, {DAV_VERBS}"))
-            .header("dav", dav.join(", ")),
+        false => {
+            answer.header("allow", format!("{VERBS}, {DAV_VERBS}")).header("dav", dav.join(", "))
+        }
     };
     let answer = answer.body(()).map_err(|e| Error::BadGateway(e.to_string()))?;
     Ok(Converted { answer, body: BodyKind::Bytes(Bytes::new()) })

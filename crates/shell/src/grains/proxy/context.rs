@@ -52,8 +52,8 @@ impl<'a> Head<'a> {
         let dropped = named_by_connection(headers);
         for (name, value) in headers {
             let name = name.as_str();
-            let depth_is_an_argument = name == "depth"
-                && matches!(parts.method.as_str(), "PROPFIND" | "COPY" | "LOCK");
+            let depth_is_an_argument =
+                name == "depth" && matches!(parts.method.as_str(), "PROPFIND" | "COPY" | "LOCK");
             if request_header_allowed(name)
                 && !depth_is_an_argument
                 && !is_hop_by_hop(name)
@@ -132,9 +132,7 @@ impl<'a> Head<'a> {
             Precondition::None => return slot.set_none(()),
             Precondition::Exists => return slot.set_exists(()),
             Precondition::DoesntExist => return slot.set_doesnt_exist(()),
-            Precondition::MatchesOneOf(tags) => {
-                (tags, slot.init_matches_one_of(tags.len() as u32))
-            }
+            Precondition::MatchesOneOf(tags) => (tags, slot.init_matches_one_of(tags.len() as u32)),
             Precondition::MatchesNoneOf(tags) => {
                 (tags, slot.init_matches_none_of(tags.len() as u32))
             }
@@ -271,13 +269,7 @@ pub fn is_xml(content_type: Option<&str>) -> bool {
 /// `Destination` as the interface wants it: below this host, without the leading slash.
 pub fn destination<'a>(headers: &'a HeaderMap, origin: &str) -> Result<&'a str, Fault> {
     let bad = |why: String| {
-        Err(Fault::new(
-            StatusCode::BAD_REQUEST,
-            "S-DEST",
-            "This request makes no sense",
-            why,
-            "",
-        ))
+        Err(Fault::new(StatusCode::BAD_REQUEST, "S-DEST", "This request makes no sense", why, ""))
     };
     let Some(value) = headers.get("destination") else {
         return bad("It has no Destination header.".into());
@@ -396,7 +388,9 @@ mod tests {
     fn destinations() {
         let ask = |value: &str| {
             let p = parts("MOVE", &[("destination", value)]);
-            destination(&p.headers, "http://g.localhost:3000").map(str::to_owned).map_err(|f| f.status)
+            destination(&p.headers, "http://g.localhost:3000")
+                .map(str::to_owned)
+                .map_err(|f| f.status)
         };
         assert_eq!(ask("http://G.localhost:3000/b%20c.txt"), Ok("b%20c.txt".into()));
         assert_eq!(ask("/b"), Ok("b".into()));

@@ -137,7 +137,7 @@ async fn exchange(
             host: &ask.session.host,
             marks: marks(&ask.local.shared),
         };
-        let result = match open(ask, &conn).await {
+        let result = match open_session(ask, &conn).await {
             Ok(web) => call::call(ask, &web, target, payload, &asked).await,
             // Nothing was asked yet, so even a POST may try again.
             Err(Error::Disconnected(_)) if !again => {
@@ -168,7 +168,8 @@ async fn exchange(
     Err(verdict(ask, "It ended twice.".into()).await)
 }
 
-async fn open(ask: &Ask<'_>, conn: &Conn) -> Result<WebSession> {
+/// The session inside the app.
+pub async fn open_session(ask: &Ask<'_>, conn: &Conn) -> Result<WebSession> {
     let headers = &ask.parts.headers;
     let languages = context::text(headers, "accept-language")
         .split(',')
