@@ -5,13 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
-use capnp_rpc::{RpcSystem, twoparty};
-use futures::io::{BufReader, BufWriter};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{getsockopt, sockopt};
+use sandstorm_schema::rpc::connect::{Trust, Vat};
 use tokio::net::UnixStream;
-use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
 use crate::app::{App, Ending, wait_for_port};
 use crate::args::Run;
@@ -67,7 +65,10 @@ async fn serve(run: &Run, config: Config, socket: std::os::unix::net::UnixStream
         .map_err(|source| Error::System { step: "preparing fd 3", source })?;
     let app = App::start(&run.command)?;
     let upstream = Upstream::new(run.addr);
-    let rpc = connect(socket, Bridge::new(Rc::clone(&upstream), config));
+    let view = ViewImpl(Bridge::new(Rc::clone(&upstream), config)).client();
+    // The supervisor is our better: it could do to us what it likes anyway, so no guard.
+    let vat = Vat::spawn(socket, Side::Client, Some(view.client), Trust::Peer);
+    let rpc = vat.closed();
     tokio::pin!(rpc);
     let ending = app.wait();
     tokio::pin!(ending);
@@ -89,7 +90,7 @@ async fn serve(run: &Run, config: Config, socket: std::os::unix::net::UnixStream
                     return Err(error);
                 }
             },
-            () = &mut rpc => {
+            _ = &mut rpc => {
                 log!("the supervisor closed the connection; ending the app");
                 app.signal(Signal::SIGTERM);
                 if tokio::time::timeout(LAST_CHANCE, &mut ending).await.is_err() {
@@ -99,19 +100,4 @@ async fn serve(run: &Run, config: Config, socket: std::os::unix::net::UnixStream
             }
         }
     }
-}
-
-/// Serves the view on the socket; returns when the connection has ended. The supervisor is our
-/// better: it could do to us what it likes anyway, so it needs no guard here.
-async fn connect(socket: UnixStream, bridge: Rc<Bridge>) {
-    let (reader, writer) = socket.into_split();
-    let network = twoparty::VatNetwork::new(
-        BufReader::new(reader.compat()),
-        BufWriter::new(writer.compat_write()),
-        Side::Client,
-        Default::default(),
-    );
-    let view = ViewImpl(bridge).client();
-    let system = RpcSystem::new(Box::new(network), Some(view.client));
-    let _ = system.await;
 }

@@ -239,7 +239,14 @@ impl Incoming {
             if let Some(piece) = self.next_ready()? {
                 return Ok(Some(piece));
             }
-            let Some(conn) = &mut self.conn else { return Ok(None) };
+            let Some(conn) = &mut self.conn else {
+                // Closed before its end: said again to whoever asks again.
+                return if self.decoder.is_done() {
+                    Ok(None)
+                } else {
+                    Err(BodyError::Truncated.into())
+                };
+            };
             match conn.read_more(BODY_READ).await {
                 Ok(0) => {
                     self.conn = None;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use sandstorm_schema::http_map::WireStatus;
 use sandstorm_schema::limits::{BODY_CHUNK, BUFFERED_REQUEST_BODY, ERROR_BODY};
+use sandstorm_schema::rpc::body::BodyWriter;
 use sandstorm_schema::util_capnp::{byte_stream, handle};
 use sandstorm_schema::web_session_capnp::web_session::response;
 use tokio::time::Instant;
 
-use super::window::BodySink;
 use crate::error::{Error, Result};
 use crate::http::response::{Body, fill, stream_length, wire_status};
 use crate::http1::{AbortOnDrop, Framing, Head, Incoming};
@@ -160,15 +160,23 @@ async fn pump(
     mut incoming: Incoming,
     stream: byte_stream::Client,
 ) -> Result<(), Pumping> {
-    let mut writer = BodySink::new(stream);
+    let mut writer = BodyWriter::new(stream);
     if let Some(length) = length {
         writer.expect_size(length).await.map_err(|_| Pumping::Reader)?;
     }
     if !first.is_empty() {
         writer.write(first).await.map_err(|_| Pumping::Reader)?;
     }
-    while let Some(piece) = incoming.next().await.map_err(Pumping::App)? {
-        writer.write(piece).await.map_err(|_| Pumping::Reader)?;
+    loop {
+        let piece = tokio::select! {
+            piece = incoming.next() => piece.map_err(Pumping::App)?,
+            // A quiet app must not hide that nobody reads any more.
+            _ = writer.broken() => return Err(Pumping::Reader),
+        };
+        match piece {
+            Some(piece) => writer.write(piece).await.map_err(|_| Pumping::Reader)?,
+            None => break,
+        }
     }
     writer.done().await.map_err(|_| Pumping::Reader)
 }

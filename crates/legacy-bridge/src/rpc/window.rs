@@ -1,6 +1,6 @@
-//! Bytes on their way to the shell: a bounded number, and every call's end is seen.
+//! A WebSocket's bytes on their way to the shell: a bounded number, and every call's end is seen.
 //!
-//! Plain calls on methods that the schema calls streaming: the same on the wire, but each call's
+//! Plain calls on a method that the schema calls streaming: the same on the wire, but each call's
 //! own end can be awaited. So an error is noticed at once, and nothing is dropped before the peer
 //! has taken it (dropping a call cancels it).
 
@@ -11,8 +11,7 @@ use capnp::Error;
 use capnp::capability::Promise;
 use capnp::traits::HasTypeId;
 use futures::FutureExt;
-use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW};
-use sandstorm_schema::util_capnp::byte_stream;
+use sandstorm_schema::limits::BODY_WINDOW;
 use sandstorm_schema::web_session_capnp::web_session::web_socket_stream;
 
 /// Calls under way, by size, oldest first.
@@ -60,58 +59,6 @@ impl Window {
         if let Some((bytes, _)) = self.in_flight.pop_front() {
             self.bytes -= bytes;
         }
-    }
-}
-
-/// Writes a body to a `ByteStream`.
-pub struct BodySink {
-    client: byte_stream::Client,
-    window: Window,
-}
-
-impl BodySink {
-    /// Nothing is sent yet.
-    pub fn new(client: byte_stream::Client) -> Self {
-        BodySink { client, window: Window::new(BODY_WINDOW) }
-    }
-
-    /// Announces the number of bytes that will follow.
-    ///
-    /// # Errors
-    /// When the reader has gone.
-    pub async fn expect_size(&mut self, size: u64) -> Result<(), Error> {
-        let mut call = self.client.expect_size_request();
-        call.get().set_size(size);
-        let promise = call.send().promise;
-        self.window.track(64, Promise::from_future(promise.map(|r| r.map(|_| ()))));
-        self.window.room().await
-    }
-
-    /// Sends bytes once the window has room for them.
-    ///
-    /// # Errors
-    /// When the reader has gone, or failed on earlier bytes.
-    pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), Error> {
-        while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(BODY_CHUNK));
-            self.window.room().await?;
-            let mut call: AnyCall =
-                self.client.client.new_call(byte_stream::Client::TYPE_ID, 0, None);
-            let mut params: byte_stream::write_params::Builder<'_> = call.get().init_as();
-            params.set_data(&piece);
-            self.window.track(piece.len(), finish(call));
-        }
-        Ok(())
-    }
-
-    /// Says that the body is complete, after the reader has taken all of it.
-    ///
-    /// # Errors
-    /// When the reader has gone, or failed on earlier bytes.
-    pub async fn done(mut self) -> Result<(), Error> {
-        self.window.drain().await?;
-        self.client.done_request().send().promise.await?;
-        Ok(())
     }
 }
 
