@@ -1,0 +1,521 @@
+// Everything here is an extra: each page works without it.
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+const token = document.body.dataset.token;
+const signedIn = "signedIn" in document.body.dataset;
+const say = (text) => { $("#said").textContent = text; };
+const alarm = (text) => { $("#alarm").textContent = text; };
+const store = {
+  get(key) { try { return localStorage.getItem(key); } catch { return null; } },
+  set(key, value) { try { localStorage.setItem(key, value); } catch { /* a private window */ } },
+};
+
+for (const el of $$("[data-hide]")) el.hidden = true;
+for (const el of $$("[data-show], [data-do], [data-copy]")) el.hidden = false;
+
+// ---- Times: relative, in the reader's own zone ----
+const relative = new Intl.RelativeTimeFormat(document.documentElement.lang, { numeric: "auto" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "short" });
+function tellTimes(root = document) {
+  const now = Date.now();
+  for (const el of $$("time[datetime]", root)) {
+    const at = new Date(el.dateTime);
+    const minutes = Math.round((at - now) / 60000);
+    el.title = full.format(at);
+    const sameDay = at.toDateString() === new Date(now).toDateString();
+    el.textContent = Math.abs(minutes) < 60 ? relative.format(minutes, "minute")
+      : sameDay ? clock.format(at)
+      : Math.abs(minutes) < 60 * 24 * 6 ? relative.format(Math.round(minutes / 1440), "day")
+      : day.format(at);
+  }
+}
+tellTimes();
+setInterval(tellTimes, 30000);
+
+// ---- Menus: Esc and a press outside close them ----
+addEventListener("click", (event) => {
+  for (const menu of $$("details.menu[open], details.help[open]")) {
+    if (!menu.contains(event.target)) menu.open = false;
+  }
+});
+addEventListener("blur", () => {
+  // The frame took the focus: the press was outside.
+  if (document.activeElement?.tagName === "IFRAME") for (const m of $$("details.menu[open]")) m.open = false;
+});
+addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  for (const menu of $$("details[open]")) { menu.open = false; $("summary", menu).focus(); }
+  if (document.body.classList.contains("full")) leaveFull();
+});
+
+// ---- Forms: a second press does nothing twice ----
+addEventListener("submit", (event) => {
+  if (event.defaultPrevented) return;
+  if (event.target.dataset.sent) { event.preventDefault(); return; }
+  event.target.dataset.sent = "1";
+  event.submitter?.setAttribute("aria-busy", "true");
+  // Back brings the page as it was; a download or a refusal leaves it standing.
+  setTimeout(() => { delete event.target.dataset.sent; event.submitter?.removeAttribute("aria-busy"); }, 4000);
+});
+addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  for (const form of $$("form[data-sent]")) delete form.dataset.sent;
+  for (const el of $$("[aria-busy]")) el.removeAttribute("aria-busy");
+  connect();
+  refresh("all");
+});
+
+// ---- Dialogs ----
+function openDialog(id) {
+  const dialog = document.getElementById(id);
+  if (!dialog) return;
+  for (const menu of $$("details.menu[open]")) menu.open = false;
+  dialog.showModal();
+  $("input:not([type=hidden])", dialog)?.select();
+}
+const acts = {
+  close: (el) => el.closest("dialog").close(),
+  reconnect: () => connect(),
+  fullscreen: () => enterFull(),
+  "cancel-upload": () => uploading?.abort(),
+};
+addEventListener("click", (event) => {
+  const el = event.target.closest?.("[data-dialog], [data-do], [data-copy]");
+  if (!el) return;
+  if (el.dataset.dialog) openDialog(el.dataset.dialog);
+  else if (el.dataset.do) acts[el.dataset.do](el);
+  else copy(el.dataset.copy || location.href.split("#")[0]);
+});
+async function copy(text) {
+  for (const menu of $$("details.menu[open]")) menu.open = false;
+  try { await navigator.clipboard.writeText(text); toast("The address is copied."); }
+  catch { prompt("Copy the address:", text); }
+}
+function toast(text) {
+  const el = document.createElement("output");
+  el.className = "notice good";
+  el.textContent = text;
+  $("#notices")?.append(el);
+  say(text);
+  setTimeout(() => el.remove(), 10000);
+}
+for (const notice of $$("#notices .notice")) {
+  // Ten seconds, but not under the focus or the pointer.
+  const go = () => notice.matches(":hover, :focus-within") ? setTimeout(go, 2000) : notice.remove();
+  setTimeout(go, 10000);
+  say(notice.textContent.trim());
+}
+
+// ---- The list ----
+const list = $("#list");
+if (list) {
+  const count = () => {
+    const n = $$("input[name=grain]:checked", list).length;
+    $("#chosen").textContent = `${n} chosen`;
+  };
+  list.addEventListener("change", count);
+  list.addEventListener("reset", () => setTimeout(count));
+  count();
+  addEventListener("pointerdown", (event) => {
+    const row = event.target.closest?.("a[data-wake]");
+    // The press wakes the grain; by the time the page is there it may be up.
+    if (row && event.button === 0) post(`/grains/${row.dataset.wake}/act`, { act: "wake" });
+  });
+}
+function post(path, fields) {
+  return fetch(path, { method: "POST", keepalive: true, body: new URLSearchParams({ token, ...fields }) });
+}
+
+// ---- Search as typed ----
+const box = $("#q");
+if (box && $("#count")) {
+  let timer, asked = 0;
+  box.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(async () => {
+      const url = new URL("/", location.origin);
+      const here = new URL(location.href);
+      for (const key of ["show", "app", "sort"]) if (here.searchParams.get(key)) url.searchParams.set(key, here.searchParams.get(key));
+      if (box.value.trim()) url.searchParams.set("q", box.value);
+      const mine = ++asked;
+      const page = await fetchPage(url);
+      if (mine !== asked || !page) return;
+      swap($("main"), $("main", page));
+      history.replaceState(null, "", url);
+      say(`${$("#count").textContent} found`);
+    }, 150);
+  });
+}
+async function fetchPage(url) {
+  try {
+    const answer = await fetch(url, { headers: { accept: "text/html" } });
+    if (!answer.ok || answer.redirected) return null;
+    return new DOMParser().parseFromString(await answer.text(), "text/html");
+  } catch { return null; }
+}
+function swap(old, next) {
+  if (!old || !next) return;
+  const chosen = new Set($$("input[name=grain]:checked", old).map((el) => el.value));
+  old.replaceChildren(...next.childNodes);
+  for (const el of $$("input[name=grain]", old)) el.checked = chosen.has(el.value);
+  for (const el of $$("[data-show], [data-do]", old)) el.hidden = false;
+  tellTimes(old);
+}
+
+// ---- Live ----
+let socket, wait = 1000, lostAt = 0, lostTimer, over = false;
+const frame = $("#frame");
+const grain = $(".bar")?.dataset.grain;
+function connect() {
+  if (!signedIn || over || socket?.readyState <= 1) return;
+  clearTimeout(lostTimer);
+  const url = new URL("/live", location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  if (grain) url.searchParams.set("grain", grain);
+  socket = new WebSocket(url);
+  socket.onopen = () => { wait = 1000; if (lostAt) { lostAt = 0; showLost(false); } refresh("all"); };
+  socket.onmessage = (event) => refresh(event.data);
+  socket.onclose = () => {
+    if (over) return;
+    lostAt ||= Date.now();
+    wait = Math.min(wait * 1.7, 15000);
+    const again = Date.now() + wait;
+    const tick = () => {
+      if (Date.now() >= again) return connect();
+      showLost(Date.now() - lostAt > 5000, Math.ceil((again - Date.now()) / 1000));
+      lostTimer = setTimeout(tick, 500);
+    };
+    tick();
+  };
+}
+function showLost(on, seconds) {
+  const made = $("#lost-strip");
+  if (!on) { made?.remove(); return; }
+  const template = $("#lost");
+  if (!template) return;
+  if (!made) {
+    const strip = template.content.firstElementChild.cloneNode(true);
+    strip.id = "lost-strip";
+    $(".bar").after(strip);
+    alarm("Connection lost");
+  }
+  $("#lost-strip [data-slot=wait]").textContent = `Trying in ${seconds} s.`;
+}
+const pending = new Map();
+function refresh(what) {
+  if (what === "signed-out") return ended();
+  for (const el of $$("[data-live]")) {
+    const on = el.dataset.on;
+    if (what !== "all" && what !== on) continue;
+    if (pending.has(el)) { pending.set(el, true); continue; }
+    pending.set(el, false);
+    load(el);
+  }
+  if (what === "account" || (what.startsWith("grain:") && !grain)) reloadList();
+}
+async function load(el) {
+  try {
+    const answer = await fetch(el.dataset.live);
+    if (answer.ok) {
+      const html = await answer.text();
+      const page = new DOMParser().parseFromString(html, "text/html");
+      const focus = document.activeElement;
+      const step = $("#step", el), next = $("#step", page);
+      if (step && next) {
+        // Still waking: only the words change, so that nothing flickers.
+        step.textContent = next.textContent;
+      } else if (!(el.contains(focus) && focus !== el && el.id !== "state")) {
+        el.replaceChildren(...page.body.childNodes);
+        for (const part of $$("[data-show], [data-do]", el)) part.hidden = false;
+        tellTimes(el);
+      }
+      stateOf(el, answer.headers.get("x-state"));
+    } else if (answer.status === 403 || answer.status === 404) {
+      if (grain) ended();
+    }
+  } catch { /* the socket tells when the server is back */ }
+  setTimeout(() => {
+    const again = pending.get(el);
+    pending.delete(el);
+    if (again) { pending.set(el, false); load(el); }
+  }, 300);
+}
+let reload;
+function reloadList() {
+  if (!list && !$("#count")) return;
+  clearTimeout(reload);
+  reload = setTimeout(async () => {
+    if ($("main").contains(document.activeElement) && document.activeElement.id !== "main") return;
+    const page = await fetchPage(location.href);
+    if (page) { swap($("main"), $("main", page)); swap($(".rail"), $(".rail", page)); }
+  }, 300);
+}
+let loaded = false;
+function stateOf(el, state) {
+  if (el.id === "steps") {
+    const go = $("[data-go]", el);
+    if (go) location.replace(go.href);
+    return;
+  }
+  if (el.id !== "state") return;
+  if (state === "running" && loaded) reveal();
+  if (state === "crashed") alarm("The app stopped.");
+}
+// What loaded may be our own page about a failed start: ask before the panel goes.
+frame?.addEventListener("load", () => { loaded = true; refresh("all"); });
+function reveal() {
+  document.body.classList.add("shown");
+  $("#state .waking")?.remove();
+  if (document.activeElement === document.body || document.activeElement === null) frame.focus();
+}
+function ended() {
+  over = true;
+  socket?.close();
+  const template = $("#ended");
+  if (!template) { location.reload(); return; }
+  frame?.remove();
+  $("#state").replaceChildren(template.content.cloneNode(true));
+  document.body.classList.remove("shown");
+  alarm("You are signed out");
+}
+connect();
+// Where no socket gets through, ask.
+setInterval(() => { if (signedIn && socket?.readyState !== 1 && !document.hidden) refresh("all"); }, 15000);
+addEventListener("online", () => { wait = 1000; connect(); });
+
+// ---- The grain's bar ----
+function enterFull() {
+  for (const menu of $$("details.menu[open]")) menu.open = false;
+  document.body.classList.add("full");
+  const leave = document.createElement("button");
+  leave.id = "leave-full";
+  leave.title = "Leave full screen (Esc)";
+  leave.setAttribute("aria-label", leave.title);
+  leave.textContent = "×";
+  leave.onclick = leaveFull;
+  document.body.append(leave);
+  document.documentElement.requestFullscreen?.().catch(() => { /* the bar is gone all the same */ });
+}
+function leaveFull() {
+  document.body.classList.remove("full");
+  $("#leave-full")?.remove();
+  if (document.fullscreenElement) document.exitFullscreen();
+}
+document.addEventListener("fullscreenchange", () => { if (!document.fullscreenElement) leaveFull(); });
+if (grain && location.hash === "#new") {
+  history.replaceState(null, "", location.pathname + location.search);
+  openDialog("rename");
+}
+
+// ---- Upload ----
+let uploading;
+const form = $("#upload");
+if (form) {
+  form.addEventListener("submit", (event) => {
+    const file = $("#file").files[0];
+    if (!file) return;
+    event.preventDefault();
+    upload(file);
+  });
+}
+function upload(file) {
+  // fetch tells nothing about how much is sent.
+  const request = uploading = new XMLHttpRequest();
+  const started = Date.now();
+  form.querySelector("button.main").disabled = true;
+  $("#uploading").hidden = false;
+  $("#upload-name").textContent = file.name;
+  const mb = (n) => `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} MB`;
+  request.upload.onprogress = (event) => {
+    const share = event.total ? event.loaded / event.total : 0;
+    $("#upload-bar").value = share * 100;
+    const left = share > 0.02 ? Math.round((Date.now() - started) / share * (1 - share) / 1000) : 0;
+    $("#upload-figures").textContent =
+      `${mb(event.loaded)} of ${mb(event.total)}${left > 4 ? `, about ${left} s left` : ""}`;
+  };
+  request.onload = () => {
+    if (request.status === 200) location.assign(`/install/${request.responseText.trim()}`);
+    else fail(request.status === 422 ? request.responseText : "The server did not take the file. Load the page again.");
+  };
+  request.onerror = () => fail("The connection ended before the file was whole. Send it again.");
+  request.onabort = () => fail("Cancelled. Nothing was installed.");
+  request.open("POST", "/upload");
+  request.setRequestHeader("x-sandstorm-token", token);
+  request.send(file);
+  say(`Uploading ${file.name}`);
+}
+function fail(text) {
+  $("#uploading").hidden = true;
+  form.querySelector("button.main").disabled = false;
+  $("#upload-error")?.remove();
+  const strip = document.createElement("div");
+  strip.id = "upload-error";
+  strip.className = "strip bad";
+  strip.append(Object.assign(document.createElement("span"), { textContent: text }));
+  form.before(strip);
+  alarm(text);
+}
+// Drop on any page but the grain's.
+if (signedIn && !grain) {
+  let depth = 0;
+  const isFile = (event) => event.dataTransfer?.types.includes("Files");
+  addEventListener("dragenter", (event) => { if (isFile(event)) { depth++; document.body.classList.add("dragging"); } });
+  addEventListener("dragleave", (event) => { if (isFile(event) && --depth <= 0) document.body.classList.remove("dragging"); });
+  addEventListener("dragover", (event) => { if (isFile(event)) event.preventDefault(); });
+  addEventListener("drop", (event) => {
+    if (!isFile(event)) return;
+    event.preventDefault();
+    depth = 0;
+    document.body.classList.remove("dragging");
+    const file = event.dataTransfer.files[0];
+    if (!form) { location.assign("/install"); return; }
+    $("#file").files = event.dataTransfer.files;
+    upload(file);
+  });
+}
+
+// ---- The log ----
+const log = $("#log[data-stream]");
+if (log) {
+  (async () => {
+    try {
+      const answer = await fetch(log.dataset.stream);
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      let first = true;
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        if (first) { log.textContent = ""; first = false; }
+        log.append(value);
+        while (log.childNodes.length > 2000) log.firstChild.remove();
+        if ($("#follow").checked) log.scrollTop = log.scrollHeight;
+      }
+    } catch { /* what is there stays */ }
+  })();
+  log.scrollTop = log.scrollHeight;
+}
+
+// ---- Keys ----
+const letters = $("#keys");
+if (letters) {
+  letters.checked = store.get("keys") !== "off";
+  letters.onchange = () => store.set("keys", letters.checked ? "on" : "off");
+}
+let goTo = 0;
+addEventListener("keydown", (event) => {
+  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k" && signedIn) { event.preventDefault(); palette(); return; }
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  const typing = event.target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable]");
+  if (event.key === "F2" && $("#rename")) { event.preventDefault(); openDialog("rename"); return; }
+  if (typing || $("dialog[open]") || !signedIn) return;
+  const row = document.activeElement?.closest?.(".grains li");
+  const rows = $$(".grains li");
+  const move = (by) => {
+    const next = rows[Math.max(0, Math.min(rows.length - 1, row ? rows.indexOf(row) + by : 0))];
+    $(".open", next)?.focus();
+    event.preventDefault();
+  };
+  if (event.key === "ArrowDown" && rows.length) return move(1);
+  if (event.key === "ArrowUp" && row) return move(-1);
+  if (event.key === "Delete" && row) { $("input", row).checked = true; $("[value=trash]", list)?.click(); return; }
+  if (store.get("keys") === "off") return;
+  if (event.timeStamp - goTo < 1500) {
+    goTo = 0;
+    const to = { h: "/", a: "/apps", s: "/you" }[event.key];
+    if (to) location.assign(to);
+    return;
+  }
+  const act = {
+    "/": () => (box ? box.focus() : location.assign("/")),
+    n: () => location.assign("/new"),
+    g: () => { goTo = event.timeStamp; },
+    x: () => { if (row) { $("input", row).click(); } },
+    "?": () => help(),
+  }[event.key];
+  if (act) { event.preventDefault(); act(); }
+});
+function help() {
+  const keys = [["Ctrl K", "Go to or make anything"], ["/", "Search"], ["n", "New"], ["g h", "Grains"], ["g a", "Apps"],
+    ["g s", "You"], ["↑ ↓", "Move in a list"], ["x", "Choose"], ["Delete", "Move to trash"], ["F2", "Rename"], ["Esc", "Close"]];
+  const dialog = makeDialog("Shortcuts");
+  const dl = document.createElement("dl");
+  dl.className = "facts";
+  for (const [key, what] of keys) {
+    const dt = document.createElement("dt");
+    dt.append(Object.assign(document.createElement("kbd"), { textContent: key }));
+    dl.append(dt, Object.assign(document.createElement("dd"), { textContent: what }));
+  }
+  dialog.append(dl);
+  dialog.showModal();
+}
+function makeDialog(title) {
+  const dialog = document.createElement("dialog");
+  const head = Object.assign(document.createElement("h2"), { textContent: title, id: "made-title" });
+  dialog.setAttribute("aria-labelledby", "made-title");
+  const close = Object.assign(document.createElement("button"), { textContent: "Close" });
+  close.onclick = () => dialog.close();
+  dialog.append(head, close);
+  dialog.addEventListener("close", () => dialog.remove());
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  document.body.append(dialog);
+  return dialog;
+}
+
+// ---- Palette: grains, new things, places, in one box ----
+function palette() {
+  if ($("dialog[open]")) return;
+  const dialog = makeDialog("Go to");
+  dialog.classList.add("palette");
+  const input = Object.assign(document.createElement("input"), { type: "text", autocomplete: "off" });
+  for (const [name, value] of [["role", "combobox"], ["aria-expanded", "true"], ["aria-controls", "found"], ["aria-labelledby", "made-title"], ["aria-autocomplete", "list"]]) input.setAttribute(name, value);
+  const found = document.createElement("ul");
+  found.id = "found";
+  found.setAttribute("role", "listbox");
+  found.setAttribute("aria-label", "Found");
+  dialog.append(input, found);
+  let at = 0, asked = 0, timer;
+  const light = () => {
+    [...found.children].forEach((el, i) => el.setAttribute("aria-selected", String(i === at)));
+    const el = found.children[at];
+    if (el) { input.setAttribute("aria-activedescendant", el.id); el.scrollIntoView({ block: "nearest" }); }
+    else input.removeAttribute("aria-activedescendant");
+  };
+  const go = (el) => {
+    if (!el) return;
+    if (el.dataset.make) makeNew(el.dataset.make); else location.assign(el.dataset.href);
+  };
+  const ask = async () => {
+    const mine = ++asked;
+    const answer = await fetch(`/palette?q=${encodeURIComponent(input.value)}`).catch(() => null);
+    if (mine !== asked || !answer?.ok) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    found.replaceChildren(...$$("li", page));
+    at = 0;
+    light();
+  };
+  input.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(ask, 100); });
+  input.addEventListener("keydown", (event) => {
+    const n = found.children.length || 1;
+    if (event.key === "ArrowDown") at = (at + 1) % n;
+    else if (event.key === "ArrowUp") at = (at + n - 1) % n;
+    else if (event.key === "Enter") { event.preventDefault(); go(found.children[at]); return; }
+    else return;
+    event.preventDefault();
+    light();
+  });
+  found.addEventListener("click", (event) => go(event.target.closest("li")));
+  dialog.showModal();
+  ask();
+}
+function makeNew(make) {
+  const made = document.createElement("form");
+  made.method = "post";
+  made.action = "/new";
+  for (const [name, value] of Object.entries({ token, make })) {
+    made.append(Object.assign(document.createElement("input"), { type: "hidden", name, value }));
+  }
+  document.body.append(made);
+  made.submit();
+}

@@ -2,6 +2,7 @@
 //! Acts happen at once and offer undo; only what cannot come back asks first, with numbers.
 
 use axum::extract::{Path, State};
+use axum::response::IntoResponse;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -59,6 +60,18 @@ pub async fn on_one(
         "star" | "unstar" => {
             app.store.star(login.id(), &id, act.form.act == "star").await?;
             to(&details)
+        }
+        "wake" => {
+            // The pointer went down on its link; the page itself comes in a moment.
+            if grain.trashed_at.is_none() {
+                let app = app.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = app.grains.wake(&grain_id).await {
+                        tracing::debug!(grain = %grain_id, "wake: {error}");
+                    }
+                });
+            }
+            return Ok(http::StatusCode::NO_CONTENT.into_response());
         }
         "stop" => {
             app.grains.stop(&grain_id).await?;

@@ -21,6 +21,7 @@ mod install;
 mod live_parts;
 mod new;
 mod notices;
+mod palette;
 mod sign_in;
 mod you;
 
@@ -46,6 +47,7 @@ pub fn routes(app: &App) -> Router<App> {
     let mut routes = Router::new()
         .route("/", get(home::page))
         .route("/grains/act", post(grain_acts::on_list))
+        .route("/palette", get(palette::found))
         .route("/new", get(new::page).post(new::create))
         .route("/grain/{id}", get(grain::page))
         .route("/grain/{id}/", get(grain::page))
