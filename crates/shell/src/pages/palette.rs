@@ -38,30 +38,38 @@ pub async fn found(
         wanted.split_whitespace().all(|word| text.contains(word))
     };
     let mut options: Vec<Markup> = Vec::new();
-    let mut add = |href: Option<String>, make: Option<String>, picture, text: Markup, hint: &str| {
-        let id = format!("found-{}", options.len());
-        options.push(html! {
-            li #(id) role="option" aria-selected="false" data-href=[href] data-make=[make] {
-                (picture) span { (text) } span.hint { bdi { (hint) } }
-            }
-        });
-    };
+    let mut add =
+        |href: Option<String>, make: Option<String>, picture, text: Markup, hint: &str| {
+            let id = format!("found-{}", options.len());
+            options.push(html! {
+                li #(id) role="option" aria-selected="false" data-href=[href] data-make=[make] {
+                    (picture) span { (text) } span.hint { bdi { (hint) } }
+                }
+            });
+        };
     for row in grains.iter().take(GRAINS) {
         let href = format!("/grain/{}", row.grain.id);
         let picture = app_icon(&row.grain.package_id, false);
         add(Some(href), None, picture, html! { bdi { (row.grain.title) } }, &row.app_title);
     }
     let makers = apps.iter().flat_map(|app| app.actions.iter().map(move |action| (app, action)));
-    for (app, action) in
-        makers.filter(|(app, a)| fits(&format!("new {} {}", a.noun, app.package.title))).take(MAKERS)
+    for (app, action) in makers
+        .filter(|(app, a)| fits(&format!("new {} {}", a.noun, app.package.title)))
+        .take(MAKERS)
     {
         let make = format!("{} {}", app.package.app_id, action.position);
         let text = html! { "New " bdi { (action.noun) } };
         add(None, Some(make), icon("plus"), text, &app.package.title);
     }
-    let mut places =
-        vec![("/", "Grains"), ("/?show=starred", "Starred"), ("/?show=trash", "Trash"),
-             ("/apps", "Apps"), ("/install", "Install an app"), ("/notices", "News"), ("/you", "You")];
+    let mut places = vec![
+        ("/", "Grains"),
+        ("/?show=starred", "Starred"),
+        ("/?show=trash", "Trash"),
+        ("/apps", "Apps"),
+        ("/install", "Install an app"),
+        ("/notices", "News"),
+        ("/you", "You"),
+    ];
     if login.is_admin() {
         places.push(("/admin", "Administration"));
     }
