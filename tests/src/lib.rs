@@ -18,6 +18,7 @@ pub mod apps;
 pub mod http;
 pub mod install;
 pub mod processes;
+pub mod python;
 pub mod server;
 pub mod skip;
 pub mod supervisor;

@@ -5,6 +5,7 @@ mod authors;
 mod generate;
 mod generated;
 mod model;
+mod python;
 mod rows;
 mod wire;
 
