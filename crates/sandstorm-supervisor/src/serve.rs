@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::grain_capnp::sandstorm_api;
 use sandstorm_schema::rpc::connect::{self, GuardLimits, Trust, Vat};
 use sandstorm_schema::supervisor_capnp::supervisor;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream, unix::pipe};
 use tokio::sync::Notify;
 
@@ -27,7 +28,8 @@ use crate::identity::Caller;
 use crate::rpc::core::CoreSlot;
 use crate::rpc::sandstorm_api::SandstormApiImpl;
 use crate::rpc::supervisor::{Grain, SupervisorImpl};
-use crate::sandbox::Sandbox;
+use crate::sandbox::cgroup::MemoryEvents;
+use crate::sandbox::{Sandbox, outer};
 use crate::sys::fd;
 
 /// Connections on the socket at once: a shell, its restarted successor, tools.
@@ -95,6 +97,9 @@ async fn serve(
         tokio::task::spawn_local(async move { log::pump(&log, output).await })
     };
 
+    let null = fd::open(c"/dev/null", libc::O_RDWR, 0).map_err(Error::kernel("open /dev/null"))?;
+    let memory = Memory::watch(sandbox.cgroup.memory, args.limits.memory)
+        .map_err(Error::kernel("listen for want of memory"))?;
     let life = Life::new(args.idle);
     let core = CoreSlot::new();
     let api: sandstorm_api::Client<capnp::any_pointer::Owned> =
@@ -128,12 +133,23 @@ async fn serve(
     let sizes = tokio::task::spawn_local(report_sizes(duplicate()?, core));
     let accepting = tokio::task::spawn_local(accept(listener, grain.clone(), caller));
 
+    // Everything that has to be opened is open.
+    if let Some(note) =
+        outer::confine(dirs.grain.as_fd()).map_err(Error::kernel("confine the supervisor"))?
+    {
+        log.note(&note);
+    }
     announce("Listening...\n");
+    // Whoever started us may go; the library prints to stdout what only we should know.
+    for n in 0..3 {
+        let _ = fd::dup_onto(null.as_raw_fd(), n);
+    }
 
     let end = tokio::select! {
         () = grain.shutdown.notified() => End::Wanted("shut down as asked"),
         () = life.ended() => End::Wanted("nobody uses the grain: falling asleep"),
         why = app.follow() => End::App(why),
+        () = memory.ran_out() => End::App(String::new()),
         _ = app_vat.closed() => {
             // Its exit status says more than the closed connection.
             let why = tokio::time::timeout(EXIT_GRACE, app.follow()).await;
@@ -148,11 +164,15 @@ async fn serve(
             Ok(())
         }
         End::App(why) => {
+            let why = memory.reason().unwrap_or(why);
             log.note(&why);
             Err(Error::App(why))
         }
     };
     let _ = fd::unlink_if_there(dirs.grain.as_fd(), c"socket");
+    if let Some(kill) = &sandbox.cgroup.kill {
+        let _ = fd::write(kill.as_raw_fd(), b"1");
+    }
     // Calls that wait for the app hear that it is gone.
     let _ = tokio::time::timeout(LAST_WORDS, app_vat.disconnect()).await;
     // Closing the link ends init and with it every process of the grain; then the pipe ends too.
@@ -160,6 +180,44 @@ async fn serve(
     drop(app);
     let _ = tokio::time::timeout(LAST_WORDS, pump).await;
     result
+}
+
+/// The grain's memory, as its control group sees it.
+struct Memory {
+    events: Option<MemoryEvents>,
+    alarm: Option<AsyncFd<OwnedFd>>,
+    limit: u64,
+}
+
+impl Memory {
+    fn watch(mut events: Option<MemoryEvents>, limit: u64) -> io::Result<Memory> {
+        let alarm = events.as_mut().and_then(|e| e.alarm.take()).map(fd::watch_readable);
+        Ok(Memory { events, alarm: alarm.transpose()?, limit })
+    }
+
+    /// Returns when a process was killed for want of memory; the rest of the grain goes too, since
+    /// half an app is worse than none.
+    async fn ran_out(&self) {
+        let Some(alarm) = &self.alarm else { return std::future::pending().await };
+        loop {
+            let Ok(mut ready) = alarm.readable().await else {
+                return std::future::pending().await;
+            };
+            let _ = fd::read(alarm.get_ref().as_raw_fd(), &mut [0; 8]);
+            ready.clear_ready();
+            // The kill follows the alarm.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if self.reason().is_some() {
+                return;
+            }
+        }
+    }
+
+    fn reason(&self) -> Option<String> {
+        (self.events.as_ref()?.kills() > 0).then(|| {
+            format!("killed: the grain ran out of memory (limit {} MiB)", self.limit >> 20)
+        })
+    }
 }
 
 fn bind(dir: &OwnedFd) -> io::Result<UnixListener> {

@@ -7,10 +7,9 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::sys::fd;
@@ -50,9 +49,6 @@ pub async fn measure(top: &OwnedFd) -> io::Result<Usage> {
         if looked % BATCH == 0 {
             tokio::task::yield_now().await;
         }
-        let Ok(name) = CString::new(name.as_bytes()) else {
-            continue;
-        };
         let Ok(entry) =
             fd::openat2(dir.as_fd(), &name, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH)
         else {
@@ -81,10 +77,10 @@ pub async fn measure(top: &OwnedFd) -> io::Result<Usage> {
     Ok(usage)
 }
 
-type OpenDir = (OwnedFd, Vec<OsString>);
+type OpenDir = (OwnedFd, Vec<CString>);
 
 /// A directory and its names. The names of one directory are held at once.
-fn open_dir(parent: &OwnedFd, name: &std::ffi::CStr) -> io::Result<OpenDir> {
+fn open_dir(parent: &OwnedFd, name: &CStr) -> io::Result<OpenDir> {
     let dir = fd::openat2(
         parent.as_fd(),
         name,
@@ -92,8 +88,10 @@ fn open_dir(parent: &OwnedFd, name: &std::ffi::CStr) -> io::Result<OpenDir> {
         0,
         fd::BENEATH,
     )?;
-    let names = std::fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))?
-        .filter_map(|e| e.ok().map(|e| e.file_name()))
+    let names = nix::dir::Dir::from_fd(dir.try_clone()?)?
+        .iter()
+        .filter_map(|e| e.ok().map(|e| e.file_name().to_owned()))
+        .filter(|name| ![c".", c".."].contains(&name.as_c_str()))
         .collect();
     Ok((dir, names))
 }

@@ -16,15 +16,18 @@
 #![forbid(unsafe_code)]
 
 pub mod bpf;
+pub mod cgroup;
 pub mod devices;
 pub mod limits;
 pub mod mounts;
 pub mod namespaces;
+pub mod outer;
 pub mod syscalls;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use self::cgroup::{Cgroup, Right};
 use self::limits::Limits;
 use self::mounts::Trees;
 use self::namespaces::{FLAGS, INSIDE_ID, IdMap};
@@ -60,6 +63,7 @@ pub struct Sandbox {
     /// Held for life, with init.
     pub slot: Option<Slot>,
     pub lock: OwnedFd,
+    pub cgroup: Cgroup,
     /// What the log should say about how the grain runs.
     pub notes: Vec<String>,
 }
@@ -100,19 +104,20 @@ pub fn enter(
     let mut notes = Vec::new();
     notes.extend(identity.warning.clone());
 
-    let (init, slot) = match &identity.privileged {
+    let (init, slot, mut cgroup) = match &identity.privileged {
         Some(privileged) => privileged.as_root(|root| {
             privileged_half(one_thread, root, identity, &plan, ends, &link, &mut notes)
         })?,
         None => {
-            let init = plain_half(one_thread, identity, &plan, ends, &link)?;
+            let (init, cgroup) = plain_half(one_thread, identity, &plan, ends, &link)?;
             notes.push(
                 "user-namespace mode: the grain runs under the uid of the server's user".into(),
             );
-            (init, None)
+            (init, None, cgroup)
         }
     };
-    Ok(Sandbox { init, link, app, output, slot, lock, notes })
+    notes.append(&mut cgroup.notes);
+    Ok(Sandbox { init, link, app, output, slot, lock, cgroup, notes })
 }
 
 /// Setuid and root mode: a uid for the grain, id-mapped mounts, real device nodes.
@@ -124,7 +129,7 @@ fn privileged_half(
     ends: ChildEnds,
     link: &Link,
     notes: &mut Vec<String>,
-) -> Result<(Child, Option<Slot>), Error> {
+) -> Result<(Child, Option<Slot>, Cgroup), Error> {
     let caller = identity.caller;
     let slot = slot::take(root)?;
     let mapped = namespaces::id_map_namespace(
@@ -164,14 +169,21 @@ fn privileged_half(
         Some(slot) => (slot.uid(), slot.uid()),
         None => (caller.uid, caller.gid),
     };
-    let forked = process::clone(one_thread, FLAGS, None)
-        .map_err(|e| kernel_error("make the grain's namespaces", e, Step::Namespaces, identity))?;
+    let name = match &slot {
+        Some(slot) => slot.number.to_string(),
+        None => plan.dirs.grain_name.to_string_lossy().into_owned(),
+    };
+    let cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Root);
+    let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
         Forked::Child => child_main(one_thread, plan, ends, Some(trees), slot),
         Forked::Parent(child) => child,
     };
+    cgroup
+        .join(child.pid, !joined)
+        .map_err(Error::kernel("put the grain into its control groups"))?;
     release(&child, link, outside, true, identity)?;
-    Ok((child, slot))
+    Ok((child, slot, cgroup))
 }
 
 /// User-namespace mode: everything else happens inside.
@@ -181,16 +193,38 @@ fn plain_half(
     plan: &Plan<'_>,
     ends: ChildEnds,
     link: &Link,
-) -> Result<Child, Error> {
-    let forked = process::clone(one_thread, FLAGS, None)
-        .map_err(|e| kernel_error("make the grain's namespaces", e, Step::Namespaces, identity))?;
+) -> Result<(Child, Cgroup), Error> {
+    let name = plan.dirs.grain_name.to_string_lossy();
+    let cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Delegated);
+    let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
         Forked::Child => child_main(one_thread, plan, ends, None, None),
         Forked::Parent(child) => child,
     };
+    cgroup
+        .join(child.pid, !joined)
+        .map_err(Error::kernel("put the grain into its control groups"))?;
     let caller = identity.caller;
     release(&child, link, (caller.uid, caller.gid), false, identity)?;
-    Ok(child)
+    Ok((child, cgroup))
+}
+
+/// Clones into the namespaces and, where the kernel lets us, straight into the version 2 group;
+/// the second value says whether that worked.
+fn clone_into(
+    one_thread: &SingleThread,
+    cgroup: &Cgroup,
+    identity: &Identity,
+) -> Result<(Forked, bool), Error> {
+    if let Some(dir) = cgroup.unified() {
+        // A group of another kind, an older kernel or a filter without clone3: join afterwards.
+        if let Ok(forked) = process::clone(one_thread, FLAGS, Some(dir)) {
+            return Ok((forked, true));
+        }
+    }
+    process::clone(one_thread, FLAGS, None)
+        .map(|forked| (forked, false))
+        .map_err(|e| kernel_error("make the grain's namespaces", e, Step::Namespaces, identity))
 }
 
 /// Gives the waiting child its ids and lets it go on.

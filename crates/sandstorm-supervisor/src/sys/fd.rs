@@ -290,3 +290,28 @@ pub fn watch_readable<T: AsRawFd + Into<OwnedFd>>(
     };
     registered.map_err(io::Error::from)
 }
+
+/// Reads once at an offset.
+pub fn read_at(fd: RawFd, buffer: &mut [u8], offset: i64) -> io::Result<usize> {
+    // SAFETY: the slice is valid for writes of its length.
+    check(unsafe { libc::pread(fd, buffer.as_mut_ptr().cast(), buffer.len(), offset) } as i64)
+        .map(|n| n as usize)
+}
+
+/// `rmdir` below a directory.
+pub fn rmdirat(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: name is NUL-terminated.
+    check(i64::from(unsafe {
+        libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), libc::AT_REMOVEDIR)
+    }))?;
+    Ok(())
+}
+
+/// A non-blocking, close-on-exec event counter at zero.
+pub fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let raw =
+        check(i64::from(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }))?;
+    // SAFETY: a fresh fd.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) })
+}

@@ -1,0 +1,298 @@
+//! Control groups: memory, processes and processor time of a grain, by whatever the machine has.
+//!
+//! Version 2, version 1, or both side by side (then 2 starts and kills, 1 limits). In setuid mode
+//! the groups are made by root, nested in the caller's own group where the kernel allows that, so
+//! that the caller's limits go on counting; otherwise in a subtree that was delegated to us. A
+//! grain joins before its first process is forked. Trust: the fixed tree below /sys/fs/cgroup,
+//! checked to be cgroup file systems; names of groups are the kernel's and opened beneath it.
+//! Without any of it the grain still runs, and the log says what is not limited.
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use super::limits::Limits;
+use crate::sys::fd;
+
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+const CGROUP1_MAGIC: i64 = 0x0027_e0eb;
+
+/// Groups of one grain, and the handles that stay useful without privilege.
+#[derive(Debug, Default)]
+pub struct Cgroup {
+    /// Version 2 directory, to be born in.
+    unified: Option<OwnedFd>,
+    /// Version 1 directories, to be joined.
+    v1: Vec<OwnedFd>,
+    /// Open for writing: `1` ends every process of the grain, frozen or not.
+    pub kill: Option<OwnedFd>,
+    pub memory: Option<MemoryEvents>,
+    /// What is limited and how, for the log.
+    pub notes: Vec<String>,
+}
+
+/// Tells whether the grain ran out of memory.
+#[derive(Debug)]
+pub struct MemoryEvents {
+    /// `memory.events` (2) or `memory.oom_control` (1).
+    counters: OwnedFd,
+    /// Count at the start; a reused group keeps counting.
+    before: u64,
+    /// Becomes readable when memory runs out (1 only; 2 kills the whole group by itself).
+    pub alarm: Option<OwnedFd>,
+}
+
+impl MemoryEvents {
+    /// Kills for want of memory since the start.
+    pub fn kills(&self) -> u64 {
+        count(self.counters.as_fd()).saturating_sub(self.before)
+    }
+}
+
+fn count(counters: BorrowedFd<'_>) -> u64 {
+    let mut buffer = [0; 1024];
+    let n = fd::read_at(counters.as_raw_fd(), &mut buffer, 0).unwrap_or(0);
+    String::from_utf8_lossy(&buffer[..n])
+        .lines()
+        .filter_map(|l| l.strip_prefix("oom_kill "))
+        .find_map(|v| v.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Whose rights make the groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    Root,
+    /// Only inside a subtree that belongs to us.
+    Delegated,
+}
+
+impl Cgroup {
+    /// Makes the groups and sets the limits. Never fails: what cannot be had is noted.
+    ///
+    /// `name` is this grain's among all that run.
+    pub fn prepare(name: &str, limits: &Limits, right: Right) -> Cgroup {
+        let mut group = Cgroup::default();
+        let mut limited = Vec::new();
+        let paths = own_paths();
+        if let Some((top, parent)) = unified_parent(&paths, right) {
+            group.use_unified(&top, &parent, name, limits, &mut limited);
+        }
+        if right == Right::Root {
+            for controller in ["memory", "pids", "cpu"] {
+                if !limited.contains(&controller) {
+                    if let Some(dir) = v1_group(&paths, controller, name) {
+                        if set_v1(dir.as_fd(), controller, limits) {
+                            limited.push(controller);
+                            if controller == "memory" {
+                                group.memory = v1_events(dir.as_fd());
+                            }
+                            group.v1.push(dir);
+                        }
+                    }
+                }
+            }
+        }
+        let missing: Vec<_> =
+            ["memory", "pids", "cpu"].into_iter().filter(|c| !limited.contains(c)).collect();
+        if !limited.is_empty() {
+            group.notes.push(format!(
+                "limits by cgroup: {} (memory {} MiB, {} processes, {} % of a processor)",
+                limited.join(", "),
+                limits.memory >> 20,
+                limits.pids,
+                limits.cpu
+            ));
+        }
+        if !missing.is_empty() {
+            group.notes.push(format!(
+                "not limited by cgroup: {} (no controller that this program may use)",
+                missing.join(", ")
+            ));
+        }
+        group
+    }
+
+    fn use_unified(
+        &mut self,
+        top: &OwnedFd,
+        parent: &OwnedFd,
+        name: &str,
+        limits: &Limits,
+        limited: &mut Vec<&'static str>,
+    ) {
+        // The controllers must be handed down at each level; one that is missing is no reason to
+        // do without the others.
+        for level in [top, parent] {
+            for controller in ["+memory", "+pids", "+cpu"] {
+                let _ = write_at(level.as_fd(), "cgroup.subtree_control", controller);
+            }
+        }
+        let Ok(dir) = fresh_group(parent.as_fd(), name) else { return };
+        if write_at(dir.as_fd(), "memory.max", &limits.memory.to_string()).is_ok() {
+            limited.push("memory");
+            let _ = write_at(dir.as_fd(), "memory.swap.max", "0");
+            let _ = write_at(dir.as_fd(), "memory.oom.group", "1");
+            self.memory = open_at(dir.as_fd(), "memory.events", libc::O_RDONLY).ok().map(|file| {
+                let before = count(file.as_fd());
+                MemoryEvents { counters: file, before, alarm: None }
+            });
+        }
+        if write_at(dir.as_fd(), "pids.max", &(limits.pids + 1).to_string()).is_ok() {
+            limited.push("pids");
+        }
+        if write_at(dir.as_fd(), "cpu.max", &format!("{} 100000", limits.cpu * 1000)).is_ok() {
+            limited.push("cpu");
+        }
+        self.kill = open_at(dir.as_fd(), "cgroup.kill", libc::O_WRONLY).ok();
+        self.unified = Some(dir);
+    }
+
+    /// The version 2 group for a child to be born in.
+    pub fn unified(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Puts a process (which waits) into the version 1 groups, and with `unified` into that too.
+    ///
+    /// # Errors
+    /// The kernel's refusal; then the grain must not start, for it would be without its limits.
+    pub fn join(&self, pid: i32, unified: bool) -> io::Result<()> {
+        let groups = self.v1.iter().chain(self.unified.iter().filter(|_| unified));
+        for dir in groups {
+            write_at(dir.as_fd(), "cgroup.procs", &pid.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// The lines of /proc/self/cgroup: (controllers, path).
+fn own_paths() -> Vec<(String, String)> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    parse_paths(&text)
+}
+
+fn parse_paths(text: &str) -> Vec<(String, String)> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?);
+            // Outside our cgroup namespace: not ours to use.
+            (path.starts_with('/') && !path.starts_with("/.."))
+                .then(|| (controllers.to_owned(), path.to_owned()))
+        })
+        .collect()
+}
+
+fn open_hierarchy(path: &str, magic: i64) -> Option<OwnedFd> {
+    let path = CString::new(path).ok()?;
+    let dir = fd::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0).ok()?;
+    (fd::filesystem_magic(dir.as_fd()).ok()? == magic).then_some(dir)
+}
+
+/// Hierarchy and directory in which version 2 groups of grains are made.
+fn unified_parent(paths: &[(String, String)], right: Right) -> Option<(OwnedFd, OwnedFd)> {
+    let top = open_hierarchy("/sys/fs/cgroup", CGROUP2_MAGIC)
+        .or_else(|| open_hierarchy("/sys/fs/cgroup/unified", CGROUP2_MAGIC))?;
+    let own = paths.iter().find(|(controllers, _)| controllers.is_empty()).map(|(_, p)| p.as_str());
+    // Delegation as a service manager does it: the server has moved itself into `main`, so its
+    // parent has no processes and may hand controllers to our groups beside it.
+    if let Some(delegated) = own.and_then(|p| p.strip_suffix("/main")) {
+        let dir = open_beneath(top.as_fd(), delegated).ok()?;
+        return Some((dir.try_clone().ok()?, dir));
+    }
+    if right == Right::Delegated {
+        return None;
+    }
+    match make_dir(top.as_fd(), "sandstorm") {
+        Ok(dir) => Some((top, dir)),
+        Err(_) => None,
+    }
+}
+
+/// A directory of a hierarchy by the path that the kernel told.
+fn open_beneath(top: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
+    let relative = path.trim_start_matches('/');
+    let relative = if relative.is_empty() { "." } else { relative };
+    let path = CString::new(relative).map_err(io::Error::other)?;
+    fd::openat2(top, &path, libc::O_PATH | libc::O_DIRECTORY, 0, fd::BENEATH)
+}
+
+fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let text = CString::new(name).map_err(io::Error::other)?;
+    match fd::mkdirat(parent, &text, 0o755) {
+        Err(e) if e.raw_os_error() != Some(libc::EEXIST) => Err(e),
+        _ => open_beneath(parent, name),
+    }
+}
+
+/// An empty group: what a killed predecessor left under this name is removed first, so that its
+/// counters start at zero; if that fails it is used as it is.
+fn fresh_group(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let text = CString::new(name).map_err(io::Error::other)?;
+    let _ = fd::rmdirat(parent, &text);
+    make_dir(parent, name)
+}
+
+/// A version 1 group nested in the caller's own, or at the top where that cannot be opened.
+fn v1_group(paths: &[(String, String)], controller: &str, name: &str) -> Option<OwnedFd> {
+    let top = open_hierarchy(&format!("/sys/fs/cgroup/{controller}"), CGROUP1_MAGIC)?;
+    let own = paths
+        .iter()
+        .find(|(controllers, _)| controllers.split(',').any(|c| c == controller))
+        .and_then(|(_, path)| open_beneath(top.as_fd(), path).ok());
+    let parent = own.unwrap_or(top);
+    fresh_group(parent.as_fd(), &format!("sandstorm-{name}")).ok()
+}
+
+fn set_v1(dir: BorrowedFd<'_>, controller: &str, limits: &Limits) -> bool {
+    let set = |file: &str, value: u64| write_at(dir, file, &value.to_string()).is_ok();
+    match controller {
+        "memory" => {
+            // Memory and swap together can only be set above memory alone, so a reused group may
+            // need the other order.
+            let _ = set("memory.limit_in_bytes", limits.memory);
+            let _ = set("memory.memsw.limit_in_bytes", limits.memory);
+            set("memory.limit_in_bytes", limits.memory)
+        }
+        "pids" => set("pids.max", limits.pids + 1),
+        "cpu" => set("cpu.cfs_period_us", 100_000) && set("cpu.cfs_quota_us", limits.cpu * 1000),
+        _ => false,
+    }
+}
+
+fn v1_events(dir: BorrowedFd<'_>) -> Option<MemoryEvents> {
+    let counters = open_at(dir, "memory.oom_control", libc::O_RDONLY).ok()?;
+    let before = count(counters.as_fd());
+    let alarm = fd::eventfd().ok().filter(|event| {
+        let line = format!("{} {}", event.as_raw_fd(), counters.as_raw_fd());
+        write_at(dir, "cgroup.event_control", &line).is_ok()
+    });
+    Some(MemoryEvents { counters, before, alarm })
+}
+
+fn open_at(dir: BorrowedFd<'_>, name: &str, flags: i32) -> io::Result<OwnedFd> {
+    let name = CString::new(name).map_err(io::Error::other)?;
+    fd::openat2(dir, &name, flags, 0, fd::BENEATH)
+}
+
+fn write_at(dir: BorrowedFd<'_>, name: &str, text: &str) -> io::Result<()> {
+    let file = open_at(dir, name, libc::O_WRONLY)?;
+    fd::write(file.as_raw_fd(), text.as_bytes()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_lines_are_understood() {
+        let text = "4:memory:/user/box\n1:cpu,cpuacct:/\n0::/system.slice/shell.service/main\n\
+                    7:pids:/../outside\nnonsense\n";
+        let paths = parse_paths(text);
+        assert_eq!(paths.len(), 3);
+        assert!(paths.contains(&(String::new(), "/system.slice/shell.service/main".into())));
+        assert!(paths.contains(&("cpu,cpuacct".into(), "/".into())));
+    }
+}
