@@ -2,8 +2,9 @@
 
 use axum::Router;
 
+use crate::middleware;
 use crate::state::App;
 
 pub fn router(app: App) -> Router {
-    Router::new().merge(crate::pages::routes(&app)).with_state(app)
+    middleware::around(Router::new().merge(crate::pages::routes(&app)).with_state(app))
 }

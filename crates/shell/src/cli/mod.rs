@@ -1,5 +1,146 @@
-//! Sub-commands.
+//! The command line: what was typed, and which part of the program does it.
+//!
+//! `serve` is the server; everything else speaks to a running one over `shell.socket`.
 
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod app;
+mod client;
+mod grain;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Settings;
+use crate::error::Result;
+
+/// Web apps as documents, each in a box of its own.
+#[derive(Parser)]
+#[command(name = "shell", version, max_term_width = 100, subcommand_required = true)]
+struct Cli {
+    /// Directory that holds all state [default: /var/sandstorm; in a checkout ./.sandstorm]
+    #[arg(long, env = "SANDSTORM_HOME", value_name = "DIR", global = true)]
+    home: Option<PathBuf>,
+    /// Print one JSON value and nothing else
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server in the foreground
+    Serve(Box<Settings>),
+    /// Print a one-time link that signs in as administrator
+    AdminLink,
+    /// Installed apps
+    #[command(subcommand)]
+    App(app::Command),
+    /// Grains
+    #[command(subcommand)]
+    Grain(grain::Command),
+    /// Look for what keeps the server from working, and say how to mend it
+    Check(Box<Settings>),
+}
+
+/// What every sub-command knows.
+struct Context {
+    home: PathBuf,
+    json: bool,
+}
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("shell: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let home = crate::config::home(cli.home.as_deref())?;
+    let context = Context { home, json: cli.json };
+    match cli.command {
+        Command::Serve(settings) => serve::run(&context.home, *settings),
+        Command::AdminLink => client::run(&context.home, async |control| {
+            let response = control.admin_link_request().send().promise.await?;
+            let url = response.get()?.get_url()?.to_string()?;
+            print(&context, serde_json::json!({ "url": url }), || println!("{url}"));
+            Ok(())
+        }),
+        Command::App(command) => app::run(&context, command),
+        Command::Grain(command) => grain::run(&context, command),
+        Command::Check(settings) => check(&context, *settings),
+    }
+}
+
+fn check(context: &Context, settings: Settings) -> Result<ExitCode> {
+    let problems = crate::check::run(&context.home, settings);
+    let json = serde_json::json!({
+        "ok": problems.is_empty(),
+        "problems": problems
+            .iter()
+            .map(|problem| serde_json::json!({ "what": problem.what, "fix": problem.fix }))
+            .collect::<Vec<_>>(),
+    });
+    print(context, json, || match problems.is_empty() {
+        true => println!("Everything is in place."),
+        false => {
+            for problem in &problems {
+                println!("- {}\n  {}", problem.what, problem.fix);
+            }
+        }
+    });
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One JSON value, or words.
+fn print(context: &Context, json: serde_json::Value, words: impl FnOnce()) {
+    if context.json {
+        println!("{json}");
+    } else {
+        words();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn contract_lines_parse() {
+        for line in [
+            "serve --port 4000 --grain-mode port",
+            "serve --home /x",
+            "admin-link --json",
+            "app install a.spk --json",
+            "app list --home /x",
+            "grain create --app abc --action 1 --title T --owner ada --json",
+            "grain list",
+            "grain open g",
+            "grain session g --permissions a,b",
+            "grain stop g --now",
+            "grain log g",
+            "grain delete g --now",
+            "check --json",
+        ] {
+            let words = std::iter::once("shell").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+        for line in ["", "grain", "grain create", "nothing", "app install"] {
+            let words = std::iter::once("shell").chain(line.split_whitespace());
+            assert_eq!(Cli::try_parse_from(words).err().map(|e| e.exit_code()), Some(2), "{line}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 pub use hosts::{GrainHosts, Origin, Wildcard};
-pub use settings::Settings;
+pub use settings::{Settings, home};
 
 /// Checked settings.
 #[derive(Clone, Debug)]

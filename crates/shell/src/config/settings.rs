@@ -10,9 +10,6 @@ use crate::error::{Error, Result};
 /// `--help` and the file's keys come from here.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Settings {
-    /// Directory that holds all state [default: /var/sandstorm; in a checkout ./.sandstorm]
-    #[arg(long, env = "SANDSTORM_HOME", value_name = "DIR", global = true)]
-    pub home: Option<PathBuf>,
     /// Port of the shell [default: 3000]
     #[arg(long, env = "PORT", value_name = "PORT")]
     pub port: Option<String>,
@@ -47,18 +44,18 @@ pub struct Settings {
     pub allow_dev_accounts: Option<String>,
 }
 
-impl Settings {
-    /// The home by flag, environment or default, as an absolute path. Needed before the file
-    /// can be read.
-    pub fn home(&self) -> Result<PathBuf> {
-        let cwd = std::env::current_dir().map_err(Error::io("working directory"))?;
-        Ok(match self.home.as_deref().filter(|home| !home.as_os_str().is_empty()) {
-            Some(home) => cwd.join(home),
-            None if cwd.join("crates/sandstorm-supervisor").is_dir() => cwd.join(".sandstorm"),
-            None => PathBuf::from("/var/sandstorm"),
-        })
-    }
+/// The home by flag or environment, else the default, as an absolute path. Needed before the
+/// file can be read.
+pub fn home(given: Option<&Path>) -> Result<PathBuf> {
+    let cwd = std::env::current_dir().map_err(Error::io("working directory"))?;
+    Ok(match given.filter(|home| !home.as_os_str().is_empty()) {
+        Some(home) => cwd.join(home),
+        None if cwd.join("crates/sandstorm-supervisor").is_dir() => cwd.join(".sandstorm"),
+        None => PathBuf::from("/var/sandstorm"),
+    })
+}
 
+impl Settings {
     /// Fills what flag and environment left open from `home/sandstorm.toml`, if that exists.
     pub fn with_file(mut self, home: &Path) -> Result<Settings> {
         let path = home.join("sandstorm.toml");

@@ -108,7 +108,8 @@ async fn live(conn: &Conn, backlog: u64, send: &mpsc::Sender<Bytes>) -> capnp::R
     }
 }
 
-async fn read(dir: PathBuf, bytes: u64) -> Bytes {
+/// [`backlog`], off this thread.
+pub async fn read(dir: PathBuf, bytes: u64) -> Bytes {
     let read = move || backlog(&dir, bytes);
     tokio::task::spawn_blocking(read).await.unwrap_or_default().into()
 }

@@ -303,6 +303,12 @@ impl Grains {
         Ok(receive)
     }
 
+    /// The last `bytes` of the grain's log as it stands.
+    pub async fn log_so_far(&self, grain: &GrainId, bytes: u64) -> Result<Bytes> {
+        let dir = self.0.config.home.join("grains").join(grain.as_str());
+        Ok(log::read(dir, bytes).await)
+    }
+
     /// Ends every grain session of a sign-in (sign-out): requests get 403, sockets close.
     pub fn end_login(&self, login: LoginId) {
         self.0.sessions.revoke(|session| session.login == Some(login));

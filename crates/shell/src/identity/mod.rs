@@ -18,9 +18,9 @@ pub use act::{ActForm, check_origin};
 pub use login::Login;
 
 /// An administrator's link works this long (seconds): the person may come back after lunch.
-const ADMIN_LINK_SECONDS: i64 = 24 * 3600;
+pub const ADMIN_LINK_SECONDS: i64 = 24 * 3600;
 /// A link that opens one grain (seconds).
-const OPEN_LINK_SECONDS: i64 = 3600;
+pub const OPEN_LINK_SECONDS: i64 = 3600;
 
 /// The account of whoever can run programs as the server's user. Owns what `shell grain create`
 /// makes without `--owner`, and is the one that the administrator's link signs in as.

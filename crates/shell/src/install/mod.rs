@@ -173,7 +173,7 @@ impl Installer {
     }
 
     /// Waits until the job is over; the package, or why not.
-    async fn finished(&self, id: &PackageId) -> Result<Package> {
+    pub async fn finished(&self, id: &PackageId) -> Result<Package> {
         if let Some(mut watch) = self.watch(id) {
             // The sender is dropped when the job is over.
             while watch.changed().await.is_ok() {}

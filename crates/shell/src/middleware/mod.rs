@@ -1,1 +1,24 @@
 //! Layers around the pages of the shell's own host.
+//!
+//! Who may do what is judged where the page is (`identity::act`); here is what holds for all.
+
+mod log;
+
+use axum::Router;
+use tower_http::catch_panic::CatchPanicLayer;
+
+/// Puts the layers around `routes`, the first one innermost.
+pub fn around(routes: Router) -> Router {
+    routes
+        // A panic in a page is that request's alone.
+        .layer(CatchPanicLayer::custom(|panic: Box<dyn std::any::Any + Send>| {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no words");
+            tracing::error!("a page panicked: {text}");
+            crate::edge::reply::internal().map(axum::body::Body::new)
+        }))
+        .layer(axum::middleware::from_fn(log::requests))
+}

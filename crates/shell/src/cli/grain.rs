@@ -1,0 +1,200 @@
+//! `shell grain …`
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use sandstorm_schema::ext_control_capnp::{control, grain_info};
+use sandstorm_schema::rpc::body::pipe;
+
+use super::{Context, client, print};
+use crate::error::Result;
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Make a grain
+    Create {
+        /// The app, as `shell app list` names it
+        #[arg(long, value_name = "APPID")]
+        app: String,
+        /// Which of the app's actions
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        action: u32,
+        /// What to call it
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        title: String,
+        /// Whose it is [default: the local operator account]
+        #[arg(long, value_name = "NAME", default_value = "")]
+        owner: String,
+    },
+    /// List all grains
+    List,
+    /// Print a one-time link that signs in as the owner and opens the grain
+    Open { grain: String },
+    /// Print a session of the grain for curl and scripts
+    Session {
+        grain: String,
+        /// Only these permissions of the app [default: all]
+        #[arg(long, value_name = "A,B", value_delimiter = ',')]
+        permissions: Option<Vec<String>>,
+    },
+    /// End the running app
+    Stop {
+        grain: String,
+        /// Without asking it first
+        #[arg(long)]
+        now: bool,
+    },
+    /// Show what the app wrote
+    Log {
+        grain: String,
+        /// Go on showing what comes
+        #[arg(long, short)]
+        follow: bool,
+        /// How much of the past, in bytes
+        #[arg(long, value_name = "N", default_value_t = 1 << 20)]
+        bytes: u64,
+    },
+    /// Move the grain to the trash
+    Delete {
+        grain: String,
+        /// Destroy it: it cannot come back
+        #[arg(long)]
+        now: bool,
+    },
+}
+
+pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
+    client::run(&context.home, async |control| match command {
+        Command::Create { app, action, title, owner } => {
+            let mut request = control.grain_create_request();
+            let mut params = request.get();
+            params.set_app_id(&*app);
+            params.set_action(action);
+            params.set_title(&*title);
+            params.set_owner(&*owner);
+            let response = request.send().promise.await?;
+            let id = response.get()?.get_grain_id()?.to_string()?;
+            print(context, serde_json::json!({ "grainId": id }), || println!("{id}"));
+            Ok(())
+        }
+        Command::List => list(context, &control).await,
+        Command::Open { grain } => {
+            let mut request = control.grain_open_request();
+            request.get().set_grain_id(&*grain);
+            let response = request.send().promise.await?;
+            let url = response.get()?.get_url()?.to_string()?;
+            print(context, serde_json::json!({ "url": url }), || println!("{url}"));
+            Ok(())
+        }
+        Command::Session { grain, permissions } => {
+            let mut request = control.grain_session_request();
+            request.get().set_grain_id(&*grain);
+            let mut choice = request.get().init_permissions();
+            match &permissions {
+                None => choice.set_all(()),
+                Some(names) => {
+                    let names: Vec<_> = names.iter().filter(|name| !name.is_empty()).collect();
+                    let mut list = choice.init_named(names.len() as u32);
+                    for (index, name) in names.iter().enumerate() {
+                        list.set(index as u32, name.as_str());
+                    }
+                }
+            }
+            let response = request.send().promise.await?;
+            let session = response.get()?;
+            let origin = session.get_origin()?.to_string()?;
+            let cookie = session.get_cookie()?.to_string()?;
+            let expires = session.get_expires();
+            let json =
+                serde_json::json!({ "origin": origin, "cookie": cookie, "expires": expires });
+            print(context, json, || println!("curl -H 'Cookie: {cookie}' {origin}/"));
+            Ok(())
+        }
+        Command::Stop { grain, now } => {
+            let mut request = control.grain_stop_request();
+            request.get().set_grain_id(&*grain);
+            request.get().set_now(now);
+            request.send().promise.await?;
+            print(context, serde_json::json!({}), || println!("Stopped."));
+            Ok(())
+        }
+        Command::Log { grain, follow, bytes } => log(&control, &grain, follow, bytes).await,
+        Command::Delete { grain, now } => {
+            let mut request = control.grain_delete_request();
+            request.get().set_grain_id(&*grain);
+            request.get().set_now(now);
+            request.send().promise.await?;
+            print(context, serde_json::json!({}), || match now {
+                true => println!("Destroyed."),
+                false => println!("Moved to the trash, where it stays 30 days."),
+            });
+            Ok(())
+        }
+    })
+}
+
+async fn list(context: &Context, control: &control::Client) -> capnp::Result<()> {
+    let mut rows = Vec::new();
+    let mut after = String::new();
+    loop {
+        let mut request = control.grain_list_request();
+        request.get().set_after(&*after);
+        let response = request.send().promise.await?;
+        let page = response.get()?;
+        for grain in page.get_grains()? {
+            rows.push(serde_json::json!({
+                "grainId": grain.get_grain_id()?.to_string()?,
+                "title": grain.get_title()?.to_string()?,
+                "appId": grain.get_app_id()?.to_string()?,
+                "owner": grain.get_owner()?.to_string()?,
+                "state": match grain.get_state()? {
+                    grain_info::State::Running => "running",
+                    grain_info::State::Asleep => "asleep",
+                    grain_info::State::Trash => "trash",
+                },
+            }));
+        }
+        after = page.get_next()?.to_string()?;
+        if after.is_empty() {
+            break;
+        }
+    }
+    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or("").to_owned();
+    print(context, serde_json::Value::Array(rows.clone()), || {
+        for row in &rows {
+            println!(
+                "{}  {:8} {:12} {}",
+                text(row, "grainId"),
+                text(row, "state"),
+                text(row, "owner"),
+                text(row, "title")
+            );
+        }
+    });
+    Ok(())
+}
+
+async fn log(
+    control: &control::Client,
+    grain: &str,
+    follow: bool,
+    bytes: u64,
+) -> capnp::Result<()> {
+    let (stream, mut receiver) = pipe();
+    let mut request = control.grain_log_request();
+    let mut params = request.get();
+    params.set_grain_id(grain);
+    params.set_backlog(bytes);
+    params.set_follow(follow);
+    params.set_stream(stream);
+    let response = request.send().promise.await?;
+    let _handle = response.get()?.get_handle()?;
+    let mut out = std::io::stdout().lock();
+    while let Some(chunk) = receiver.next().await {
+        // A reader that left (`| head`) has seen enough.
+        if out.write_all(&chunk?).and_then(|()| out.flush()).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}

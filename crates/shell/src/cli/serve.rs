@@ -1,0 +1,210 @@
+//! `shell serve`: from settings to a running server, and its end.
+
+use std::fs;
+use std::io::IsTerminal;
+use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Listen, Settings};
+use crate::edge::{Edge, Via};
+use crate::error::{Error, Result};
+use crate::grains::Grains;
+use crate::install::Installer;
+use crate::state::{App, Events};
+use crate::store::{Store, now_ms};
+use crate::{control, identity, router};
+
+/// Grains stay in the trash for so long.
+const TRASH_TIME: i64 = 30 * 24 * 3600 * 1000;
+/// Between two sweeps of what has expired.
+const SWEEP: Duration = Duration::from_secs(3600);
+
+pub fn run(home: &Path, settings: Settings) -> Result<ExitCode> {
+    start_log();
+    // Files are the server's own unless a mode is set on purpose.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    raise_file_limit();
+    if nix::unistd::geteuid().is_root() {
+        tracing::warn!(
+            "the server runs as root; it needs no rights of root: make a user for it, and install \
+             the supervisor setuid root for that user's group"
+        );
+    }
+    prepare_home(home)?;
+    let settings = settings.with_file(home)?;
+    let mut listen = Listen::check(&settings)?;
+    let lock = control::lock_home(home)?;
+    let listener = bind(listen)?;
+    listen.port = listener.local_addr().map_err(Error::io("listening"))?.port();
+    let config = Config::check(&settings, home.to_owned(), listen)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("main")
+        .build()
+        .map_err(Error::io("starting"))?;
+    let result = runtime.block_on(serve(config, listener));
+    drop(lock);
+    // Grains go on; what still runs here (a download, a slow page) ends with the process.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(config: Config, listener: TcpListener) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("signals"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("signals"))?;
+    let events = Events::new();
+    let store = Store::open(&config.home.join("sandstorm.sqlite")).await?;
+    let installer = Installer::start(&config, store.clone(), events.clone()).await?;
+    let (grains, mut ports) = Grains::start(&config, &store, &events)?;
+    let home = config.home.clone();
+    let app = App::new(config, store, grains, installer, events);
+    let edge = Edge::new(app.clone(), router::router(app.clone()));
+    let end = CancellationToken::new();
+    app.grains.find_running().await?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(Error::io("listening"))?;
+    tokio::spawn(edge.clone().listen(listener, Via::Main));
+    let port_edge = edge.clone();
+    tokio::spawn(async move {
+        while let Some((port, listener)) = ports.recv().await {
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    tokio::spawn(port_edge.clone().listen(listener, Via::GrainPort(port)));
+                }
+                Err(e) => tracing::error!("port {port}: {e}"),
+            }
+        }
+    });
+    tokio::spawn(sweep(app.clone()));
+    control::start(app.clone(), home, end.clone()).await?;
+    announce(&app).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending: waiting for answers that are under way");
+    end.cancel();
+    tokio::select! {
+        () = edge.drain() => {}
+        // Asked twice, it means now.
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    app.store.close().await;
+    Ok(())
+}
+
+/// Says where the server is; as long as nobody administers it, with a link that makes the reader
+/// the administrator. A journal keeps what it reads, so there only the command is named.
+async fn announce(app: &App) -> Result<()> {
+    let root = &app.config.root;
+    tracing::info!("serving {root} on {}:{}", app.config.bind_ip, app.config.port);
+    if app.store.has_admin().await? {
+        println!("Serving {root}/");
+    } else if std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stdout().is_terminal() {
+        println!(
+            "Serving {root}/ which has no administrator yet: run `shell admin-link --home {}`",
+            app.config.home.display()
+        );
+    } else {
+        println!("Open {}", identity::admin_link(app).await?);
+    }
+    Ok(())
+}
+
+/// Removes what has expired: sessions, links, grains that were long in the trash.
+async fn sweep(app: App) {
+    let mut every = tokio::time::interval(SWEEP);
+    loop {
+        every.tick().await;
+        if let Err(e) = app.store.sweep().await {
+            tracing::error!("sweeping: {e}");
+        }
+        let old = match app.store.trashed_before(now_ms() - TRASH_TIME).await {
+            Ok(old) => old,
+            Err(e) => {
+                tracing::error!("sweeping: {e}");
+                continue;
+            }
+        };
+        for grain in old.iter().filter_map(|id| id.parse().ok()) {
+            tracing::info!("grain {grain} was in the trash for 30 days and is destroyed");
+            if let Err(e) = app.grains.destroy(&grain).await {
+                tracing::error!("grain {grain}: {e}");
+            }
+        }
+    }
+}
+
+fn bind(listen: Listen) -> Result<TcpListener> {
+    let bound = TcpListener::bind((listen.ip, listen.port))
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    bound.map_err(|e| {
+        let Listen { ip, port } = listen;
+        Error::Config(match e.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "PORT {port} on {ip} is in use by another program: end that program, or set PORT \
+                 to a free one, for example PORT={}",
+                port.checked_add(1).unwrap_or(3000)
+            ),
+            std::io::ErrorKind::PermissionDenied => format!(
+                "PORT {port} on {ip} needs rights of root; set PORT to 1024 or more, and put a \
+                 proxy such as nginx in front for port 80 or 443"
+            ),
+            std::io::ErrorKind::AddrNotAvailable => {
+                format!("BIND_IP {ip} is no address of this machine; 0.0.0.0 means all of them")
+            }
+            _ => format!("PORT {port} on {ip} cannot be listened on: {e}"),
+        })
+    })
+}
+
+/// The home and the directory of grains. The supervisor wants both to be writable by their
+/// owner alone.
+fn prepare_home(home: &Path) -> Result<()> {
+    let make = |path: &Path, mode| match fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+    {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Err(Error::Config(format!(
+            "{} cannot be made: {e}; make it for this user, or set SANDSTORM_HOME to a directory \
+             of theirs",
+            path.display()
+        ))),
+        Err(e) => Err(Error::io(path.display().to_string())(e)),
+    };
+    make(home, 0o700)?;
+    make(&home.join("grains"), 0o700)
+}
+
+/// Every browser and every grain is a descriptor.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let wanted = hard.min(65_536);
+        if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_err() {
+            tracing::warn!("the limit of open files stays at {soft}");
+        }
+    }
+}
+
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SANDSTORM_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,sqlx=warn,hyper=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,292 @@
+//! Grains by the control socket.
+
+use std::collections::HashMap;
+
+use sandstorm_schema::ext_control_capnp::{control, grain_info, permission_choice};
+use sandstorm_schema::rpc::body::BodyWriter;
+use sandstorm_schema::rpc::error::failed;
+use sandstorm_schema::util_capnp::handle;
+use tokio::sync::oneshot;
+
+use super::server::{ControlImpl, say};
+use crate::grains::{GrainState, Permissions};
+use crate::identity;
+use crate::ids::GrainId;
+use crate::state::Event;
+use crate::store::{Account, Grain, Package};
+
+/// Rows of one page of the list.
+const PAGE: usize = 500;
+
+fn grain_id(text: capnp::text::Reader<'_>) -> capnp::Result<GrainId> {
+    let text = text.to_string()?;
+    text.parse().map_err(|e| failed(format!("{text:?}: {e}")))
+}
+
+impl ControlImpl {
+    pub async fn create(
+        &self,
+        params: control::GrainCreateParams,
+        mut results: control::GrainCreateResults,
+    ) -> capnp::Result<()> {
+        let (app_id, action, title, owner) = {
+            let params = params.get()?;
+            (
+                params.get_app_id()?.to_string()?,
+                params.get_action(),
+                params.get_title()?.to_string()?,
+                params.get_owner()?.to_string()?,
+            )
+        };
+        drop(params);
+        let app = &self.app;
+        let owner = match owner.as_str() {
+            "" => identity::operator(&app.store).await,
+            name => identity::account_named(&app.store, name).await,
+        }
+        .map_err(say)?;
+        let package = self.package_of(&owner, &app_id).await?;
+        let actions = app.store.actions(&package.package_id).await.map_err(say)?;
+        let title = match title.trim() {
+            "" => actions
+                .iter()
+                .find(|found| found.position == i64::from(action))
+                .map_or_else(|| "Untitled".into(), |found| format!("Untitled {}", found.noun)),
+            title => identity::text::one_line(title, 200),
+        };
+        let id = package.package_id.parse().map_err(|e| failed(format!("{e}")))?;
+        let grain = app.grains.create(owner.id, &id, action as usize, &title).await.map_err(say)?;
+        // A grain that cannot even start is of no use to anybody.
+        if let Err(error) = app.grains.wake(&grain).await {
+            if let Err(e) = app.grains.destroy(&grain).await {
+                tracing::warn!("grain {grain}: {e}");
+            }
+            app.events.send(Event::AccountChanged(owner.id));
+            return Err(say(error));
+        }
+        results.get().set_grain_id(grain.as_str());
+        Ok(())
+    }
+
+    async fn package_of(&self, owner: &Account, app_id: &str) -> capnp::Result<Package> {
+        let store = &self.app.store;
+        if let Some(package) = store.app_of(owner.id, app_id).await.map_err(say)? {
+            return Ok(package);
+        }
+        let all = store.packages_of_app(app_id).await.map_err(say)?;
+        all.into_iter().max_by_key(|package| package.app_version).ok_or_else(|| {
+            failed(format!("no app {app_id} is installed; `shell app list` shows those that are"))
+        })
+    }
+
+    pub async fn list(
+        &self,
+        params: control::GrainListParams,
+        mut results: control::GrainListResults,
+    ) -> capnp::Result<()> {
+        let (after, limit) = {
+            let params = params.get()?;
+            (params.get_after()?.to_string()?, params.get_limit() as usize)
+        };
+        drop(params);
+        let mut rows = self.app.store.all_grains().await.map_err(say)?;
+        rows.retain(|row| row.id > after);
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        let count = if limit == 0 { PAGE } else { limit.min(PAGE) };
+        let more = rows.len() > count;
+        rows.truncate(count);
+        let accounts = self.app.store.accounts().await.map_err(say)?;
+        let owners: HashMap<_, _> =
+            accounts.into_iter().map(|account| (account.id, account.handle)).collect();
+        let mut out = results.get();
+        if let (true, Some(last)) = (more, rows.last()) {
+            out.set_next(&*last.id);
+        }
+        let mut list = out.init_grains(rows.len() as u32);
+        for (index, row) in rows.iter().enumerate() {
+            let mut item = list.reborrow().get(index as u32);
+            item.set_grain_id(&*row.id);
+            item.set_title(&*row.title);
+            item.set_app_id(&*row.app_id);
+            item.set_owner(owners.get(&row.owner).map_or("", String::as_str));
+            item.set_state(self.state_of(row));
+        }
+        Ok(())
+    }
+
+    fn state_of(&self, row: &Grain) -> grain_info::State {
+        let running = row.id.parse().is_ok_and(|id| {
+            matches!(
+                self.app.grains.state(&id),
+                GrainState::Running | GrainState::Starting { .. } | GrainState::Stopping
+            )
+        });
+        match (row.trashed_at, running) {
+            (Some(_), _) => grain_info::State::Trash,
+            (None, true) => grain_info::State::Running,
+            (None, false) => grain_info::State::Asleep,
+        }
+    }
+
+    async fn usable(&self, grain: &GrainId) -> capnp::Result<Grain> {
+        let found = self.any(grain).await?;
+        match found.trashed_at {
+            None => Ok(found),
+            Some(_) => Err(failed(format!("grain {grain} is in the trash"))),
+        }
+    }
+
+    async fn any(&self, grain: &GrainId) -> capnp::Result<Grain> {
+        let found = self.app.store.grain(grain.as_str()).await.map_err(say)?;
+        found.ok_or_else(|| {
+            failed(format!("there is no grain {grain}; `shell grain list` shows them"))
+        })
+    }
+
+    pub async fn open(
+        &self,
+        params: control::GrainOpenParams,
+        mut results: control::GrainOpenResults,
+    ) -> capnp::Result<()> {
+        let grain = grain_id(params.get()?.get_grain_id()?)?;
+        drop(params);
+        let row = self.usable(&grain).await?;
+        let url = identity::open_link(&self.app, row.owner, &grain).await.map_err(say)?;
+        self.app.store.audit(None, "grain-open", grain.as_str(), "").await.map_err(say)?;
+        results.get().set_url(&*url);
+        results.get().set_expires(crate::store::now_ms() / 1000 + identity::OPEN_LINK_SECONDS);
+        Ok(())
+    }
+
+    pub async fn session(
+        &self,
+        params: control::GrainSessionParams,
+        mut results: control::GrainSessionResults,
+    ) -> capnp::Result<()> {
+        let (grain, permissions) = {
+            let params = params.get()?;
+            let permissions = match params.get_permissions()?.which()? {
+                permission_choice::Which::All(()) => Permissions::All,
+                permission_choice::Which::Named(names) => {
+                    let mut list = Vec::new();
+                    for name in names? {
+                        list.push(name?.to_string()?);
+                    }
+                    Permissions::Names(list)
+                }
+            };
+            (grain_id(params.get_grain_id()?)?, permissions)
+        };
+        drop(params);
+        self.usable(&grain).await?;
+        let detail = match &permissions {
+            Permissions::All => "all permissions".to_owned(),
+            Permissions::Names(names) => names.join(","),
+        };
+        let session = self.app.grains.open_for_script(&grain, permissions).await.map_err(say)?;
+        self.app.store.audit(None, "grain-session", grain.as_str(), &detail).await.map_err(say)?;
+        let mut out = results.get();
+        out.set_origin(&*session.origin);
+        out.set_cookie(&*session.cookie);
+        out.set_expires(session.expires);
+        Ok(())
+    }
+
+    pub async fn stop(
+        &self,
+        params: control::GrainStopParams,
+        _: control::GrainStopResults,
+    ) -> capnp::Result<()> {
+        let (grain, now) = {
+            let params = params.get()?;
+            (grain_id(params.get_grain_id()?)?, params.get_now())
+        };
+        drop(params);
+        self.any(&grain).await?;
+        let done = if now {
+            self.app.grains.kill(&grain).await
+        } else {
+            self.app.grains.stop(&grain).await
+        };
+        done.map_err(say)
+    }
+
+    pub async fn delete(
+        &self,
+        params: control::GrainDeleteParams,
+        _: control::GrainDeleteResults,
+    ) -> capnp::Result<()> {
+        let (grain, now) = {
+            let params = params.get()?;
+            (grain_id(params.get_grain_id()?)?, params.get_now())
+        };
+        drop(params);
+        let row = self.any(&grain).await?;
+        let app = &self.app;
+        if now {
+            app.store
+                .audit(None, "grain-destroy", grain.as_str(), &row.title)
+                .await
+                .map_err(say)?;
+            app.grains.destroy(&grain).await.map_err(say)?;
+        } else {
+            app.store.audit(None, "grain-trash", grain.as_str(), &row.title).await.map_err(say)?;
+            app.store.trash_grains(row.owner, &[grain.as_str()], true).await.map_err(say)?;
+            app.grains.revoke_grain(&grain);
+            app.grains.stop(&grain).await.map_err(say)?;
+        }
+        app.events.send(Event::GrainChanged(grain));
+        app.events.send(Event::AccountChanged(row.owner));
+        Ok(())
+    }
+
+    pub async fn log(
+        &self,
+        params: control::GrainLogParams,
+        mut results: control::GrainLogResults,
+    ) -> capnp::Result<()> {
+        let (grain, backlog, follow, stream) = {
+            let params = params.get()?;
+            (
+                grain_id(params.get_grain_id()?)?,
+                params.get_backlog(),
+                params.get_follow(),
+                params.get_stream()?,
+            )
+        };
+        drop(params);
+        self.any(&grain).await?;
+        let (end, mut ended) = oneshot::channel();
+        let mut writer = BodyWriter::new(stream);
+        if follow {
+            let mut log = self.app.grains.log(&grain, backlog).await.map_err(say)?;
+            tokio::task::spawn_local(async move {
+                loop {
+                    let chunk = tokio::select! {
+                        chunk = log.recv() => chunk,
+                        _ = &mut ended => return,
+                    };
+                    let Some(chunk) = chunk else { break };
+                    if writer.write(chunk).await.is_err() {
+                        return;
+                    }
+                }
+                let _ = writer.done().await;
+            });
+        } else {
+            let bytes = self.app.grains.log_so_far(&grain, backlog).await.map_err(say)?;
+            tokio::task::spawn_local(async move {
+                if writer.write(bytes).await.is_ok() {
+                    let _ = writer.done().await;
+                }
+            });
+        }
+        results.get().set_handle(capnp_rpc::new_client(HandleImpl(end)));
+        Ok(())
+    }
+}
+
+/// Dropping it ends what it stands for.
+struct HandleImpl(#[allow(dead_code)] oneshot::Sender<()>);
+
+impl handle::Server for HandleImpl {}
