@@ -47,7 +47,7 @@ pub enum Error {
     Entry { path: String, fault: EntryFault },
     #[error("it holds more than {} entries", limits::MAX_ENTRIES)]
     TooManyEntries,
-    #[error("{}: {0}", limits::MANIFEST_NAME)]
+    #[error("{name}: {0}", name = limits::MANIFEST_NAME)]
     Manifest(String),
     #[error("PGP: {0}")]
     Pgp(String),

@@ -1,1 +1,52 @@
-fn main() {}
+//! `spk`: reads the command line and runs one command. Exit 0 means done, 1 a refused file or a
+//! failure (one line on stderr), 2 a command line that makes no sense.
+
+mod args;
+mod cmd;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::Parser;
+use spk::error::{Error, Result, display_path};
+use spk::progress::Terminal;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    Terminal::watch_signals();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            let line = error.to_string().replace('\n', " ");
+            match subject(&cli.command) {
+                Some(subject) if !matches!(error, Error::Usage(_)) => {
+                    eprintln!("spk: {subject}: {line}");
+                }
+                _ => eprintln!("spk: {line}"),
+            }
+            ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+/// The file that a message of this command is about.
+fn subject(command: &Command) -> Option<String> {
+    match command {
+        Command::Unpack { file, .. } => Some(display_path(file)),
+        _ => None,
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Keygen { only_id, files } => cmd::keys::keygen(global, files, *only_id),
+        Command::Appid { only_id, files } => cmd::keys::appid(files, *only_id),
+        Command::Listkeys => cmd::keys::listkeys(global),
+        Command::Getkey { ids } => cmd::keys::getkey(global, ids),
+        Command::Pack { only_id, words } => cmd::pack::run(global, words, *only_id),
+        Command::Unpack { file, target, .. } => cmd::unpack::run(file, target.as_deref()),
+        Command::Verify { .. } => Err(Error::Usage("verify is not there yet".into())),
+    }
+}

@@ -10,9 +10,7 @@ use capnp::message::{Reader, ReaderOptions};
 use sandstorm_schema::package_capnp::archive::{self, file};
 
 use super::frame;
-use super::limits::{
-    ARCHIVE_NESTING, MAX_DEPTH, MAX_ENTRIES, MAX_LINK_BYTES, MAX_NAME_BYTES,
-};
+use super::limits::{ARCHIVE_NESTING, MAX_DEPTH, MAX_ENTRIES, MAX_LINK_BYTES, MAX_NAME_BYTES};
 use crate::error::{Error, Result};
 
 /// Which rule an entry breaks.
@@ -123,8 +121,9 @@ impl<V: Visitor> Walk<'_, V> {
             return Err(Error::TooManyEntries);
         }
         let parent = self.path.len();
-        let mut names = Names::with_capacity(files.len() as usize).map_err(|_| {
-            Error::Io { what: "names".into(), source: std::io::ErrorKind::OutOfMemory.into() }
+        let mut names = Names::with_capacity(files.len() as usize).map_err(|_| Error::Io {
+            what: "names".into(),
+            source: std::io::ErrorKind::OutOfMemory.into(),
         })?;
         for file in files {
             let name = match file.get_name() {
@@ -153,7 +152,9 @@ impl<V: Visitor> Walk<'_, V> {
     fn entry(&mut self, file: file::Reader<'_>, name: &[u8], depth: usize) -> Result<()> {
         let mtime = file.get_last_modification_time_ns();
         let content = match file.which() {
-            Ok(file::Regular(bytes)) => bytes.map(|bytes| Content::File { bytes, executable: false }),
+            Ok(file::Regular(bytes)) => {
+                bytes.map(|bytes| Content::File { bytes, executable: false })
+            }
             Ok(file::Executable(bytes)) => {
                 bytes.map(|bytes| Content::File { bytes, executable: true })
             }

@@ -172,7 +172,10 @@ mod tests {
             let read = read(&mut &bytes[..], 1000).unwrap();
             for (i, words) in segments.iter().enumerate() {
                 assert_eq!(there.get_segment(i as u32).unwrap().len(), *words as usize * 8);
-                assert_eq!(read.get_segment(i as u32).unwrap(), there.get_segment(i as u32).unwrap());
+                assert_eq!(
+                    read.get_segment(i as u32).unwrap(),
+                    there.get_segment(i as u32).unwrap()
+                );
             }
             assert!(there.get_segment(segments.len() as u32).is_none());
         }

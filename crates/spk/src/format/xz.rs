@@ -8,9 +8,7 @@ use std::io::{self, BufRead, Write};
 
 use xz2::stream::{Action, Check, Error, Filters, LzmaOptions, MtStreamBuilder, Status, Stream};
 
-use super::limits::{
-    DECODER_MEMORY, ENCODER_MEMORY, XZ_BLOCK, XZ_DICTIONARY, XZ_PRESET,
-};
+use super::limits::{DECODER_MEMORY, ENCODER_MEMORY, XZ_BLOCK, XZ_DICTIONARY, XZ_PRESET};
 
 /// What is wrong with the compressed bytes.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +48,11 @@ impl<R: BufRead> Decoder<R> {
     }
 
     /// The source, for a look at what has gone through it.
+    pub fn source(&self) -> &R {
+        &self.source
+    }
+
+    /// The source, when all is read.
     pub fn into_source(self) -> R {
         self.source
     }

@@ -1,0 +1,89 @@
+//! `keygen`, `appid`, `listkeys`, `getkey`: signing keys in files and in the keyring.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use sandstorm_schema::ids::AppId;
+use spk::error::{Error, Result, display_path};
+use spk::format::replacement;
+use spk::keyring::{self, Key, Keyring};
+
+use crate::args::Global;
+
+/// `keygen FILE…` (2014) or `keygen` (into the keyring).
+pub fn keygen(global: &Global, files: &[PathBuf], only_id: bool) -> Result<()> {
+    if files.is_empty() {
+        let path = keyring::path(global.keyring.as_deref())?;
+        let key = Key::generate()?;
+        keyring::append(&path, &key)?;
+        warn_to_keep(global, &path);
+        return super::print(format_args!("{}\n", key.app_id()));
+    }
+    for path in files {
+        let key = Key::generate()?;
+        keyring::create(path, &key)?;
+        print_id(key.app_id(), path, only_id)?;
+    }
+    Ok(())
+}
+
+/// `appid KEYFILE…`
+pub fn appid(files: &[PathBuf], only_id: bool) -> Result<()> {
+    for path in files {
+        let ring = Keyring::load(path)?;
+        for key in ring.keys() {
+            print_id(key.app_id(), path, only_id)?;
+        }
+    }
+    Ok(())
+}
+
+/// `listkeys`
+pub fn listkeys(global: &Global) -> Result<()> {
+    let ring = Keyring::load(&keyring::path(global.keyring.as_deref())?)?;
+    for key in ring.keys() {
+        super::print(format_args!("{}\n", key.app_id()))?;
+    }
+    Ok(())
+}
+
+/// `getkey APPID…`
+pub fn getkey(global: &Global, ids: &[String]) -> Result<()> {
+    let mut stdout = std::io::stdout();
+    if stdout.is_terminal() {
+        return Err(Error::Usage(
+            "a key is binary and secret; send it to a file: spk getkey APPID > FILE".into(),
+        ));
+    }
+    let ring = Keyring::load(&keyring::path(global.keyring.as_deref())?)?;
+    // All or nothing: look every id up before the first byte is written.
+    let mut bytes = Vec::new();
+    for text in ids {
+        let id: AppId =
+            text.parse().map_err(|e| Error::Usage(format!("{}: {e}", text.escape_debug())))?;
+        let signer = replacement::signer_of(id);
+        if signer != id {
+            super::warn(format_args!("packages of {id} are signed with the key {signer} today"));
+        }
+        bytes.extend(ring.find(id)?.to_bytes());
+    }
+    stdout.write_all(&bytes).and_then(|()| stdout.flush()).map_err(Error::io("stdout"))
+}
+
+/// What everyone must know who has just made a key.
+pub fn warn_to_keep(global: &Global, path: &Path) {
+    if !global.quiet {
+        super::warn(format_args!(
+            "the new key is in {}, not encrypted; keep a copy: without it nobody can update the app",
+            display_path(path)
+        ));
+    }
+}
+
+fn print_id(id: AppId, path: &Path, only_id: bool) -> Result<()> {
+    if only_id {
+        super::print(format_args!("{id}\n"))
+    } else {
+        super::print(format_args!("{id} {}\n", display_path(path)))
+    }
+}

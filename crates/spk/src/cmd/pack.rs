@@ -1,0 +1,114 @@
+//! `pack`, both forms.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use spk::error::{Error, Result, display_path};
+use spk::format::manifest::Manifest;
+use spk::format::{limits, xz};
+use spk::keyring::{self, Key, Keyring};
+use spk::pack::{self, Output};
+use spk::progress::Terminal;
+use spk::tree::disk::Forbidden;
+use spk::tree::{Kind, Source, Tree, dir};
+
+use crate::args::Global;
+
+/// Two or three words are 2014's form, one is today's.
+pub fn run(_global: &Global, words: &[PathBuf], only_id: bool) -> Result<()> {
+    match words {
+        [tree, key] => directory(tree, key, None, only_id),
+        [tree, key, out] => directory(tree, key, Some(out), only_id),
+        _ => Err(Error::Usage("pack takes DIR KEYFILE [OUT], or OUT".into())),
+    }
+}
+
+/// `pack DIR KEYFILE [OUT]`: the tree as it is.
+fn directory(source: &Path, key_file: &Path, out: Option<&Path>, only_id: bool) -> Result<()> {
+    let key = Keyring::load(key_file)?.only()?.clone();
+    if let Some(warning) = keyring::exposure(key_file) {
+        super::warn(format_args!("{warning}"));
+    }
+    let out = match out {
+        Some(out) => out.to_owned(),
+        None => default_output(source)?,
+    };
+    let output = Output::create(&out, pack::is_package)?;
+    let mut forbidden = Forbidden::default();
+    forbidden.key(key_file);
+    forbidden.output(&out);
+    let tree = dir::scan(source, &forbidden)?;
+    for missing in missing_parts(&tree) {
+        super::warn(format_args!("{}: {missing}", display_path(source)));
+    }
+    write(&tree, &key, output)?;
+    if only_id {
+        super::print(format_args!("{}\n", key.app_id()))
+    } else {
+        super::print(format_args!("{} {}\n", key.app_id(), display_path(&out)))
+    }
+}
+
+/// Compresses, signs and names the package.
+pub fn write(tree: &Tree, key: &Key, output: Output) -> Result<()> {
+    for warning in &tree.warnings {
+        super::warn(format_args!("{warning}"));
+    }
+    let progress = Terminal::default();
+    let threads = xz::encoder_threads(pack::cores());
+    pack::write(tree, key, output.file(), threads, &progress)?;
+    output.finish()
+}
+
+/// DIR.spk; TREE.tar becomes TREE.spk.
+fn default_output(source: &Path) -> Result<PathBuf> {
+    let named = match source.file_name() {
+        Some(_) => source.to_owned(),
+        // `.` and `..` have a name only in their parent.
+        None => {
+            let real = std::fs::canonicalize(source).map_err(Error::io(display_path(source)))?;
+            match real.file_name() {
+                Some(name) => PathBuf::from(name),
+                None => {
+                    return Err(Error::Usage("name the output: spk pack DIR KEYFILE OUT".into()));
+                }
+            }
+        }
+    };
+    let stem = match named.extension() {
+        Some(extension) if extension == "tar" && source.is_file() => named.with_extension(""),
+        _ => named,
+    };
+    let mut name = stem.into_os_string();
+    name.push(".spk");
+    Ok(PathBuf::from(name))
+}
+
+/// What a server or the sandbox will miss.
+fn missing_parts(tree: &Tree) -> Vec<String> {
+    let mut missing = Vec::new();
+    let name = limits::MANIFEST_NAME;
+    let problem = match tree.find(name).map(|node| &node.kind) {
+        Some(Kind::File { executable: false, source: Source::Disk(file), .. }) => file
+            .open()
+            .and_then(|open| {
+                let mut bytes = Vec::new();
+                open.take(8 * limits::MAX_MANIFEST_WORDS + 8192)
+                    .read_to_end(&mut bytes)
+                    .map_err(Error::io(name))?;
+                Manifest::parse(&bytes)
+            })
+            .err()
+            .map(|error| error.to_string()),
+        Some(Kind::File { executable: false, .. }) => None,
+        Some(_) => Some(format!("{name}: not a regular file without the executable bit")),
+        None => Some(format!("{name}: missing; make it with `capnp eval -b`")),
+    };
+    missing.extend(problem.map(|problem| format!("{problem} (no server will install this)")));
+    for name in ["dev", "tmp", "var"] {
+        if !matches!(tree.find(name), Some(node) if matches!(node.kind, Kind::Directory(_))) {
+            missing.push(format!("no directory `{name}`, which the sandbox needs; mkdir it"));
+        }
+    }
+    missing
+}

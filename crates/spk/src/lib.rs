@@ -1,0 +1,15 @@
+//! Packages: making, checking and taking apart `.spk` files.
+//!
+//! The library is what the `spk` program, the fuzzer and the benchmarks share. Whoever made a
+//! package is a stranger: everything that comes out of one is checked in [`format`] first.
+
+pub mod error;
+pub mod format;
+pub mod keyring;
+pub mod pack;
+pub mod progress;
+pub mod sys;
+pub mod tree;
+pub mod unpack;
+
+pub use error::{Error, Result};

@@ -1,0 +1,159 @@
+//! Makes a package out of a tree: lay out, hash, sign, compress. The output appears under its name
+//! only when it is whole.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha512};
+
+use crate::error::{Error, Result, display_path};
+use crate::format::layout::Layout;
+use crate::format::limits::MAGIC;
+use crate::format::{signature, xz};
+use crate::keyring::Key;
+use crate::progress::{Progress, Step};
+use crate::sys::scratch::working_name;
+use crate::tree::Tree;
+
+/// Cores of this machine, or of what the process may use of it.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Writes the package of `tree`, signed with `key`, to `sink`. `threads` compress; the bytes do
+/// not depend on their number.
+///
+/// # Errors
+/// A tree that no package can hold, a file that cannot be read or changed meanwhile, those of
+/// `sink`.
+pub fn write(
+    tree: &Tree,
+    key: &Key,
+    sink: impl Write,
+    threads: u32,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let layout = Layout::of(tree)?;
+    progress.begin(Step::Hash, layout.bytes());
+    let mut hash = Tee { sink: std::io::sink(), hash: Sha512::new() };
+    layout.write(tree, &mut hash, progress)?;
+    let digest: [u8; 64] = hash.hash.finalize().into();
+
+    progress.begin(Step::Compress, layout.bytes());
+    let failed = |e| Error::io("cannot write the package")(e);
+    let mut sink = BufWriter::with_capacity(256 << 10, sink);
+    sink.write_all(&MAGIC).map_err(failed)?;
+    let mut encoder = xz::Encoder::new(sink, threads).map_err(failed)?;
+    signature::write(key.signing(), &digest, &mut encoder)
+        .map_err(|e| failed(std::io::Error::other(e.to_string())))?;
+    let mut again = Tee { sink: BufWriter::with_capacity(64 << 10, encoder), hash: Sha512::new() };
+    layout.write(tree, &mut again, progress)?;
+    let second: [u8; 64] = again.hash.finalize().into();
+    if second != digest {
+        // No time stamp told, yet other bytes came: a mapping that is being written to.
+        return Err(Error::source(b"the tree", crate::error::SourceFault::Changed));
+    }
+    let encoder = again.sink.into_inner().map_err(|e| failed(e.into_error()))?;
+    let mut sink = encoder.finish().map_err(failed)?;
+    sink.flush().map_err(failed)?;
+    progress.end();
+    Ok(())
+}
+
+struct Tee<W> {
+    sink: W,
+    hash: Sha512,
+}
+
+impl<W: Write> Write for Tee<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.sink.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+/// A file that gets its name when it is whole, and leaves nothing behind otherwise.
+pub struct Output {
+    target: PathBuf,
+    working: Option<PathBuf>,
+    file: File,
+}
+
+impl Output {
+    /// Opens the output. `may_replace` decides by the first bytes of what is there already.
+    ///
+    /// # Errors
+    /// What is there must stay: a key, a directory, any file that is not of this kind.
+    pub fn create(target: &Path, may_replace: impl FnOnce(&[u8]) -> bool) -> Result<Output> {
+        let failed = |e| Error::io(display_path(target))(e);
+        match std::fs::metadata(target) {
+            Ok(meta) if meta.is_dir() => {
+                return Err(Error::Usage(format!("{}: a directory", display_path(target))));
+            }
+            Ok(meta) if meta.is_file() => {
+                let mut start = Vec::new();
+                File::open(target)
+                    .and_then(|file| file.take(512).read_to_end(&mut start))
+                    .map_err(failed)?;
+                if !start.is_empty() && !may_replace(&start) {
+                    return Err(Error::Usage(format!(
+                        "{}: something else is there already; remove it or choose another name",
+                        display_path(target)
+                    )));
+                }
+            }
+            Ok(meta) if meta.file_type().is_char_device() || meta.file_type().is_fifo() => {
+                // A device or a pipe has no working name beside it.
+                let file = File::options().write(true).open(target).map_err(failed)?;
+                return Ok(Output { target: target.to_owned(), working: None, file });
+            }
+            Ok(_) => return Err(Error::Usage(format!("{}: not a file", display_path(target)))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(e)),
+        }
+        // Through a link to the file that it names.
+        let target = std::fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+        let Some(name) = target.file_name() else {
+            return Err(Error::Usage(format!("{}: not a file name", display_path(&target))));
+        };
+        let working = target.with_file_name(working_name(name.as_encoded_bytes())?);
+        let file = File::create_new(&working).map_err(Error::io(display_path(&target)))?;
+        Ok(Output { target, working: Some(working), file })
+    }
+
+    /// Where to write.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn finish(mut self) -> Result<()> {
+        let Some(working) = &self.working else { return Ok(()) };
+        std::fs::rename(working, &self.target).map_err(Error::io(display_path(&self.target)))?;
+        self.working = None;
+        Ok(())
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Some(working) = &self.working {
+            let _ = std::fs::remove_file(working);
+        }
+    }
+}
+
+/// Packages may be written over by packages.
+pub fn is_package(start: &[u8]) -> bool {
+    start.starts_with(&MAGIC)
+}

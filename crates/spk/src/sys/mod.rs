@@ -1,0 +1,6 @@
+//! The kernel's side: files without names, mappings, trees by directory descriptor, lock-down.
+//! All `unsafe` of this program is below this module.
+
+pub mod map;
+pub mod scratch;
+pub mod tree;
