@@ -51,6 +51,11 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// Is this the long run of `cargo xtask soak`?
+pub fn soak() -> bool {
+    std::env::var_os("SANDSTORM_SOAK").is_some()
+}
+
 /// Is this process root?
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()

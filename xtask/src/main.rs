@@ -4,6 +4,7 @@
 mod app;
 mod bench;
 mod ci;
+mod fuzz;
 mod r#gen;
 mod paths;
 mod root_home;
@@ -30,6 +31,15 @@ enum Task {
     Run,
     /// What `make test` does after the build: every check and test, and a summary
     Ci,
+    /// The same tests for hours: more kills, longer attacks
+    Soak,
+    /// Feed hostile bytes to the parsers: each target, or one by name
+    Fuzz {
+        target: Option<String>,
+        /// How long each target runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     /// Measure against peers in the same run: all benchmarks, or one by name
     Bench {
         name: Option<String>,
@@ -45,7 +55,9 @@ fn main() -> Result<()> {
     match Cli::parse().task {
         Task::App(command) => app::run(command),
         Task::Run => run::run(),
-        Task::Ci => ci::run(),
+        Task::Ci => ci::run(false),
+        Task::Soak => ci::run(true),
+        Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Task::Bench { name, json } => bench::run(name.as_deref(), json),
         Task::Gen => r#gen::run(&paths::top()),
     }
