@@ -103,3 +103,6 @@ async fn render_errors(State(app): State<App>, request: Request, next: Next) -> 
         None => response,
     }
 }
+
+#[cfg(test)]
+mod tests;
