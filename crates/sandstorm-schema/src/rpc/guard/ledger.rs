@@ -1,0 +1,265 @@
+//! The guard's mirror of capnp-rpc's four tables.
+//!
+//! Trust: ids of questions and imports are the peer's choice, so those tables are hash maps (of
+//! std's kind, whose keys an attacker cannot aim); ids of our own questions and exports are dense.
+
+use std::collections::HashMap;
+
+use super::promises::{Imports, Target};
+use super::{GuardLimits, GuardStats, Violation, too_many};
+
+pub struct Ledger {
+    pub imports: Imports,
+    exports: Vec<Export>,
+    live_exports: usize,
+    answers: HashMap<u32, Answer>,
+    unanswered: usize,
+    abandoned: usize,
+    kept_bytes: usize,
+    questions: Vec<Question>,
+    given_up: usize,
+    embargoes: usize,
+}
+
+/// An object of ours that the peer holds.
+#[derive(Clone, Copy, Default)]
+struct Export {
+    references: u32,
+    /// It was offered as a settled object, and never as a promise. (capnp-rpc offers a promise as
+    /// a promise once, and as if it were settled from then on.)
+    settled: bool,
+}
+
+/// A call of the peer's, from its start to its Finish (or our Return that needs none).
+#[derive(Default)]
+struct Answer {
+    returned: bool,
+    finished: bool,
+    /// Results go to a later call of the peer's; capnp-rpc never sends a Return for it.
+    redirected: bool,
+    kept_bytes: usize,
+    exports: Vec<u32>,
+}
+
+/// A call of ours.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Question {
+    #[default]
+    Free,
+    Waiting,
+    /// We gave it up; the peer still owes a Return.
+    GivenUp,
+    /// Answered; we still read the answer.
+    Returned,
+}
+
+/// Where a Return of the peer's goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    Awaited,
+    /// Nobody waits any more: capnp-rpc looks at nothing but the id.
+    GivenUp,
+}
+
+impl Ledger {
+    pub fn new(limits: &GuardLimits) -> Self {
+        Ledger {
+            imports: Imports::new(limits.imports, limits.promise_chain),
+            exports: Vec::new(),
+            live_exports: 0,
+            answers: HashMap::new(),
+            unanswered: 0,
+            abandoned: 0,
+            kept_bytes: 0,
+            questions: Vec::new(),
+            given_up: 0,
+            embargoes: 0,
+        }
+    }
+
+    pub fn stats(&self) -> GuardStats {
+        GuardStats {
+            imports: self.imports.len(),
+            exports: self.live_exports,
+            unanswered_calls: self.unanswered,
+            open_answers: self.answers.len() - self.unanswered - self.abandoned,
+            abandoned_calls: self.abandoned,
+            given_up_calls: self.given_up,
+            held_bytes: 0,
+        }
+    }
+
+    // Calls of the peer's.
+
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
+    }
+
+    pub fn check_call(&self, id: u32, limits: &GuardLimits) -> Result<(), Violation> {
+        if self.answers.contains_key(&id) {
+            return Err(Violation::Forbidden("call with the id of an unfinished one"));
+        }
+        too_many("unfinished calls", self.answers.len() - self.abandoned + 1, limits.open_answers)
+    }
+
+    pub fn call_arrived(&mut self, id: u32, redirected: bool) {
+        self.answers.insert(id, Answer { redirected, ..Answer::default() });
+        self.unanswered += 1;
+    }
+
+    pub fn finish_arrived(
+        &mut self,
+        id: u32,
+        release_results: bool,
+        limits: &GuardLimits,
+    ) -> Result<(), Violation> {
+        // A Finish for a Return that needed none is legal, and so is one for a refused call.
+        let Some(answer) = self.answers.get_mut(&id) else { return Ok(()) };
+        let exports =
+            if release_results { std::mem::take(&mut answer.exports) } else { Vec::new() };
+        if answer.returned {
+            self.kept_bytes -= answer.kept_bytes;
+            self.answers.remove(&id);
+        } else if !answer.finished {
+            answer.finished = true;
+            self.unanswered -= 1;
+            self.abandoned += 1;
+            too_many("calls given up before their answer", self.abandoned, limits.abandoned_calls)?;
+        }
+        exports.into_iter().try_for_each(|export| self.release_export(export, 1))
+    }
+
+    /// Our Return for the call `id`, with `exports` in its results.
+    pub fn return_sent(
+        &mut self,
+        id: u32,
+        needs_finish: bool,
+        bytes: usize,
+        exports: Vec<u32>,
+        limits: &GuardLimits,
+    ) -> Result<(), Violation> {
+        let Some(answer) = self.answers.get_mut(&id) else { return Ok(()) };
+        if answer.finished {
+            self.abandoned -= 1;
+            self.answers.remove(&id);
+            return Ok(());
+        }
+        if !answer.returned {
+            self.unanswered -= 1;
+        }
+        if !needs_finish {
+            self.answers.remove(&id);
+            return Ok(());
+        }
+        answer.returned = true;
+        // Only results with capabilities are kept: calls may be pipelined on them.
+        answer.kept_bytes = if exports.is_empty() { 0 } else { bytes };
+        answer.exports = exports;
+        self.kept_bytes += answer.kept_bytes;
+        too_many("bytes of unfinished answers", self.kept_bytes, limits.kept_answer_bytes)
+    }
+
+    /// Whether the peer's call `id` asked for its results to be kept for a Return of the peer's.
+    pub fn is_redirected(&self, id: u32) -> bool {
+        self.answers.get(&id).is_some_and(|answer| answer.redirected)
+    }
+
+    // Objects of ours.
+
+    pub fn export_sent(
+        &mut self,
+        id: u32,
+        promise: bool,
+        limits: &GuardLimits,
+    ) -> Result<(), Violation> {
+        let export = slot(&mut self.exports, id);
+        if export.references == 0 {
+            *export = Export { references: 1, settled: !promise };
+            self.live_exports += 1;
+            return too_many("objects of ours held", self.live_exports, limits.exports);
+        }
+        export.references = export.references.saturating_add(1);
+        export.settled &= !promise;
+        Ok(())
+    }
+
+    pub fn release_export(&mut self, id: u32, count: u32) -> Result<(), Violation> {
+        let unknown = Violation::Unknown { what: "release", id };
+        let export = self.exports.get_mut(id as usize).ok_or(unknown.clone())?;
+        if export.references == 0 || count > export.references {
+            return Err(unknown);
+        }
+        export.references -= count;
+        if export.references == 0 {
+            self.live_exports -= 1;
+        }
+        Ok(())
+    }
+
+    /// The peer resolves its promise `promise` to our object `export`.
+    pub fn resolve_to_export(&mut self, promise: u32, export: u32) -> Result<(), Violation> {
+        // A promise of ours may lead back to the peer's promise: a circle that capnp-rpc follows
+        // for ever.
+        if !self.exports.get(export as usize).is_some_and(|e| e.references > 0 && e.settled) {
+            return Err(Violation::Forbidden("promise resolved to a promise of ours"));
+        }
+        self.imports.resolved(promise, Target::Ours)
+    }
+
+    // Calls of ours.
+
+    pub fn question_sent(&mut self, id: u32) {
+        *slot(&mut self.questions, id) = Question::Waiting;
+    }
+
+    pub fn finish_sent(&mut self, id: u32) {
+        let question = slot(&mut self.questions, id);
+        match question {
+            Question::Waiting => {
+                *question = Question::GivenUp;
+                self.given_up += 1;
+            }
+            Question::Returned => *question = Question::Free,
+            Question::Free | Question::GivenUp => {}
+        }
+    }
+
+    pub fn expected(&self, id: u32) -> Result<Expected, Violation> {
+        match self.questions.get(id as usize) {
+            Some(Question::Waiting) => Ok(Expected::Awaited),
+            Some(Question::GivenUp) => Ok(Expected::GivenUp),
+            _ => Err(Violation::Unknown { what: "answer", id }),
+        }
+    }
+
+    pub fn return_arrived(&mut self, id: u32, needs_finish: bool) {
+        let question = slot(&mut self.questions, id);
+        self.given_up -= usize::from(*question == Question::GivenUp);
+        *question = match question {
+            Question::Waiting if needs_finish => Question::Returned,
+            _ => Question::Free,
+        };
+    }
+
+    // Embargoes: ours that the peer has to send back.
+
+    pub fn disembargo_sent(&mut self, limits: &GuardLimits) -> Result<(), Violation> {
+        self.embargoes += 1;
+        too_many("embargoes that were not sent back", self.embargoes, limits.embargoes)
+    }
+
+    pub fn disembargo_returned(&mut self, id: u32) -> Result<(), Violation> {
+        self.embargoes =
+            self.embargoes.checked_sub(1).ok_or(Violation::Unknown { what: "disembargo", id })?;
+        Ok(())
+    }
+}
+
+/// The entry of a dense table.
+fn slot<T: Clone + Default>(table: &mut Vec<T>, id: u32) -> &mut T {
+    let id = id as usize;
+    if table.len() <= id {
+        table.resize(id + 1, T::default());
+    }
+    &mut table[id]
+}

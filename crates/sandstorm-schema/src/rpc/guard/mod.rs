@@ -1,0 +1,153 @@
+//! The door towards a less trusted peer: what it may send, and how much of it.
+//!
+//! Trust: this module reads every message of a hostile process before capnp-rpc does. capnp-rpc
+//! bounds nothing, and some inputs make it panic, loop or overflow its stack; so each message is
+//! walked ([`walk()`]), held against the rules of its kind ([`inspect`]) and entered in tables that
+//! mirror capnp-rpc's own ([`ledger`], [`promises`]). What breaks a rule ends the connection
+//! ([`Violation`]); what is only too much at once is answered with `Overloaded` or cut.
+//!
+//! The mirror follows capnp-rpc 0.27's behaviour, seen from the wire: its tables change only by
+//! messages that pass here, in this order.
+
+mod inspect;
+mod ledger;
+mod limits;
+mod promises;
+mod rewrite;
+mod walk;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use capnp::message::{Builder, HeapAllocator, Reader};
+
+pub use limits::GuardLimits;
+pub use walk::walk;
+
+use super::link::{Frame, open_frame};
+use ledger::Ledger;
+
+/// Messages of so many bytes pass however much is held: their number has limits of its own.
+const SMALL: usize = 4096;
+
+/// Why a peer lost its connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    #[error("malformed message: {0}")]
+    Malformed(&'static str),
+    #[error("message that no peer of ours may send: {0}")]
+    Forbidden(&'static str),
+    #[error("{what}: more than {limit}")]
+    TooMany { what: &'static str, limit: usize },
+    #[error("{what} refers to {id}, which does not exist")]
+    Unknown { what: &'static str, id: u32 },
+}
+
+impl From<Violation> for capnp::Error {
+    fn from(violation: Violation) -> Self {
+        capnp::Error::failed(format!("connection refused by the guard: {violation}"))
+    }
+}
+
+/// What becomes of a message.
+pub enum Verdict {
+    /// On to capnp-rpc.
+    Pass(Reader<Frame>, Option<Hold>),
+    /// Not on to capnp-rpc; this goes back to the peer.
+    Answer(Builder<HeapAllocator>),
+}
+
+/// Counts a message's bytes for as long as somebody holds it.
+pub struct Hold {
+    held: Rc<Cell<usize>>,
+    bytes: usize,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.held.set(self.held.get() - self.bytes);
+    }
+}
+
+/// The tables of one connection.
+pub struct Guard {
+    limits: GuardLimits,
+    ledger: Ledger,
+    held: Rc<Cell<usize>>,
+    /// Found while sending, told when the peer's next message comes.
+    pending: Option<Violation>,
+}
+
+/// How full a guarded connection's tables are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardStats {
+    /// Objects of the peer's that we hold.
+    pub imports: usize,
+    /// Objects of ours that the peer holds.
+    pub exports: usize,
+    /// Calls of the peer's that we have not answered.
+    pub unanswered_calls: usize,
+    /// Calls of the peer's that are answered and not finished.
+    pub open_answers: usize,
+    /// Calls that the peer gave up and that still cost memory here.
+    pub abandoned_calls: usize,
+    /// Calls that we gave up and that the peer has not acknowledged: they cost memory there, and a
+    /// little here. When these two grow into the thousands, open a new connection.
+    pub given_up_calls: usize,
+    /// Bytes of received messages that somebody holds.
+    pub held_bytes: usize,
+}
+
+impl Guard {
+    pub fn new(limits: GuardLimits) -> Self {
+        let ledger = Ledger::new(&limits);
+        Guard { limits, ledger, held: Rc::default(), pending: None }
+    }
+
+    pub fn limits(&self) -> &GuardLimits {
+        &self.limits
+    }
+
+    pub fn stats(&self) -> GuardStats {
+        GuardStats { held_bytes: self.held.get(), ..self.ledger.stats() }
+    }
+
+    /// Judges a message of the peer's, while `queued` bytes wait on their way to it.
+    ///
+    /// # Errors
+    /// The [`Violation`] that ends the connection.
+    pub fn incoming(&mut self, frame: Frame, queued: usize) -> Result<Verdict, Violation> {
+        if let Some(violation) = self.pending.take() {
+            return Err(violation);
+        }
+        too_many("bytes that wait to be taken", queued, self.limits.queued_bytes)?;
+        walk(&frame)?;
+        let bytes = frame.bytes();
+        let crowded = bytes > SMALL && self.held.get() + bytes > self.limits.held_bytes;
+        let reader = open_frame(frame);
+        match inspect::incoming(&reader, &mut self.ledger, &self.limits, crowded)? {
+            inspect::Fate::Pass => {}
+            inspect::Fate::Answer(message) => return Ok(Verdict::Answer(message)),
+            inspect::Fate::Replace(message) => {
+                return Ok(Verdict::Pass(open_frame(rewrite::frame(&message)), None));
+            }
+        }
+        self.held.set(self.held.get() + bytes);
+        Ok(Verdict::Pass(reader, Some(Hold { held: self.held.clone(), bytes })))
+    }
+
+    /// Enters a message of ours. True when the peer made us send it.
+    pub fn outgoing(&mut self, message: &Builder<HeapAllocator>) -> bool {
+        match inspect::outgoing(message, &mut self.ledger, &self.limits) {
+            Ok(caused) => caused,
+            Err(violation) => {
+                self.pending.get_or_insert(violation);
+                true
+            }
+        }
+    }
+}
+
+fn too_many(what: &'static str, count: usize, limit: usize) -> Result<(), Violation> {
+    if count > limit { Err(Violation::TooMany { what, limit }) } else { Ok(()) }
+}
