@@ -101,8 +101,9 @@ fn make_tree(root: &Path) -> Result<()> {
         std::fs::write(&path, content)?;
     }
     std::fs::set_permissions(root.join("bin/run"), PermissionsExt::from_mode(0o755))?;
-    // Larger than any buffer, and not compressible.
-    let mut noise = vec![0; 3 << 20];
+    // Larger than any buffer: once not compressible, once very.
+    std::fs::write(root.join("zeros"), vec![0; 3 << 20])?;
+    let mut noise = vec![0; 200_000];
     getrandom::fill(&mut noise).map_err(|e| anyhow::anyhow!("{e}"))?;
     std::fs::write(root.join("noise"), &noise)?;
     std::fs::write(root.join("sandstorm-manifest"), manifest())?;
