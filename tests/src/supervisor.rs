@@ -295,3 +295,109 @@ pub fn on_one_thread<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, work)
 }
+
+/// What a shell would offer to a supervisor, recording what is asked of it.
+#[derive(Default)]
+pub struct FakeCore {
+    pub sizes: std::cell::RefCell<Vec<u64>>,
+    /// Notifications that are being shown now, by their captions.
+    pub shown: std::rc::Rc<std::cell::RefCell<Vec<String>>>,
+    /// The newest notification, as the owner could cancel it.
+    pub notification: std::rc::Rc<
+        std::cell::RefCell<Option<sandstorm_schema::activity_capnp::ongoing_notification::Client>>,
+    >,
+    /// Object ids (texts, as the native app uses) for which tokens were made.
+    pub saved: std::cell::RefCell<Vec<String>>,
+}
+
+/// Shares a `FakeCore` between the test and the connection.
+pub struct Core(pub std::rc::Rc<FakeCore>);
+
+mod core_impl {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use capnp::Error;
+    use sandstorm_schema::activity_capnp::notification_target;
+    use sandstorm_schema::supervisor_capnp::{sandstorm_core, supervisor_object_id};
+    use sandstorm_schema::util_capnp::handle;
+
+    impl sandstorm_core::Server for super::Core {
+        async fn report_grain_size(
+            self: Rc<Self>,
+            params: sandstorm_core::ReportGrainSizeParams,
+            _: sandstorm_core::ReportGrainSizeResults,
+        ) -> Result<(), Error> {
+            self.0.sizes.borrow_mut().push(params.get()?.get_bytes());
+            Ok(())
+        }
+
+        async fn make_token(
+            self: Rc<Self>,
+            params: sandstorm_core::MakeTokenParams,
+            mut results: sandstorm_core::MakeTokenResults,
+        ) -> Result<(), Error> {
+            let id = match params.get()?.get_ref()?.which()? {
+                supervisor_object_id::AppRef(id) => {
+                    id?.get_as::<capnp::text::Reader<'_>>()?.to_string()?
+                }
+                supervisor_object_id::WakeLockNotification(n) => format!("wake lock {n}"),
+            };
+            results.get().set_token(format!("token of {id}").as_bytes());
+            self.0.saved.borrow_mut().push(id);
+            Ok(())
+        }
+
+        async fn get_owner_notification_target(
+            self: Rc<Self>,
+            _: sandstorm_core::GetOwnerNotificationTargetParams,
+            mut results: sandstorm_core::GetOwnerNotificationTargetResults,
+        ) -> Result<(), Error> {
+            results.get().set_owner(capnp_rpc::new_client(Target(self.0.clone())));
+            Ok(())
+        }
+    }
+
+    struct Target(Rc<super::FakeCore>);
+
+    impl notification_target::Server for Target {
+        async fn add_ongoing(
+            self: Rc<Self>,
+            params: notification_target::AddOngoingParams,
+            mut results: notification_target::AddOngoingResults,
+        ) -> Result<(), Error> {
+            let params = params.get()?;
+            let caption =
+                params.get_display_info()?.get_caption()?.get_default_text()?.to_string()?;
+            self.0.shown.borrow_mut().push(caption.clone());
+            *self.0.notification.borrow_mut() = Some(params.get_notification()?);
+            results
+                .get()
+                .set_handle(capnp_rpc::new_client(Shown { caption, list: self.0.shown.clone() }));
+            Ok(())
+        }
+    }
+
+    struct Shown {
+        caption: String,
+        list: Rc<RefCell<Vec<String>>>,
+    }
+
+    impl handle::Server for Shown {}
+
+    impl Drop for Shown {
+        fn drop(&mut self) {
+            self.list.borrow_mut().retain(|c| *c != self.caption);
+        }
+    }
+}
+
+impl Connection {
+    /// Hands a core over, as the shell does with `keepAlive`.
+    pub async fn give_core(&self, core: &std::rc::Rc<FakeCore>) -> Result<()> {
+        let mut request = self.supervisor.keep_alive_request();
+        request.get().set_core(capnp_rpc::new_client(Core(core.clone())));
+        within(request.send().promise).await?;
+        Ok(())
+    }
+}

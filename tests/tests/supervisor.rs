@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sandstorm_tests::supervisor::{Bench, PACKAGE, on_one_thread, within};
-use sandstorm_tests::{Mode, eventually, processes};
+use sandstorm_tests::supervisor::{Bench, FakeCore, PACKAGE, on_one_thread, within};
+use sandstorm_tests::{Mode, eventually, eventually_async, processes};
 
 const GRAIN: &str = "TestGrain123456789abcd";
 
@@ -38,6 +39,11 @@ in_both_modes! {
     published_files_are_served_without_the_app
     wrong_owners_and_modes_are_refused
     a_start_costs_milliseconds
+    the_size_is_reported
+    a_wake_lock_holds_and_the_owner_can_end_it
+    a_grain_ends_when_its_memory_is_used_up
+    processes_are_limited
+    the_supervisor_confines_itself
 }
 
 fn what_is_stored_is_there_after_sleep(bench: &Bench) -> Result<()> {
@@ -363,5 +369,108 @@ fn a_start_costs_milliseconds(bench: &Bench) -> Result<()> {
     times.sort();
     eprintln!("spawn to `Listening...`: median {:?}, best {:?}", times[5], times[0]);
     ensure!(times[5] < Duration::from_secs(1));
+    Ok(())
+}
+
+fn the_size_is_reported(bench: &Bench) -> Result<()> {
+    let running = bench.start(&["--new"], GRAIN)?;
+    on_one_thread(async {
+        let grain = running.connect().await?;
+        let core = Rc::new(FakeCore::default());
+        grain.give_core(&core).await?;
+        let session = grain.session("Ada").await?;
+        session.post(&"x".repeat(1_000_000)).await?;
+        eventually_async("a report of a megabyte", Duration::from_secs(15), || async {
+            core.sizes.borrow().last().filter(|n| (1_000_000..3_000_000).contains(*n)).copied()
+        })
+        .await?;
+        Ok(())
+    })
+}
+
+fn a_wake_lock_holds_and_the_owner_can_end_it(bench: &Bench) -> Result<()> {
+    let mut running = bench.start(&["--new", "--idle-seconds", "2"], GRAIN)?;
+    on_one_thread(async {
+        let grain = running.connect().await?;
+        let core = Rc::new(FakeCore::default());
+        grain.give_core(&core).await?;
+        let session = grain.session("Ada").await?;
+        ensure!(session.get("/awake").await? == "awake");
+        ensure!(*core.shown.borrow() == ["working"]);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        ensure!(session.get("/text").await? == "", "it fell asleep in spite of its lock");
+        // The app lets go of it by itself.
+        session.get("/asleep").await?;
+        eventually_async("the notification's end", Duration::from_secs(2), || async {
+            core.shown.borrow().is_empty().then_some(())
+        })
+        .await?;
+        // And once more; now the owner ends it.
+        session.get("/awake").await?;
+        let notification = core.notification.borrow().clone().context("it was shown")?;
+        within(notification.cancel_request().send().promise).await?;
+        eventually_async("the notification's end", Duration::from_secs(2), || async {
+            core.shown.borrow().is_empty().then_some(())
+        })
+        .await
+    })?;
+    ensure!(running.exit_within(Duration::from_secs(6))?.code() == Some(0));
+    ensure!(running.log().contains("was cancelled"), "{}", running.log());
+    Ok(())
+}
+
+/// Whether the supervisor's log says that this is limited by a control group here.
+fn is_limited(running: &sandstorm_tests::supervisor::Running, what: &str) -> bool {
+    running
+        .log()
+        .lines()
+        .filter_map(|l| l.split_once("limits by cgroup: "))
+        .any(|(_, names)| names.split(" (").next().is_some_and(|n| n.contains(what)))
+}
+
+fn a_grain_ends_when_its_memory_is_used_up(bench: &Bench) -> Result<()> {
+    let mut running = bench.start(&["--new", "--limit", "memory=64M"], GRAIN)?;
+    if !is_limited(&running, "memory") {
+        sandstorm_tests::skip!(Ok(()), "no memory controller for this mode: {}", running.log());
+    }
+    on_one_thread(async {
+        let session = running.connect().await?.session("Ada").await?;
+        ensure!(session.get("/hold?mib=16").await? == "held", "the twin within its limit");
+        ensure!(session.get("/hold?mib=128").await.is_err());
+        Ok(())
+    })?;
+    ensure!(running.exit_within(Duration::from_secs(3))?.code() == Some(1));
+    ensure!(running.log().contains("ran out of memory (limit 64 MiB)"), "{}", running.log());
+    Ok(())
+}
+
+fn processes_are_limited(bench: &Bench) -> Result<()> {
+    let running = bench.start(&["--new", "--limit", "pids=8"], GRAIN)?;
+    if !is_limited(&running, "pids") && bench.installation.mode == Mode::UserNamespace {
+        sandstorm_tests::skip!(Ok(()), "no pids controller for this mode: {}", running.log());
+    }
+    on_one_thread(async {
+        let session = running.connect().await?.session("Ada").await?;
+        let mut spawned = 0;
+        while spawned < 20 && session.get("/spawn").await.is_ok() {
+            spawned += 1;
+        }
+        // The app itself is one of the eight.
+        ensure!(spawned == 7, "{spawned} helpers were started");
+        Ok(())
+    })
+}
+
+fn the_supervisor_confines_itself(bench: &Bench) -> Result<()> {
+    let running = bench.start(&["--new"], GRAIN)?;
+    let status = fs::read_to_string(format!("/proc/{}/status", running.pid()))?;
+    ensure!(status.contains("Seccomp:\t2"), "no filter: {status}");
+    ensure!(!running.log().contains("Landlock"), "{}", running.log());
+    // Undumpable: its /proc entries belong to root, so that nobody of its uid can look into it.
+    let owner = fs::metadata(format!("/proc/{}/environ", running.pid()))?.uid();
+    ensure!(owner == 0, "its /proc entries belong to {owner}");
+    let init = running.inside().first().context("init")?.pid;
+    let owner = fs::metadata(format!("/proc/{init}/environ"))?.uid();
+    ensure!(owner == 0, "init's /proc entries belong to {owner}");
     Ok(())
 }

@@ -100,6 +100,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
                     env!("CARGO_PKG_VERSION")
                 )));
             }
+            b"--system-calls" => return Ok(Action::Print(crate::sandbox::page::markdown())),
             b"--" => {
                 command = Some(words.by_ref().collect::<Vec<_>>());
             }
@@ -216,6 +217,7 @@ Options:
   --limit NAME=VALUE   one of the limits below; K, M, G, T are powers of 1024
   -h, --help           this text
   -V, --version        the version
+  --system-calls       what apps and this program may ask of the kernel, as Markdown
 
 Limits:
 {limits}

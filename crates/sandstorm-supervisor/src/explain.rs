@@ -20,7 +20,6 @@ pub enum Step {
 /// What the machine says of itself.
 #[derive(Debug, Default, Clone)]
 pub struct Signs {
-    pub max_user_namespaces: Option<u64>,
     pub unprivileged_userns_clone: Option<u64>,
     pub apparmor_restricts: Option<u64>,
     pub seccomp_filtered: bool,
@@ -33,7 +32,6 @@ impl Signs {
         let number =
             |path: &str| std::fs::read_to_string(path).ok().and_then(|t| t.trim().parse().ok());
         Signs {
-            max_user_namespaces: number("/proc/sys/user/max_user_namespaces"),
             unprivileged_userns_clone: number("/proc/sys/kernel/unprivileged_userns_clone"),
             apparmor_restricts: number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
             seccomp_filtered: std::fs::read_to_string("/proc/self/status")

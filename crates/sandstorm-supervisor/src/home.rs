@@ -10,6 +10,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,9 +26,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct GrainDirs {
     /// Absolute path of the home; only for messages and for finding it again in another mount
-    /// namespace, where it is compared with `home`.
+    /// namespace, where what is below is compared with the descriptors here.
     pub home_path: PathBuf,
-    pub home: OwnedFd,
     pub package_name: CString,
     pub grain_name: CString,
     /// `apps/PACKAGE`, O_PATH.
@@ -80,7 +80,6 @@ pub fn open(args: &Args, caller: Caller) -> Result<GrainDirs, Error> {
     }
     Ok(GrainDirs {
         home_path,
-        home,
         package_name: args.package.clone(),
         grain_name: args.grain.clone(),
         package,
@@ -187,18 +186,21 @@ fn make_grain(grains: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<(), Er
 pub enum Turn {
     /// We do: the lock, held for life by us and by init.
     Ours(OwnedFd),
-    /// Another supervisor does; a fresh connection to its socket.
-    Theirs(std::os::unix::net::UnixStream),
+    /// Another supervisor does.
+    Theirs,
 }
 
-/// Takes the grain's lock, or finds the supervisor that has it.
+/// Takes the grain's lock, or finds the supervisor that has it and, says `is_serving`, answers.
 ///
 /// While the lock is held and nobody answers on the socket (a start or an end in progress) this
 /// waits up to ten seconds.
 ///
 /// # Errors
 /// `Storage` when the lock file cannot be opened, `Locked` when the wait was in vain.
-pub fn take_turn(dirs: &GrainDirs) -> Result<Turn, Error> {
+pub fn take_turn(
+    dirs: &GrainDirs,
+    mut is_serving: impl FnMut(UnixStream) -> Result<bool, Error>,
+) -> Result<Turn, Error> {
     let path = dirs.home_path.join("grains").join(as_path(&dirs.grain_name)).join("lock");
     let lock = fd::openat2(
         dirs.grain.as_fd(),
@@ -214,8 +216,10 @@ pub fn take_turn(dirs: &GrainDirs) -> Result<Turn, Error> {
             return Ok(Turn::Ours(lock));
         }
         let socket = format!("/proc/self/fd/{}/socket", dirs.grain.as_raw_fd());
-        if let Ok(stream) = std::os::unix::net::UnixStream::connect(socket) {
-            return Ok(Turn::Theirs(stream));
+        if let Ok(stream) = UnixStream::connect(socket) {
+            if is_serving(stream)? {
+                return Ok(Turn::Theirs);
+            }
         }
         if started.elapsed() > LOCK_PATIENCE {
             return Err(Error::Locked(dirs.grain_name.to_string_lossy().into_owned()));

@@ -106,17 +106,6 @@ impl Privileged {
         }
         result
     }
-
-    /// For a forked child: root's rights without the way back.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    pub fn become_root_in_child(&self) -> std::io::Result<()> {
-        if self.caller.uid == 0 {
-            return Ok(());
-        }
-        creds::set_effective_uid(0)
-    }
 }
 
 /// Gives up every privilege of this process for good: capabilities out of every set, securebits
@@ -125,8 +114,20 @@ impl Privileged {
 /// # Errors
 /// `Kernel` if any step fails; the caller must then end.
 pub fn give_up(privileged: Option<Privileged>, caller: Caller) -> Result<(), Error> {
+    give_up_all(privileged.is_some(), caller)
+}
+
+/// The same in a forked child, whose copy of the rights ends with it.
+///
+/// # Errors
+/// As `give_up`.
+pub fn give_up_in_child(identity: &Identity) -> Result<(), Error> {
+    give_up_all(identity.privileged.is_some(), identity.caller)
+}
+
+fn give_up_all(privileged: bool, caller: Caller) -> Result<(), Error> {
     creds::set_no_new_privs().map_err(Error::kernel("set no_new_privs"))?;
-    if privileged.is_some() {
+    if privileged {
         if caller.uid != 0 {
             creds::set_effective_uid(0)
                 .map_err(Error::kernel("take root's rights to drop them"))?;

@@ -20,11 +20,13 @@ mod slot;
 mod sys;
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 
 use crate::args::{Action, Args};
 use crate::error::Error;
 use crate::home::Turn;
-use crate::sys::process::SingleThread;
+use crate::identity::Identity;
+use crate::sys::process::{self, Ended, Forked, SingleThread};
 
 fn main() {
     let one_thread = SingleThread::at_start();
@@ -54,18 +56,28 @@ fn start(one_thread: SingleThread, args: &Args) -> Result<(), Error> {
     let identity = identity::establish()?;
     harden::reset_oom_score();
     let dirs = home::open(args, identity.caller)?;
-    match home::take_turn(&dirs)? {
-        Turn::Theirs(_stream) => {
-            identity::give_up(identity.privileged, identity.caller)?;
-            serve::announce("Already running...\n");
-            Ok(())
+    let turn = home::take_turn(&dirs, |stream| ask(&one_thread, &identity, stream))?;
+    let Turn::Ours(lock) = turn else {
+        serve::announce("Already running...\n");
+        return Ok(());
+    };
+    let sandbox = sandbox::enter(&one_thread, &identity, &dirs, lock, args)?;
+    identity::give_up(identity.privileged, identity.caller)?;
+    serve::run(one_thread, sandbox, dirs, args, identity.caller)
+}
+
+/// Asks the supervisor behind `stream` whether it serves, in a child that has given up every
+/// privilege: no runtime and no message while uid 0, and we can still start if it does not.
+fn ask(one_thread: &SingleThread, identity: &Identity, stream: UnixStream) -> Result<bool, Error> {
+    match process::clone(one_thread, 0, None).map_err(Error::kernel("fork"))? {
+        Forked::Child => {
+            let dropped = identity::give_up_in_child(identity);
+            let serving = dropped.is_ok() && serve::is_serving(stream);
+            process::exit_now(i32::from(!serving))
         }
-        Turn::Ours(lock) => {
-            let sandbox = sandbox::enter(&one_thread, &identity, &dirs, lock, args)?;
-            identity::give_up(identity.privileged, identity.caller)?;
-            // From here on there may be helpers such as an async runtime.
-            drop(one_thread);
-            serve::run(sandbox, dirs, args, identity.caller)
+        Forked::Parent(child) => {
+            let ended = process::wait_for(child.pid).map_err(Error::kernel("wait for a child"))?;
+            Ok(ended == Ended::Status(0))
         }
     }
 }

@@ -24,13 +24,15 @@ use crate::grain::life::Life;
 use crate::grain::log::{self, Log};
 use crate::grain::storage;
 use crate::home::GrainDirs;
-use crate::identity::Caller;
+use crate::identity::{Caller, Mode};
 use crate::rpc::core::CoreSlot;
 use crate::rpc::sandstorm_api::SandstormApiImpl;
 use crate::rpc::supervisor::{Grain, SupervisorImpl};
+use crate::rpc::wake_lock::WakeLocks;
 use crate::sandbox::cgroup::MemoryEvents;
 use crate::sandbox::{Sandbox, outer};
 use crate::sys::fd;
+use crate::sys::process::SingleThread;
 
 /// Connections on the socket at once: a shell, its restarted successor, tools.
 const MAX_CONNECTIONS: usize = 64;
@@ -47,11 +49,17 @@ enum End {
     App(String),
 }
 
-/// Serves the grain until its end.
+/// Serves the grain until its end. From here on there may be threads, so nothing forks any more.
 ///
 /// # Errors
 /// `Sandbox` when it could not be built, `App` when the app could not be started or ended.
-pub fn run(sandbox: Sandbox, dirs: GrainDirs, args: &Args, caller: Caller) -> Result<(), Error> {
+pub fn run(
+    _given_up: SingleThread,
+    sandbox: Sandbox,
+    dirs: GrainDirs,
+    args: &Args,
+    caller: Caller,
+) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -62,6 +70,22 @@ pub fn run(sandbox: Sandbox, dirs: GrainDirs, args: &Args, caller: Caller) -> Re
     // No task may outlive this: aborting RPC systems without their disconnectors leaks nothing
     // once the process ends, which is next.
     result
+}
+
+/// Asks the supervisor at the other end of `stream` whether it serves, for five seconds.
+pub fn is_serving(stream: std::os::unix::net::UnixStream) -> bool {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return false;
+    };
+    let ask = async {
+        stream.set_nonblocking(true).ok()?;
+        let stream = UnixStream::from_std(stream).ok()?;
+        let vat = Vat::spawn(stream, Side::Client, None, Trust::Peer);
+        let other: supervisor::Client = vat.bootstrap();
+        let call = other.keep_alive_request().send().promise;
+        tokio::time::timeout(Duration::from_secs(5), call).await.ok()?.ok()
+    };
+    tokio::task::LocalSet::new().block_on(&runtime, ask).is_some()
 }
 
 async fn serve(
@@ -84,7 +108,7 @@ async fn serve(
     for note in &sandbox.notes {
         log.note(note);
     }
-    match app.built().await {
+    match app.built(sandbox.mode != Mode::UserNamespace).await {
         Ok(notes) if notes.is_empty() => {}
         Ok(notes) => log.note(&notes),
         Err(error) => {
@@ -102,12 +126,14 @@ async fn serve(
         .map_err(Error::kernel("listen for want of memory"))?;
     let life = Life::new(args.idle);
     let core = CoreSlot::new();
+    let locks = Rc::new(WakeLocks::default());
     let api: sandstorm_api::Client<capnp::any_pointer::Owned> =
         capnp_rpc::new_client(SandstormApiImpl {
             grain_id: dirs.grain_name.to_string_lossy().into_owned(),
             core: core.clone(),
             life: life.clone(),
             log: log.clone(),
+            locks: locks.clone(),
         });
     let app_stream = std::os::unix::net::UnixStream::from(sandbox.app);
     let app_stream = app_stream
@@ -126,6 +152,7 @@ async fn serve(
         core: core.clone(),
         life: life.clone(),
         log: log.clone(),
+        locks,
         dir: duplicate()?,
         shutdown: Notify::new(),
         watchers: Rc::new(()),
@@ -179,6 +206,12 @@ async fn serve(
     drop(grain);
     drop(app);
     let _ = tokio::time::timeout(LAST_WORDS, pump).await;
+    // Whoever waits for our end may rely on it: every process of the grain is gone, and only then
+    // its lock and its uid.
+    let mut gone =
+        [libc::pollfd { fd: sandbox.init.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    let _ = fd::poll(&mut gone, LAST_WORDS.as_millis() as i32);
+    drop((sandbox.lock, sandbox.slot));
     result
 }
 

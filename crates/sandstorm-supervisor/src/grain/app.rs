@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::error::Error;
+use crate::explain::{self, Signs};
 use crate::link::{Command, Link, Report};
 use crate::sys::process::Ended;
 
@@ -59,15 +60,14 @@ impl App {
         }
     }
 
-    /// Waits until the sandbox stands. The text is for the log.
+    /// Waits until the sandbox stands. The text is for the log; `setuid` chooses the advice.
     ///
     /// # Errors
     /// `Sandbox` with the step that failed inside.
-    pub async fn built(&self) -> Result<String, Error> {
-        let sandbox = |step: String, source: io::Error| Error::Sandbox {
-            step,
-            source,
-            advice: String::new(),
+    pub async fn built(&self, setuid: bool) -> Result<String, Error> {
+        let sandbox = |step: String, source: io::Error| {
+            let advice = explain::advice(explain::Step::Inside, &source, &Signs::read(setuid));
+            Error::Sandbox { step, source, advice }
         };
         let report = tokio::time::timeout(BUILD_TIMEOUT, self.next_report())
             .await
@@ -134,14 +134,6 @@ impl App {
             }
         }
     }
-
-    /// Why the app is over, when it is.
-    pub fn over(&self) -> Option<String> {
-        match &*self.state.borrow() {
-            State::Over(why) => Some(why.clone()),
-            _ => None,
-        }
-    }
 }
 
 /// How a process ended, for people.
@@ -189,7 +181,7 @@ mod tests {
     async fn the_app_starts_once_and_waits_for_exec() {
         let (app, init) = pair();
         init.report(&Report::Ready("note".into())).unwrap();
-        assert_eq!(app.built().await.unwrap(), "note");
+        assert_eq!(app.built(false).await.unwrap(), "note");
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async {
@@ -213,7 +205,6 @@ mod tests {
                 second.await.unwrap().unwrap();
                 init.report(&Report::Ended(Ended::Status(3))).unwrap();
                 assert!(follower.await.unwrap().contains("exit status 3"));
-                assert!(app.over().unwrap().contains("exit status 3"));
                 assert!(app.ensure_started().await.is_err());
             })
             .await;
@@ -223,11 +214,11 @@ mod tests {
     async fn a_failed_step_is_named() {
         let (app, init) = pair();
         init.report(&Report::Failed { step: "attach /dev".into(), errno: libc::EPERM }).unwrap();
-        let text = app.built().await.unwrap_err().to_string();
+        let text = app.built(false).await.unwrap_err().to_string();
         assert!(text.contains("attach /dev") && text.contains("not permitted"));
         let (app, init) = pair();
         drop(init);
-        assert!(app.built().await.is_err());
+        assert!(app.built(false).await.is_err());
     }
 
     #[test]

@@ -61,10 +61,9 @@ pub async fn measure(top: &OwnedFd) -> io::Result<Usage> {
             continue;
         }
         let directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
-        if !directory && stat.st_nlink > 1 {
-            if seen.len() >= MAX_REMEMBERED || !seen.insert(stat.st_ino) {
-                continue;
-            }
+        let linked = !directory && stat.st_nlink > 1;
+        if linked && (seen.len() >= MAX_REMEMBERED || !seen.insert(stat.st_ino)) {
+            continue;
         }
         usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         usage.inodes += 1;

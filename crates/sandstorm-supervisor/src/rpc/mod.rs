@@ -4,3 +4,4 @@ pub mod core;
 pub mod log_watch;
 pub mod sandstorm_api;
 pub mod supervisor;
+pub mod wake_lock;

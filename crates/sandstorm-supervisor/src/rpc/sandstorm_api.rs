@@ -10,10 +10,12 @@ use std::rc::Rc;
 use capnp::Error;
 use capnp::any_pointer;
 use sandstorm_schema::grain_capnp::sandstorm_api;
-use sandstorm_schema::util_capnp::handle;
+use sandstorm_schema::persistent_capnp::persistent;
+use sandstorm_schema::supervisor_capnp::api_token_owner;
 
 use super::core::CoreSlot;
-use crate::grain::life::{Life, WakeLock};
+use super::wake_lock::{self, WakeLocks};
+use crate::grain::life::Life;
 use crate::grain::log::Log;
 
 /// The app's bootstrap object.
@@ -22,16 +24,8 @@ pub struct SandstormApiImpl {
     pub core: Rc<CoreSlot>,
     pub life: Rc<Life>,
     pub log: Rc<Log>,
+    pub locks: Rc<WakeLocks>,
 }
-
-/// Keeps the grain awake and the owner told, until dropped.
-struct WakeLockImpl {
-    _lock: WakeLock,
-    /// The owner's notification goes when this goes.
-    _shown: Option<handle::Client>,
-}
-
-impl handle::Server for WakeLockImpl {}
 
 type Id = any_pointer::Owned;
 
@@ -55,6 +49,46 @@ impl sandstorm_api::Server<Id> for SandstormApiImpl {
         let mut request = self.core.get().await?.drop_request();
         request.get().set_token(params.get()?.get_token()?);
         request.send().promise.await.map(drop)
+    }
+
+    async fn save(
+        self: Rc<Self>,
+        params: sandstorm_api::SaveParams<Id>,
+        mut results: sandstorm_api::SaveResults<Id>,
+    ) -> Result<(), Error> {
+        let token = {
+            let params = params.get()?;
+            let object: persistent::Client<capnp::data::Owned, api_token_owner::Owned> =
+                params.get_cap().get_as_capability()?;
+            let mut request = object.save_request();
+            let mut owner = request.get().init_seal_for().init_grain();
+            owner.set_grain_id(self.grain_id.as_str());
+            owner.set_save_label(params.get_label()?)?;
+            request.send().promise.await?
+        };
+        results.get().set_token(token.get()?.get_sturdy_ref()?);
+        Ok(())
+    }
+
+    async fn stay_awake(
+        self: Rc<Self>,
+        params: sandstorm_api::StayAwakeParams<Id>,
+        mut results: sandstorm_api::StayAwakeResults<Id>,
+    ) -> Result<(), Error> {
+        let params = params.get()?;
+        let notification =
+            if params.has_notification() { Some(params.get_notification()?) } else { None };
+        let handle = wake_lock::take(
+            &self.life,
+            &self.log,
+            &self.core,
+            &self.locks,
+            params.get_display_info()?,
+            notification,
+        )
+        .await?;
+        results.get().set_handle(handle);
+        Ok(())
     }
 
     async fn background_activity(

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::core::CoreSlot;
 use super::log_watch;
+use super::wake_lock::WakeLocks;
 use crate::grain::app::App;
 use crate::grain::life::Life;
 use crate::grain::log::Log;
@@ -28,6 +29,7 @@ pub struct Grain {
     pub core: Rc<CoreSlot>,
     pub life: Rc<Life>,
     pub log: Rc<Log>,
+    pub locks: Rc<WakeLocks>,
     /// The grain's directory.
     pub dir: OwnedFd,
     /// Told when the grain is to end.
@@ -98,9 +100,15 @@ impl supervisor::Server for SupervisorImpl {
                 results.get().init_cap().set_as(response.get()?.get_cap())?;
                 Ok(())
             }
-            supervisor_object_id::WakeLockNotification(number) => Err(Error::failed(format!(
-                "wake lock {number} cannot be restored: it ended with the run of the grain that took it"
-            ))),
+            supervisor_object_id::WakeLockNotification(number) => {
+                let shown = self.0.locks.notification(number).ok_or_else(|| {
+                    Error::failed(format!(
+                        "wake lock {number} ended, with the run of the grain that took it if not before"
+                    ))
+                })?;
+                results.get().init_cap().set_as_capability(shown.client.hook);
+                Ok(())
+            }
         }
     }
 

@@ -22,6 +22,7 @@ pub mod limits;
 pub mod mounts;
 pub mod namespaces;
 pub mod outer;
+pub mod page;
 pub mod syscalls;
 
 use std::io;
@@ -64,6 +65,8 @@ pub struct Sandbox {
     pub slot: Option<Slot>,
     pub lock: OwnedFd,
     pub cgroup: Cgroup,
+    /// How it was built, for explaining what failed inside.
+    pub mode: Mode,
     /// What the log should say about how the grain runs.
     pub notes: Vec<String>,
 }
@@ -117,7 +120,7 @@ pub fn enter(
         }
     };
     notes.append(&mut cgroup.notes);
-    Ok(Sandbox { init, link, app, output, slot, lock, cgroup, notes })
+    Ok(Sandbox { init, link, app, output, slot, lock, cgroup, mode: identity.mode, notes })
 }
 
 /// Setuid and root mode: a uid for the grain, id-mapped mounts, real device nodes.

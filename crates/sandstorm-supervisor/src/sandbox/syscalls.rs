@@ -822,7 +822,7 @@ pub const TABLE: &[Group] = &[
     },
     Group {
         verdict: Verdict::Refuse(libc::EPERM),
-        reason: "mounts",
+        reason: "mounting, by every old and new call",
         calls: &[
             call("mount", 165, 40),
             call("umount2", 166, 39),
