@@ -16,6 +16,17 @@ pub struct Session {
     pub web: web_session::Client,
 }
 
+/// A cookie that an answer sets; seconds in `absolute` and `relative`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cookie {
+    pub name: String,
+    pub value: String,
+    pub path: String,
+    pub http_only: bool,
+    pub absolute: Option<i64>,
+    pub relative: Option<u64>,
+}
+
 /// An answer of any kind.
 pub struct Answer {
     /// As our shell would say it to a GET with a Range.
@@ -28,8 +39,7 @@ pub struct Answer {
     pub location: String,
     pub download: Option<String>,
     pub headers: Vec<(String, String)>,
-    /// Name, value, path, http-only, seconds (absolute, relative).
-    pub cookies: Vec<(String, String, String, bool, Option<i64>, Option<u64>)>,
+    pub cookies: Vec<Cookie>,
     pub html: Option<String>,
     pub bytes: Option<Vec<u8>>,
     pub stream: Option<(BodyReceiver, handle::Client)>,
@@ -219,14 +229,14 @@ pub fn answer(
             Which::Absolute(time) => (Some(time), None),
             Which::Relative(time) => (None, Some(time)),
         };
-        cookies.push((
-            text(cookie.get_name()),
-            text(cookie.get_value()),
-            text(cookie.get_path()),
-            cookie.get_http_only(),
+        cookies.push(Cookie {
+            name: text(cookie.get_name()),
+            value: text(cookie.get_value()),
+            path: text(cookie.get_path()),
+            http_only: cookie.get_http_only(),
             absolute,
             relative,
-        ));
+        });
     }
     let mut out = Answer {
         status: 0,

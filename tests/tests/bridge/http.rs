@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{BASE, add_headers};
+use crate::client::{BASE, Cookie, add_headers};
 use crate::grain::{Grain, story};
 
 /// The headers that the app saw, lower-case names.
@@ -335,12 +335,19 @@ fn answer_headers() {
             answer.header("content-disposition"),
             Some("attachment; filename=\"r.txt\"; filename*=UTF-8''r%C3%A9.txt")
         );
-        let cookie = |name: &str| answer.cookies.iter().find(|c| c.0 == name).unwrap().clone();
+        let cookie = |name: &str| answer.cookies.iter().find(|c| c.name == name).unwrap().clone();
         assert_eq!(answer.cookies.len(), 4);
-        assert_eq!(cookie("s"), ("s".into(), "1".into(), "/".into(), false, None, None));
-        assert_eq!(cookie("t").4, Some(0));
-        assert_eq!((cookie("u").3, cookie("u").5), (true, Some(60)));
-        assert_eq!((cookie("v").4, cookie("v").5), (None, None));
+        let plain = |name: &str, value: &str, path: &str| Cookie {
+            name: name.into(),
+            value: value.into(),
+            path: path.into(),
+            ..Cookie::default()
+        };
+        assert_eq!(cookie("s"), plain("s", "1", "/"));
+        assert_eq!(cookie("t"), Cookie { absolute: Some(0), ..plain("t", "", "") });
+        let u = Cookie { http_only: true, relative: Some(60), ..plain("u", "2", "") };
+        assert_eq!(cookie("u"), u);
+        assert_eq!(cookie("v"), plain("v", "3", ""));
         let mut names: Vec<&str> = answer.headers.iter().map(|(n, _)| n.as_str()).collect();
         names.sort_unstable();
         assert_eq!(
