@@ -19,3 +19,6 @@ pub use head::{
 };
 pub use pool::Pool;
 pub use request::{BodyLength, RequestHead};
+
+#[cfg(test)]
+mod tests;
