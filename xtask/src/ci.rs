@@ -213,6 +213,8 @@ impl Run {
         let spawned = command
             .env("SANDSTORM_TEST_SKIPS", &self.skips)
             .env("SANDSTORM_XTASK", env::current_exe().unwrap_or_default())
+            // Programs are stripped: a backtrace would be a page of "unknown".
+            .env("RUST_BACKTRACE", "0")
             .envs(SOAK.iter().filter(|_| self.soak).copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
