@@ -3,6 +3,7 @@
 //!
 //! The same client speaks to real grains in the suites that start the whole system.
 
+use super::client::ask;
 use anyhow::{Context, Result, ensure};
 use capnp::Error;
 use capnp::capability::{Client, Rc};
@@ -14,11 +15,9 @@ use sandstorm_schema::rpc::connect::{Trust, Vat};
 use sandstorm_schema::supervisor_capnp::supervisor;
 use sandstorm_schema::util_capnp::handle;
 use sandstorm_schema::web_session_capnp::web_session;
-use sandstorm_tests::python;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::path::Path;
-use tokio::process::Command;
 
 /// Marks a view as a grain's.
 struct Grain {
@@ -230,18 +229,6 @@ async fn with_grain<T>(client: impl AsyncFnOnce(&Path) -> Result<T>) -> Result<T
             }
         })
         .await
-}
-
-/// Runs the independent client; what it printed.
-async fn ask(socket: &Path, args: &[&str]) -> Result<Value> {
-    let output = Command::new(python::interpreter()?)
-        .arg(python::programs().join("independent_client.py"))
-        .arg(socket)
-        .args(args)
-        .output()
-        .await?;
-    serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// Each request, and what must be part of the client's answer.

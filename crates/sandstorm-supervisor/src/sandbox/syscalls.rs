@@ -174,9 +174,6 @@ const FUTEX_CASES: &[Case] = &[
     case(libc::ENOSYS, &[masked(1, FUTEX_COMMAND, 12)]),
 ];
 
-/// Any process but the caller: init has the app's uid, and must not be starved of descriptors.
-const PRLIMIT_CASES: &[Case] = &[case(libc::EPERM, &[ne(0, 0)])];
-
 const FCNTL_CASES: &[Case] = &[
     // F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ.
     case(libc::EPERM, &[eq(1, 1024)]),
@@ -455,16 +452,12 @@ pub const TABLE: &[Group] = &[
         ],
     },
     Group {
-        verdict: Verdict::RefuseIf(PRLIMIT_CASES),
-        reason: "own limits only: init runs under the same uid",
-        calls: &[call("prlimit64", 302, 261)],
-    },
-    Group {
         verdict: Verdict::Allow,
         reason: "limits and usage of own processes",
         calls: &[
             call("getrlimit", 97, 163),
             call("setrlimit", 160, 164),
+            call("prlimit64", 302, 261),
             call("getrusage", 98, 165),
             call("times", 100, 153),
             call("sysinfo", 99, 179),

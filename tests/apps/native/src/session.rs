@@ -175,7 +175,12 @@ impl Session {
     }
 
     fn upload(self: Rc<Self>, form: bool) -> request_stream::Client {
-        capnp_rpc::new_client(Upload { session: self, form, body: RefCell::default() })
+        capnp_rpc::new_client(Upload {
+            session: self,
+            form,
+            body: RefCell::default(),
+            complete: tokio::sync::Notify::new(),
+        })
     }
 }
 
@@ -184,6 +189,8 @@ struct Upload {
     session: Rc<Session>,
     form: bool,
     body: RefCell<Vec<u8>>,
+    /// Told once the body is complete: the answer may be asked for before that.
+    complete: tokio::sync::Notify,
 }
 
 /// No test stores more.
@@ -205,6 +212,7 @@ impl byte_stream::Server for Upload {
         _: byte_stream::DoneParams,
         _: byte_stream::DoneResults,
     ) -> Result<(), Error> {
+        self.complete.notify_one();
         Ok(())
     }
 
@@ -223,6 +231,7 @@ impl request_stream::Server for Upload {
         _: request_stream::GetResponseParams,
         results: request_stream::GetResponseResults,
     ) -> Result<(), Error> {
+        self.complete.notified().await;
         let body = self.body.take();
         self.session.save(&body, self.form, results)
     }
