@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -56,7 +57,28 @@ pub fn build(recipe: &Recipe) -> Result<PathBuf> {
     // The server's user reads it too.
     fs::set_permissions(&packed, fs::Permissions::from_mode(0o644))?;
     fs::rename(&packed, &done)?;
+    forget_old(&recipe.name, &[&tree, &dir])?;
     Ok(done)
+}
+
+/// Trees and packages of this app that no build has used for two weeks.
+fn forget_old(name: &str, keep: &[&Path]) -> Result<()> {
+    const FORTNIGHT: Duration = Duration::from_secs(14 * 24 * 3600);
+    for entry in fs::read_dir(paths::cache()?)?.flatten() {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let ours = [format!("tree-{name}-"), format!("spk-{name}-")]
+            .iter()
+            .any(|start| file.strip_prefix(start.as_str()).is_some_and(|hash| hash.len() == 16));
+        let old = entry
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > FORTNIGHT));
+        if ours && old && !keep.contains(&entry.path().as_path()) {
+            fs::remove_dir_all(entry.path())
+                .with_context(|| format!("cannot remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn script(path: &Path, text: &str) -> Result<()> {

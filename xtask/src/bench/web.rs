@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::load::{self, Target};
 use super::{Goal, Row, median};
+use crate::root_home::{self, Owner};
 use crate::{app, paths};
 
 const GIGABYTE: u64 = 1 << 30;
@@ -61,55 +63,80 @@ fn wait_for(port: u16) -> Result<()> {
     Ok(())
 }
 
-/// Our server with a grain of the app, from the checkout's programs.
+/// Our server with a grain of the app, as `make run` runs it: as root by the system user and in
+/// setuid mode, else with user namespaces.
 struct Ours {
-    dir: tempfile::TempDir,
-    port: u16,
+    place: Place,
     _shell: Running,
     grain: String,
     target: Target,
+    _dir: tempfile::TempDir,
+}
+
+/// Programs, home and user of the measured server.
+struct Place {
+    bin: PathBuf,
+    home: PathBuf,
+    owner: Option<Owner>,
+    port: u16,
+}
+
+impl Place {
+    fn new(dir: &Path) -> Result<Place> {
+        let (home, port) = (dir.join("home"), free_port()?);
+        if !nix::unistd::geteuid().is_root() {
+            return Ok(Place { bin: paths::bin(), home, owner: None, port });
+        }
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+        let owner = root_home::system_user()?;
+        let bin = root_home::prepare(&home, &owner, &paths::bin())?;
+        Ok(Place { bin, home, owner: Some(owner), port })
+    }
+
+    fn shell(&self) -> Command {
+        let mut command = Command::new(self.bin.join("shell"));
+        command.env("SANDSTORM_HOME", &self.home).env("PORT", self.port.to_string());
+        if let Some(owner) = &self.owner {
+            command.uid(owner.uid).gid(owner.gid).current_dir("/");
+        }
+        command
+    }
+
+    fn json(&self, args: &[&str]) -> Result<serde_json::Value> {
+        let done = crate::shell_out::output(self.shell().args(args).arg("--json"))?;
+        Ok(serde_json::from_slice(&done)?)
+    }
 }
 
 impl Ours {
     fn start() -> Result<Ours> {
         let dir = tempfile::tempdir()?;
-        let port = free_port()?;
-        let shell = start(shell(dir.path(), port)?.arg("serve").env("GRAIN_IDLE_SECONDS", "600"))?;
-        wait_for(port)?;
+        let place = Place::new(dir.path())?;
+        let shell = start(place.shell().arg("serve").env("GRAIN_IDLE_SECONDS", "600"))?;
+        wait_for(place.port)?;
         let package = app::build("dufs")?;
-        let app = json(dir.path(), port, &["app", "install", &package.to_string_lossy()])?;
-        let grain = json(dir.path(), port, &["grain", "create", "--app", text(&app, "appId")?])?;
+        let app = place.json(&["app", "install", &package.to_string_lossy()])?;
+        let grain = place.json(&["grain", "create", "--app", text(&app, "appId")?])?;
         let grain = text(&grain, "grainId")?.to_owned();
-        let session = json(dir.path(), port, &["grain", "session", &grain])?;
+        let session = place.json(&["grain", "session", &grain])?;
         let host = text(&session, "origin")?.trim_start_matches("http://").to_owned();
         let target = Target {
-            address: address(port),
+            address: address(place.port),
             host,
             cookie: Some(text(&session, "cookie")?.to_owned()),
             path: "/small.txt".into(),
         };
-        Ok(Ours { dir, port, _shell: shell, grain, target })
+        Ok(Ours { place, _shell: shell, grain, target, _dir: dir })
     }
 
     /// The app's directory on disk: files are put there rather than sent.
     fn files(&self) -> PathBuf {
-        self.dir.path().join("grains").join(&self.grain).join("sandbox/files")
+        self.place.home.join("grains").join(&self.grain).join("sandbox/files")
     }
 
     fn stop_grain(&self) -> Result<()> {
-        json(self.dir.path(), self.port, &["grain", "stop", &self.grain]).map(drop)
+        self.place.json(&["grain", "stop", &self.grain]).map(drop)
     }
-}
-
-fn shell(home: &Path, port: u16) -> Result<Command> {
-    let mut command = Command::new(paths::program("shell")?);
-    command.env("SANDSTORM_HOME", home).env("PORT", port.to_string());
-    Ok(command)
-}
-
-fn json(home: &Path, port: u16, args: &[&str]) -> Result<serde_json::Value> {
-    let done = crate::shell_out::output(shell(home, port)?.args(args).arg("--json"))?;
-    Ok(serde_json::from_slice(&done)?)
 }
 
 fn text<'a>(value: &'a serde_json::Value, field: &str) -> Result<&'a str> {
@@ -314,7 +341,7 @@ async fn wake(ours: &Ours, peers: &Peers) -> Result<Row> {
 /// Proportional memory of shell, supervisor and bridge, with the grain awake and idle.
 fn memory(ours: &Ours, rows: &mut Vec<Row>) -> Result<()> {
     std::thread::sleep(Duration::from_secs(2));
-    let home = ours.dir.path().to_string_lossy().into_owned();
+    let home = ours.place.home.to_string_lossy().into_owned();
     let mut found = [None, None, None];
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
