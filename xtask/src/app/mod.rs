@@ -10,7 +10,8 @@ mod recipe;
 mod tree;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
@@ -66,6 +67,11 @@ pub fn build(name: &str) -> Result<PathBuf> {
 /// Builds one app's tree; returns its place in the cache.
 pub fn tree_of(name: &str) -> Result<PathBuf> {
     tree::build(&Recipe::load(name)?)
+}
+
+/// Marks a cache entry as used now. Only the clean-up of old ones looks at it.
+fn touch(entry: &Path) {
+    let _ = fs::File::open(entry).and_then(|dir| dir.set_modified(SystemTime::now()));
 }
 
 /// Names of all recipes, sorted.

@@ -37,6 +37,7 @@ pub fn build(recipe: &Recipe) -> Result<PathBuf> {
     ));
     let done = dir.join(format!("{}.spk", recipe.name));
     if done.is_file() {
+        super::touch(&dir);
         return Ok(done);
     }
     fs::create_dir_all(&dir)?;

@@ -20,6 +20,7 @@ pub fn build(recipe: &Recipe) -> Result<PathBuf> {
     let cache = paths::cache()?;
     let done = cache.join(format!("tree-{}-{}", recipe.name, &fingerprint(recipe)?[..16]));
     if done.is_dir() {
+        super::touch(&done);
         return Ok(done);
     }
     eprintln!("building the tree of {} (once)", recipe.title);
