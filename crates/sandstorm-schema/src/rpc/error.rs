@@ -19,9 +19,27 @@ pub fn text(error: &Error) -> String {
             clean.push('…');
             break;
         }
-        clean.push(if c.is_control() { ' ' } else { c });
+        clean.push(if is_unsafe(c) { ' ' } else { c });
     }
     clean
+}
+
+/// Control characters move a terminal's cursor; the bidirectional ones change what is read.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A peer's error as we pass it on: its kind, its words made safe.
+pub fn passed_on(error: Error) -> Error {
+    let words = text(&error);
+    match error.kind {
+        ErrorKind::Overloaded => overloaded(words),
+        ErrorKind::Disconnected => disconnected(words),
+        ErrorKind::Unimplemented => unimplemented(words),
+        _ if words.is_empty() => failed(format!("{:?}", error.kind)),
+        _ => failed(words),
+    }
 }
 
 /// Whether the other end, or something behind it, is gone: the call may be tried once more.
@@ -71,6 +89,17 @@ mod tests {
         let text = text(&error);
         assert!(text.starts_with("no [31m such"));
         assert!(text.len() <= ERROR_TEXT + '…'.len_utf8());
+    }
+
+    #[test]
+    fn passing_on_keeps_the_kind_and_hides_nothing() {
+        for error in [failed("x"), overloaded("x"), disconnected("x"), unimplemented("x")] {
+            assert_eq!(passed_on(error.clone()).kind, error.kind);
+            assert_eq!(passed_on(error).extra, "x");
+        }
+        let local = Error::from_kind(ErrorKind::MessageIsTooDeeplyNested);
+        assert_eq!(passed_on(local).extra, "MessageIsTooDeeplyNested");
+        assert_eq!(passed_on(failed("a\u{202e}b\nc")).extra, "a b c");
     }
 
     #[test]

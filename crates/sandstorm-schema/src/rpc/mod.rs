@@ -1,7 +1,7 @@
 //! Cap'n Proto RPC between our processes: the one language they speak to each other.
 //!
 //! Trust: [`link`] and [`guard`] face the socket, and towards a [`connect::Trust::Hostile`] peer
-//! every byte that arrives is an attacker's. [`body`] sees only messages that passed them.
+//! every byte that arrives is an attacker's. [`membrane`] and [`body`] see only what passed them.
 //! Everything here is single-threaded (`Rc`) and runs on a `tokio::task::LocalSet`.
 //!
 //! | module | what it is |
@@ -9,6 +9,7 @@
 //! | [`connect`] | [`connect::Vat`]: one two-party connection; sockets by directory fd |
 //! | [`link`] | frames and the out-queue: capnp-rpc's network |
 //! | [`guard`] | what a less trusted peer may send, and how much of it |
+//! | [`membrane`] | forwards any interface, sees every call, can be revoked |
 //! | [`body`] | byte streams with back-pressure |
 //! | [`error`] | the four error kinds that cross a connection, and peer text made safe |
 //!
@@ -26,5 +27,7 @@ pub mod connect;
 pub mod error;
 pub mod guard;
 pub mod link;
+pub mod membrane;
 
 pub use connect::{GuardLimits, GuardStats, Trust, Vat, bind_at, connect_at};
+pub use membrane::{Crossing, Direction, Membrane, MembranePolicy};
