@@ -124,6 +124,8 @@ fn build(
         step("take /dev/null", fd::dup_onto(kept.null.as_raw_fd(), n))?;
     }
 
+    // A process group of its own (number 1), which the filter can keep the app away from.
+    step("start a session", process::new_session())?;
     // While the host's /proc is there and (in setuid mode) we still own our files in it.
     if let Err(e) = namespaces::hide_boot_time() {
         notes.push(format!("uptime is visible to the app: no time namespace ({e})"));

@@ -142,6 +142,12 @@ const fn masked_not(arg: u8, mask: u32, values: &'static [u32]) -> Test {
 /// is only known to clone3 and unshare.
 const CLONE_CASES: &[Case] = &[case(libc::EPERM, &[any_bit(0, 0x7E02_0000)])];
 
+/// Init shares the app's uid, and is pid 1 and its own process group.
+const NOT_INIT: &[Case] = &[case(libc::EPERM, &[eq(0, 1)])];
+/// PRIO_USER is 2.
+const SETPRIORITY_CASES: &[Case] =
+    &[case(libc::EPERM, &[eq(1, 1)]), case(libc::EPERM, &[eq(0, 2)])];
+
 const SETUID_BIT: u32 = 0o4000;
 const SETUID_ARG1: &[Case] = &[case(libc::EPERM, &[any_bit(1, SETUID_BIT)])];
 const SETUID_ARG2: &[Case] = &[case(libc::EPERM, &[any_bit(2, SETUID_BIT)])];
@@ -436,17 +442,13 @@ pub const TABLE: &[Group] = &[
         calls: &[
             call("sched_yield", 24, 124),
             call("sched_getaffinity", 204, 123),
-            call("sched_setaffinity", 203, 122),
             call("sched_getparam", 143, 121),
-            call("sched_setparam", 142, 118),
             call("sched_getscheduler", 145, 120),
-            call("sched_setscheduler", 144, 119),
             call("sched_getattr", 315, 275),
             call("sched_get_priority_max", 146, 125),
             call("sched_get_priority_min", 147, 126),
             call("sched_rr_get_interval", 148, 127),
             call("getpriority", 140, 141),
-            call("setpriority", 141, 140),
             call("ioprio_get", 252, 31),
             call("getcpu", 309, 168),
         ],
@@ -457,7 +459,6 @@ pub const TABLE: &[Group] = &[
         calls: &[
             call("getrlimit", 97, 163),
             call("setrlimit", 160, 164),
-            call("prlimit64", 302, 261),
             call("getrusage", 98, 165),
             call("times", 100, 153),
             call("sysinfo", 99, 179),
@@ -570,6 +571,23 @@ pub const TABLE: &[Group] = &[
         ],
     },
     // Conditional calls.
+    Group {
+        verdict: Verdict::RefuseIf(NOT_INIT),
+        reason: "limits and scheduling of own processes, but not of init, which must be able to end them",
+        calls: &[
+            call("sched_setaffinity", 203, 122),
+            call("sched_setparam", 142, 118),
+            call("sched_setscheduler", 144, 119),
+            call("prlimit64", 302, 261),
+        ],
+    },
+    Group {
+        verdict: Verdict::RefuseIf(SETPRIORITY_CASES),
+        reason: "priority of own processes, but not of init, nor of the whole uid",
+        calls: &[
+            call("setpriority", 141, 140),
+        ],
+    },
     Group {
         verdict: Verdict::RefuseIf(CLONE_CASES),
         reason: "threads and processes, but no new namespace: in a nested user namespace every capability would come back",
