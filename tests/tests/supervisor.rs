@@ -44,6 +44,7 @@ in_both_modes! {
     a_grain_ends_when_its_memory_is_used_up
     processes_are_limited
     the_supervisor_confines_itself
+    a_full_disk_is_an_error_and_passes
 }
 
 fn what_is_stored_is_there_after_sleep(bench: &Bench) -> Result<()> {
@@ -472,5 +473,42 @@ fn the_supervisor_confines_itself(bench: &Bench) -> Result<()> {
     let init = running.inside().first().context("init")?.pid;
     let owner = fs::metadata(format!("/proc/{init}/environ"))?.uid();
     ensure!(owner == 0, "init's /proc entries belong to {owner}");
+    Ok(())
+}
+
+fn a_full_disk_is_an_error_and_passes(bench: &Bench) -> Result<()> {
+    let running = bench.start(&["--new", "--limit", "disk=20M"], GRAIN)?;
+    on_one_thread(async {
+        let grain = running.connect().await?;
+        let session = grain.session("Ada").await?;
+        session.post("before").await?;
+        ensure!(session.get("/fill?mib=5").await? == "wrote 5", "the twin within its limit");
+        ensure!(session.get("/fill?mib=14").await? == "wrote 14");
+        eventually_async("a warning", Duration::from_secs(5), || async {
+            running.log().contains("nine tenths of the disk limit").then_some(())
+        })
+        .await?;
+        let told = session.get("/fill?mib=200").await?;
+        ensure!(told.starts_with("stopped after") && told.contains("too large"), "{told}");
+        let stopped: u64 = told
+            .split_whitespace()
+            .nth(2)
+            .and_then(|n| n.trim_end_matches(':').parse().ok())
+            .context("a number")?;
+        ensure!((0..100).contains(&stopped), "it could write {stopped} MiB more");
+        // It goes on running, reads what it has, and can neither write nor lift the limit.
+        ensure!(session.get("/text").await? == "before");
+        ensure!(session.post("while full").await.is_err());
+        ensure!(session.get("/text").await? == "before", "half a write");
+        session.get("/unfill").await?;
+        eventually_async("writes after room was made", Duration::from_secs(10), || async {
+            session.post("after").await.ok()
+        })
+        .await?;
+        ensure!(session.get("/text").await? == "after");
+        Ok(())
+    })?;
+    let log = running.log();
+    ensure!(log.contains("writes fail until") && log.contains("writes succeed"), "{log}");
     Ok(())
 }

@@ -73,6 +73,7 @@ pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
         Ok(Some(Command::Build)) => {}
         _ => process::exit_now(0),
     }
+    let pid_max = namespaces::pid_max();
     match build(&kept, config.trees, config.dirs, config.limits) {
         Ok((signals, notes)) => {
             if kept.link.report(&Report::Ready(notes)).is_err() {
@@ -85,6 +86,7 @@ pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
                 own_uid,
                 command: config.command,
                 environ: config.environ,
+                pid_max,
             };
             serve(&app, &signals)
         }
@@ -191,12 +193,33 @@ struct App<'a> {
     own_uid: bool,
     command: &'a [CString],
     environ: &'a [CString],
+    pid_max: i32,
+}
+
+/// Lets every process of the grain but init write to files, or makes every such write fail.
+///
+/// There is no /proc inside, so every number that a process could have is tried: 0.3 s at the
+/// usual largest number, once in the rare case of a full grain. Children inherit, so a pass that
+/// changes nothing is the last.
+fn set_writes(allowed: bool, pid_max: i32) {
+    let soft = if allowed { libc::RLIM_INFINITY } else { 0 };
+    for _ in 0..5 {
+        let mut changed = false;
+        for pid in 2..=pid_max {
+            let set = process::set_soft_limit_of(pid, libc::RLIMIT_FSIZE, soft);
+            changed |= matches!(set, Ok(true));
+        }
+        if !changed {
+            return;
+        }
+    }
 }
 
 /// Waits for commands and signals until the supervisor is gone.
 fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
     let link = &app.kept.link;
     let mut running: Option<i32> = None;
+    let mut writes = true;
     loop {
         let mut waiting = [link.as_raw_fd(), signals.as_raw_fd()].map(|fd| libc::pollfd {
             fd,
@@ -217,7 +240,7 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
         }
         if waiting[0].revents != 0 {
             match link.command() {
-                Ok(Some(Command::Start)) if running.is_none() => match start(app) {
+                Ok(Some(Command::Start)) if running.is_none() => match start(app, writes) {
                     Ok(pid) => {
                         running = Some(pid);
                         let _ = link.report(&Report::Started);
@@ -231,7 +254,11 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
                         let _ = process::kill(pid, i32::from(n));
                     }
                 }
-                Ok(Some(_)) => {}
+                Ok(Some(Command::Writes(allowed))) => {
+                    writes = allowed;
+                    set_writes(allowed, app.pid_max);
+                }
+                Ok(Some(Command::Build | Command::Start)) => {}
                 // The supervisor is gone, or not itself any more: everything here ends with us.
                 Ok(None) | Err(_) => process::exit_now(0),
             }
@@ -260,12 +287,12 @@ fn reap(link: &Link, running: &mut Option<i32>) {
 }
 
 /// Forks and executes the app; an error says in words what is missing.
-fn start(app: &App<'_>) -> Result<i32, String> {
+fn start(app: &App<'_>, writes: bool) -> Result<i32, String> {
     let words = |e: io::Error| format!("the app could not be started: {e}");
     let (outcome, status) = fd::pipe().map_err(words)?;
     let child = match process::clone(app.one_thread, 0, None).map_err(words)? {
         Forked::Child => {
-            let text = become_app(app);
+            let text = become_app(app, writes);
             let _ = fd::write(status.as_raw_fd(), text.as_bytes());
             process::exit_now(127)
         }
@@ -285,7 +312,7 @@ fn start(app: &App<'_>) -> Result<i32, String> {
 }
 
 /// In the forked child: the app's descriptors, session, signals and limits, then exec.
-fn become_app(app: &App<'_>) -> String {
+fn become_app(app: &App<'_>, writes: bool) -> String {
     let prepared = (|| {
         process::new_session()?;
         signal::reset_all()?;
@@ -295,7 +322,13 @@ fn become_app(app: &App<'_>) -> String {
         fd::dup_onto(app.kept.output.as_raw_fd(), 1)?;
         fd::dup_onto(app.kept.output.as_raw_fd(), 2)?;
         // Everything else is numbered from ABOVE on and closes at exec.
-        fd::dup_onto(app.kept.app.as_raw_fd(), 3)
+        fd::dup_onto(app.kept.app.as_raw_fd(), 3)?;
+        // A write past the limit is an error for the app to handle, not its death.
+        signal::ignore(libc::SIGXFSZ);
+        let soft = if writes { libc::RLIM_INFINITY } else { 0 };
+        process::set_limit(libc::RLIMIT_FSIZE, soft, libc::RLIM_INFINITY)?;
+        let addition = bpf::app_addition().ok_or(io::ErrorKind::Other)?;
+        process::install_filter(&addition)
     })();
     if let Err(e) = prepared {
         return format!("the app could not be started: {e}");

@@ -22,8 +22,10 @@ pub enum Command {
     Build,
     /// Start the app.
     Start,
-    /// Send the app's process group this signal.
+    /// Send the app this signal.
     Signal(u8),
+    /// Let all processes write to files, or let every write fail (the disk limit is reached).
+    Writes(bool),
 }
 
 /// Init to supervisor.
@@ -71,6 +73,7 @@ impl Link {
             Command::Build => vec![b'B'],
             Command::Start => vec![b'S'],
             Command::Signal(n) => vec![b'K', *n],
+            Command::Writes(allowed) => vec![b'W', u8::from(*allowed)],
         })
     }
 
@@ -125,6 +128,7 @@ impl Link {
             [b'B'] => Ok(Some(Command::Build)),
             [b'S'] => Ok(Some(Command::Start)),
             [b'K', n] => Ok(Some(Command::Signal(*n))),
+            [b'W', n] => Ok(Some(Command::Writes(*n != 0))),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -185,7 +189,13 @@ mod tests {
     #[test]
     fn every_message_arrives_as_it_was_sent() {
         let (a, b) = Link::pair().unwrap();
-        for command in [Command::Build, Command::Start, Command::Signal(15)] {
+        for command in [
+            Command::Build,
+            Command::Start,
+            Command::Signal(15),
+            Command::Writes(false),
+            Command::Writes(true),
+        ] {
             a.send(&command).unwrap();
             assert_eq!(b.command().unwrap(), Some(command));
         }

@@ -4,6 +4,7 @@
 //! from the shell (checked by the kernel's peer credentials); the app's end is hostile and guarded.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -22,7 +23,7 @@ use crate::error::Error;
 use crate::grain::app::App;
 use crate::grain::life::Life;
 use crate::grain::log::{self, Log};
-use crate::grain::storage;
+use crate::grain::storage::{self, Quota, Verdict};
 use crate::home::GrainDirs;
 use crate::identity::{Caller, Mode};
 use crate::rpc::core::CoreSlot;
@@ -149,7 +150,7 @@ async fn serve(
     let grain = Rc::new(Grain {
         app: app.clone(),
         view: app_vat.bootstrap(),
-        core: core.clone(),
+        core,
         life: life.clone(),
         log: log.clone(),
         locks,
@@ -157,7 +158,8 @@ async fn serve(
         shutdown: Notify::new(),
         watchers: Rc::new(()),
     });
-    let sizes = tokio::task::spawn_local(report_sizes(duplicate()?, core));
+    let quota = Quota::new(args.limits.disk, args.limits.inodes);
+    let sizes = tokio::task::spawn_local(watch_storage(duplicate()?, grain.clone(), quota));
     let accepting = tokio::task::spawn_local(accept(listener, grain.clone(), caller));
 
     // Everything that has to be opened is open.
@@ -287,14 +289,33 @@ async fn accept(listener: UnixListener, grain: Rc<Grain>, caller: Caller) {
     }
 }
 
-/// Tells the system what the grain takes on disk, whenever it changes.
-async fn report_sizes(dir: OwnedFd, core: Rc<CoreSlot>) {
-    storage::watch(dir, async |usage| {
-        let Ok(core) = core.get().await else { return };
-        let mut request = core.report_grain_size_request();
-        request.get().set_bytes(usage.bytes);
-        // A core of a shell that is gone; the next one is told when the size changes again.
-        let _ = request.send().promise.await;
+/// Watches what the grain takes on disk: tells the system, and keeps the disk limit.
+async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) {
+    let unreported = Cell::new(true);
+    let life = grain.life.clone();
+    storage::watch(dir, &life, async |usage, changed| {
+        match quota.judge(usage) {
+            Verdict::Same => {}
+            Verdict::Nearly(text) => grain.log.note(&text),
+            Verdict::Full(text) => {
+                grain.log.note(&text);
+                grain.app.set_writes(false);
+            }
+            Verdict::Free => {
+                grain.log.note("there is room on the disk again: writes succeed");
+                grain.app.set_writes(true);
+            }
+        }
+        if changed {
+            unreported.set(true);
+        }
+        if let (true, Some(core)) = (unreported.get(), grain.core.now()) {
+            let mut request = core.report_grain_size_request();
+            request.get().set_bytes(usage.bytes);
+            let call = tokio::time::timeout(Duration::from_secs(5), request.send().promise);
+            // A core of a shell that is gone: its successor is told at the next walk.
+            unreported.set(!matches!(call.await, Ok(Ok(_))));
+        }
     })
     .await;
 }

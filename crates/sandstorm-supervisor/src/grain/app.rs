@@ -108,6 +108,12 @@ impl App {
         why
     }
 
+    /// Lets the grain's processes write to files, or not.
+    pub fn set_writes(&self, allowed: bool) {
+        // Init may be gone already; then nobody writes.
+        let _ = self.link.get_ref().send(&Command::Writes(allowed));
+    }
+
     /// Starts the app if it is not running; returns when its exec has succeeded.
     ///
     /// # Errors

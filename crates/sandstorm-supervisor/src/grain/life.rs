@@ -37,6 +37,11 @@ impl Life {
         self.last.set(Instant::now());
     }
 
+    /// Whether somebody wanted it within this time.
+    pub fn is_recent(&self, within: Duration) -> bool {
+        self.last.get().elapsed() < within
+    }
+
     /// Takes a wake lock; `on_cancel` runs if it is cancelled from outside. `None` when the grain
     /// holds too many already.
     pub fn hold(self: &Rc<Self>, on_cancel: Rc<dyn Fn()>) -> Option<WakeLock> {

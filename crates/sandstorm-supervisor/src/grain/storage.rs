@@ -10,8 +10,11 @@ use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::life::Life;
 use crate::sys::fd;
 
 /// Entries looked at before others get their turn.
@@ -95,23 +98,126 @@ fn open_dir(parent: &OwnedFd, name: &CStr) -> io::Result<OpenDir> {
     Ok((dir, names))
 }
 
-/// How long to wait before walking again: a twentieth of the time at most goes into walking.
-pub fn pause_after(walk: Duration) -> Duration {
-    (walk * 20).clamp(Duration::from_secs(2), Duration::from_secs(120))
+/// When to walk again.
+///
+/// A walk costs in proportion to the tree, so at most a tenth of the time goes into walking. A tree
+/// that changes is walked again soon, one that rests less and less often; while the grain is in use
+/// the free space of its file system is looked at meanwhile, which costs nothing, and a drop brings
+/// the next walk forward.
+pub struct Pace {
+    pause: Duration,
 }
 
-/// Walks again and again, telling `report` when the size has changed.
-pub async fn watch(top: OwnedFd, mut report: impl AsyncFnMut(Usage)) {
+const SOON: Duration = Duration::from_millis(250);
+const SELDOM: Duration = Duration::from_secs(60);
+/// How often free space is looked at, for a grain in use and for one at rest.
+const GLANCE: Duration = Duration::from_millis(250);
+const GLANCE_AT_REST: Duration = Duration::from_secs(5);
+/// Free bytes that may go without a walk.
+const DROP: u64 = 8 << 20;
+
+impl Pace {
+    fn next(&mut self, walk: Duration, changed: bool) -> Duration {
+        self.pause = if changed { SOON } else { (self.pause * 2).min(SELDOM) };
+        self.pause = self.pause.max(walk * 9).min(Duration::from_secs(600));
+        self.pause
+    }
+}
+
+/// Walks again and again, telling `report` every result, and whether it differs from the last.
+pub async fn watch(top: OwnedFd, life: &Life, mut report: impl AsyncFnMut(Usage, bool)) {
     let mut last = None;
+    let mut pace = Pace { pause: SOON };
     loop {
         let started = Instant::now();
+        let mut changed = false;
         if let Ok(usage) = measure(&top).await {
-            if last != Some(usage) {
-                last = Some(usage);
-                report(usage).await;
+            changed = last != Some(usage);
+            last = Some(usage);
+            report(usage, changed).await;
+        }
+        let walk = started.elapsed();
+        let until = Instant::now() + pace.next(walk, changed);
+        let free = fd::free_bytes(top.as_fd()).unwrap_or(0);
+        let earliest = Instant::now() + walk * 9;
+        while Instant::now() < until {
+            let glance =
+                if life.is_recent(Duration::from_secs(30)) { GLANCE } else { GLANCE_AT_REST };
+            tokio::time::sleep(glance.min(until.saturating_duration_since(Instant::now()))).await;
+            let now = fd::free_bytes(top.as_fd()).unwrap_or(0);
+            if now + DROP < free && Instant::now() >= earliest {
+                break;
             }
         }
-        tokio::time::sleep(pause_after(started.elapsed())).await;
+    }
+}
+
+/// Whether the grain may write, by what it takes and what it may take; with some room between the
+/// two answers, so that they do not alternate.
+#[derive(Debug)]
+pub struct Quota {
+    bytes: u64,
+    inodes: u64,
+    full: bool,
+    warned: bool,
+}
+
+/// What a new measurement means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As before.
+    Same,
+    /// Nine tenths are used: tell the owner.
+    Nearly(String),
+    /// No more writes.
+    Full(String),
+    /// Writes again.
+    Free,
+}
+
+impl Quota {
+    pub fn new(bytes: u64, inodes: u64) -> Quota {
+        Quota { bytes, inodes, full: false, warned: false }
+    }
+
+    pub fn judge(&mut self, usage: Usage) -> Verdict {
+        let above = |percent: u64| {
+            usage.bytes / 100 >= self.bytes * percent / 10_000
+                || usage.inodes * 100 >= self.inodes * percent
+        };
+        let words = || {
+            format!(
+                "{} of {} MiB and {} of {} files",
+                usage.bytes >> 20,
+                self.bytes >> 20,
+                usage.inodes,
+                self.inodes
+            )
+        };
+        if !self.full && above(100) {
+            self.full = true;
+            self.warned = true;
+            return Verdict::Full(format!(
+                "the disk limit is reached ({}): writes fail until something is deleted",
+                words()
+            ));
+        }
+        if self.full && !above(98) {
+            self.full = false;
+            self.warned = above(85);
+            return Verdict::Free;
+        }
+        if !self.full && !self.warned && above(90) {
+            self.warned = true;
+            return Verdict::Nearly(format!(
+                "nine tenths of the disk limit are used ({})",
+                words()
+            ));
+        }
+        if self.warned && !above(85) {
+            self.warned = false;
+        }
+        Verdict::Same
     }
 }
 
@@ -143,6 +249,33 @@ mod tests {
         std::fs::create_dir(dir.path().join("d")).unwrap();
         std::fs::write(dir.path().join("d/e"), vec![1; 50_000]).unwrap();
         assert!(measure(&fd).await.unwrap().bytes >= one.bytes + 50_000);
+    }
+
+    #[test]
+    fn the_quota_warns_stops_and_lets_go() {
+        let mut quota = Quota::new(100 << 20, 1000);
+        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes });
+        assert_eq!(at(50, 10), Verdict::Same);
+        assert!(matches!(at(91, 10), Verdict::Nearly(_)));
+        assert_eq!(at(92, 10), Verdict::Same);
+        assert!(matches!(at(101, 10), Verdict::Full(_)));
+        assert_eq!(at(99, 10), Verdict::Same, "some room between");
+        assert_eq!(at(97, 10), Verdict::Free);
+        assert!(matches!(at(10, 1000), Verdict::Full(_)));
+        assert_eq!(at(10, 500), Verdict::Free);
+        assert!(matches!(at(95, 10), Verdict::Nearly(_)), "warned again after a rest");
+    }
+
+    #[test]
+    fn a_resting_tree_is_walked_seldom_and_a_large_one_not_all_the_time() {
+        let mut pace = Pace { pause: SOON };
+        let walk = Duration::from_millis(1);
+        assert_eq!(pace.next(walk, true), SOON);
+        for _ in 0..20 {
+            pace.next(walk, false);
+        }
+        assert_eq!(pace.next(walk, false), SELDOM);
+        assert!(pace.next(Duration::from_secs(10), true) >= Duration::from_secs(90));
     }
 
     #[tokio::test(flavor = "current_thread")]

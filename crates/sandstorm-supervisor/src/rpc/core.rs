@@ -31,4 +31,9 @@ impl CoreSlot {
             .map_err(|_| capnp::Error::disconnected("the grain is ending".into()))?;
         core.clone().ok_or_else(|| capnp::Error::disconnected("the grain is ending".into()))
     }
+
+    /// The present core, if there is one.
+    pub fn now(&self) -> Option<sandstorm_core::Client> {
+        self.0.borrow().clone()
+    }
 }

@@ -39,11 +39,18 @@ const fn branch(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
     Instruction { code, jt, jf, k }
 }
 
-/// Compiles a table for one architecture. `unknown` is the errno of calls without a row.
+/// The answer to calls that a table has no row for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Otherwise {
+    Errno(i32),
+    Allow,
+}
+
+/// Compiles a table for one architecture.
 ///
 /// # Errors
 /// `None` when the table is so large that a jump or the whole program does not fit.
-pub fn compile(table: &[Group], arch: Arch, unknown: i32) -> Option<Vec<Instruction>> {
+pub fn compile(table: &[Group], arch: Arch, otherwise: Otherwise) -> Option<Vec<Instruction>> {
     let mut rows: Vec<(u32, Verdict)> = table
         .iter()
         .flat_map(|g| g.calls.iter().map(move |c| (c, g.verdict)))
@@ -64,7 +71,12 @@ pub fn compile(table: &[Group], arch: Arch, unknown: i32) -> Option<Vec<Instruct
             leaves.push((first, code));
         }
     };
-    let otherwise = || vec![op(RETURN, RET_ERRNO | unknown as u32)];
+    let otherwise = || {
+        vec![match otherwise {
+            Otherwise::Errno(errno) => op(RETURN, RET_ERRNO | errno as u32),
+            Otherwise::Allow => op(RETURN, RET_ALLOW),
+        }]
+    };
     let mut next = 0;
     for (number, verdict) in rows {
         if number > next {
@@ -86,12 +98,18 @@ pub fn compile(table: &[Group], arch: Arch, unknown: i32) -> Option<Vec<Instruct
     (program.len() <= MAX_INSTRUCTIONS).then_some(program)
 }
 
-/// The app's program for this machine.
+/// The program of init and, inherited, of the app on this machine.
 ///
 /// # Errors
-/// `None` never, as the tests show; the caller refuses to start if it should happen.
+/// `None` never, as the tests show; the caller refuses to start if it should happen. The same goes
+/// for the app's addition.
 pub fn app_program() -> Option<Vec<Instruction>> {
-    compile(super::syscalls::TABLE, Arch::own(), UNKNOWN)
+    compile(super::syscalls::TABLE, Arch::own(), Otherwise::Errno(UNKNOWN))
+}
+
+/// What the app gets on top; a few instructions, since every one costs at each start.
+pub fn app_addition() -> Option<Vec<Instruction>> {
+    compile(super::syscalls::APP_ONLY, Arch::own(), Otherwise::Allow)
 }
 
 fn tree(leaves: &[(u32, Vec<Instruction>)], out: &mut Vec<Instruction>) {
@@ -138,7 +156,8 @@ fn one_case(case: &Case) -> Option<Vec<Instruction>> {
     let mut exits: Vec<(usize, bool)> = Vec::new();
     let mut loaded = None;
     for test in case.tests {
-        let load = op(LOAD, ARGUMENTS + 8 * u32::from(test.arg));
+        let low = ARGUMENTS + 8 * u32::from(test.arg);
+        let load = op(LOAD, low);
         if loaded != Some(test.arg) {
             code.push(load);
             loaded = Some(test.arg);
@@ -155,6 +174,11 @@ fn one_case(case: &Case) -> Option<Vec<Instruction>> {
                 code.push(op(AND, mask));
                 loaded = None;
                 jump(&mut code, IF_EQUAL, v, false);
+            }
+            Is::HighNotZero => {
+                code.push(op(LOAD, low + 4));
+                loaded = None;
+                jump(&mut code, IF_EQUAL, 0, true);
             }
             Is::MaskedNot(mask, values) => {
                 code.push(op(AND, mask));

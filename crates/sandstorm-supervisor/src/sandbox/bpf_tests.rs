@@ -55,7 +55,11 @@ fn run(program: &[(u16, u8, u8, u32)], data: &Data) -> u32 {
 }
 
 fn ours(arch: Arch) -> Vec<(u16, u8, u8, u32)> {
-    compile(TABLE, arch, UNKNOWN).unwrap().iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect()
+    compile(TABLE, arch, Otherwise::Errno(UNKNOWN))
+        .unwrap()
+        .iter()
+        .map(|i| (i.code, i.jt, i.jf, i.k))
+        .collect()
 }
 
 fn theirs(filter: SeccompFilter) -> Vec<(u16, u8, u8, u32)> {
@@ -71,6 +75,15 @@ fn conditions(test: &Test) -> Vec<Vec<SeccompCondition>> {
         Is::Equal(v) => vec![vec![cond(SeccompCmpOp::Eq, v)]],
         Is::NotEqual(v) => vec![vec![cond(SeccompCmpOp::Ne, v)]],
         Is::Masked(mask, v) => vec![vec![cond(SeccompCmpOp::MaskedEq(u64::from(mask)), v)]],
+        Is::HighNotZero => vec![vec![
+            SeccompCondition::new(
+                test.arg,
+                SeccompCmpArgLen::Qword,
+                SeccompCmpOp::Gt,
+                u64::from(u32::MAX),
+            )
+            .unwrap(),
+        ]],
         Is::AnyBit(bits) => (0..32)
             .map(|n| 1u32 << n)
             .filter(|bit| bits & bit != 0)
@@ -198,6 +211,7 @@ fn interesting(number: u32, arch: Arch) -> Vec<Vec<u64>> {
                     add(list, bits);
                     add(list, !bits);
                 }
+                Is::HighNotZero => list.extend([0, 1 << 32, u64::MAX]),
                 Is::MaskedNot(mask, _) => {
                     for v in 0..=mask {
                         list.push(u64::from(v));
@@ -291,7 +305,7 @@ fn what_must_be_refused_is_refused() {
     ] {
         assert_eq!(answer(name, [0; 6]), refused(libc::EPERM), "{name}");
     }
-    for name in ["clone3", "io_uring_setup", "keyctl", "openat2", "seccomp"] {
+    for name in ["clone3", "io_uring_setup", "keyctl", "openat2"] {
         assert_eq!(answer(name, [0; 6]), refused(libc::ENOSYS), "{name}");
     }
     let with = |arg: usize, value: u64| {
@@ -328,5 +342,34 @@ proptest! {
             let data = Data { number, arch: arch.audit(), args };
             prop_assert_eq!(run(&ours(arch), &data), run_stack(&reference(arch), &data));
         }
+    }
+}
+
+#[test]
+fn the_app_cannot_lift_its_file_size_limit() {
+    use crate::sandbox::syscalls::APP_ONLY;
+    for arch in [Arch::X86_64, Arch::Aarch64] {
+        let program: Vec<_> = compile(APP_ONLY, arch, Otherwise::Allow)
+            .unwrap()
+            .iter()
+            .map(|i| (i.code, i.jt, i.jf, i.k))
+            .collect();
+        assert!(program.len() < 32);
+        let answer = |name: &str, args: [u64; 6]| {
+            let call = TABLE.iter().flat_map(|g| g.calls).find(|c| c.name == name).unwrap();
+            let number = call.number(arch).unwrap();
+            run(&program, &Data { number, arch: arch.audit(), args })
+        };
+        let refused = RET_ERRNO | libc::EPERM as u32;
+        assert_eq!(answer("setrlimit", [1, 0x7fff_0000, 0, 0, 0, 0]), refused);
+        assert_eq!(answer("setrlimit", [7, 0x7fff_0000, 0, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(answer("prlimit64", [0, 1, 0x7fff_0000, 0, 0, 0]), refused);
+        assert_eq!(answer("prlimit64", [55, 1, 0x7fff_0000, 0, 0, 0]), refused);
+        assert_eq!(answer("prlimit64", [0, 1, 1 << 32, 0, 0, 0]), refused, "a page at 4 GiB");
+        assert_eq!(answer("prlimit64", [0, 1, 0, 0x7fff_0000, 0, 0]), RET_ALLOW, "asking");
+        assert_eq!(answer("prlimit64", [0, 7, 0x7fff_0000, 0, 0, 0]), RET_ALLOW);
+        assert_eq!(answer("seccomp", [1, 0, 0, 0, 0, 0]), RET_ERRNO | libc::ENOSYS as u32);
+        assert_eq!(answer("read", [0; 6]), RET_ALLOW);
+        assert_eq!(answer("mount", [0; 6]), RET_ALLOW, "left to the table");
     }
 }

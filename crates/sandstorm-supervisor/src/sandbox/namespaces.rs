@@ -108,6 +108,12 @@ pub fn prefer_as_oom_victim() {
     let _ = write_proc("/proc/self/oom_score_adj", "500");
 }
 
+/// Largest number that a process can have, while the host's /proc is there.
+pub fn pid_max() -> i32 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
+    text.trim().parse().unwrap_or(4_194_304)
+}
+
 /// Inside: loopback up, host name set.
 ///
 /// # Errors

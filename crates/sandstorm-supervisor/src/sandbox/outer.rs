@@ -14,7 +14,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
-use super::bpf;
+use super::bpf::{self, Otherwise};
 use super::syscalls::{Arch, Call, Case, Group, Is, Test, Verdict};
 use crate::sys::process;
 
@@ -44,6 +44,7 @@ pub const TABLE: &[Group] = &[
             call("close", Some(3), 57), call("dup3", Some(292), 24), x86_only("dup2", 33),
             call("fcntl", Some(72), 25), call("fstat", Some(5), 80),
             call("newfstatat", Some(262), 79), call("statx", Some(332), 291),
+            call("fstatfs", Some(138), 44),
             call("fsync", Some(74), 82), call("syncfs", Some(306), 267),
         ],
     },
@@ -120,7 +121,7 @@ pub fn confine(grain: BorrowedFd<'_>) -> io::Result<Option<String>> {
         }
         Err(e) => return Err(io::Error::other(e)),
     };
-    let program = bpf::compile(TABLE, Arch::own(), libc::EPERM)
+    let program = bpf::compile(TABLE, Arch::own(), Otherwise::Errno(libc::EPERM))
         .ok_or_else(|| io::Error::from_raw_os_error(libc::E2BIG))?;
     process::install_filter(&program)?;
     Ok(note)
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn both_architectures_compile_and_nothing_leads_out() {
         for arch in [Arch::X86_64, Arch::Aarch64] {
-            assert!(bpf::compile(TABLE, arch, libc::EPERM).is_some());
+            assert!(bpf::compile(TABLE, arch, Otherwise::Errno(libc::EPERM)).is_some());
         }
         for name in ["socket", "connect", "execve", "execveat", "clone", "clone3", "fork", "ptrace"]
         {

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::outer;
-use super::syscalls::{Case, Group, Is, TABLE, Verdict};
+use super::syscalls::{APP_ONLY, Case, Group, Is, TABLE, Verdict};
 
 /// Markdown; the same text stands in docs/syscalls.md, which a test sees to.
 pub fn markdown() -> String {
@@ -16,6 +16,8 @@ pub fn markdown() -> String {
          ## What an app may call\n\n",
     );
     rows(&mut page, TABLE);
+    page.push_str("\n## What only init may, and an app may not\n\n");
+    rows(&mut page, APP_ONLY);
     page.push_str("\n## What the supervisor may call once it serves\n\n");
     rows(&mut page, outer::TABLE);
     page
@@ -48,6 +50,7 @@ fn case(case: &Case) -> String {
                 Is::NotEqual(v) => format!("arg{arg} ≠ {v:#x}"),
                 Is::Masked(mask, v) => format!("arg{arg} & {mask:#x} = {v:#x}"),
                 Is::AnyBit(bits) => format!("arg{arg} & {bits:#x} ≠ 0"),
+                Is::HighNotZero => format!("arg{arg} >> 32 ≠ 0"),
                 Is::MaskedNot(mask, values) => format!("arg{arg} & {mask:#x} not in {values:?}"),
             }
         })

@@ -45,6 +45,8 @@ pub enum Is {
     AnyBit(u32),
     /// `value & mask` is none of these.
     MaskedNot(u32, &'static [u32]),
+    /// The high 32 bits, of a pointer.
+    HighNotZero,
 }
 
 /// Calls with one verdict and one reason.
@@ -147,6 +149,33 @@ const NOT_INIT: &[Case] = &[case(libc::EPERM, &[eq(0, 1)])];
 /// PRIO_USER is 2.
 const SETPRIORITY_CASES: &[Case] =
     &[case(libc::EPERM, &[eq(1, 1)]), case(libc::EPERM, &[eq(0, 2)])];
+
+/// RLIMIT_FSIZE is 1. A new limit is given where either half of the pointer is not zero.
+const FSIZE: &[Case] = &[case(libc::EPERM, &[eq(0, 1)])];
+const FSIZE_OF: &[Case] = &[
+    case(libc::EPERM, &[eq(1, 1), ne(2, 0)]),
+    case(libc::EPERM, &[eq(1, 1), Test { arg: 2, is: Is::HighNotZero }]),
+];
+
+/// On top of `TABLE`, for the app and not for init: the soft limit on file size is how the disk
+/// limit is enforced, by init, so the app must not set it. Everything else is left to `TABLE`.
+pub const APP_ONLY: &[Group] = &[
+    Group {
+        verdict: Verdict::Refuse(libc::ENOSYS),
+        reason: "filters of the app's own: listeners and nesting have had holes; programs do without",
+        calls: &[call("seccomp", 317, 277)],
+    },
+    Group {
+        verdict: Verdict::RefuseIf(FSIZE),
+        reason: "the disk limit is kept by the file size limit",
+        calls: &[call("setrlimit", 160, 164)],
+    },
+    Group {
+        verdict: Verdict::RefuseIf(FSIZE_OF),
+        reason: "the disk limit is kept by the file size limit",
+        calls: &[call("prlimit64", 302, 261)],
+    },
+];
 
 const SETUID_BIT: u32 = 0o4000;
 const SETUID_ARG1: &[Case] = &[case(libc::EPERM, &[any_bit(1, SETUID_BIT)])];
@@ -735,6 +764,13 @@ pub const TABLE: &[Group] = &[
             call("recvmsg", 47, 212),
         ],
     },
+    Group {
+        verdict: Verdict::Allow,
+        reason: "init adds the rules that only the app has, which refuse this call to the app",
+        calls: &[
+            call("seccomp", 317, 277),
+        ],
+    },
     // Refused by name, so that programs hear the answer that they cope with.
     Group {
         verdict: Verdict::Refuse(libc::ENOSYS),
@@ -979,9 +1015,8 @@ pub const TABLE: &[Group] = &[
     },
     Group {
         verdict: Verdict::Refuse(libc::ENOSYS),
-        reason: "a filter or rule set of the app's own: filters cost every start, and nested ones have had holes",
+        reason: "rule sets of the app's own; programs do without",
         calls: &[
-            call("seccomp", 317, 277),
             call("landlock_create_ruleset", 444, 444),
             call("landlock_add_rule", 445, 445),
             call("landlock_restrict_self", 446, 446),

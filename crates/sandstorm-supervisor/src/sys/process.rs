@@ -202,6 +202,28 @@ pub fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> i
     }
 }
 
+/// Sets the soft limit of another process and leaves its hard limit; `Ok(false)` when it was so
+/// already.
+pub fn set_soft_limit_of(
+    pid: i32,
+    resource: libc::__rlimit_resource_t,
+    soft: u64,
+) -> io::Result<bool> {
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: now is valid for writes; no new limit is given.
+    check(i64::from(unsafe { libc::prlimit(pid, resource, std::ptr::null(), &raw mut now) }))?;
+    let wanted = soft.min(now.rlim_max);
+    if now.rlim_cur == wanted {
+        return Ok(false);
+    }
+    now.rlim_cur = wanted;
+    // SAFETY: now outlives the call; the old limit is not wanted.
+    check(i64::from(unsafe {
+        libc::prlimit(pid, resource, &raw const now, std::ptr::null_mut())
+    }))?;
+    Ok(true)
+}
+
 /// Sets the mask for new files.
 pub fn set_umask(mask: u32) {
     // SAFETY: no pointers, cannot fail.

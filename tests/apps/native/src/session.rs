@@ -62,6 +62,11 @@ impl web_session::Server for Session {
                 flood(number(1));
                 answer(results, "text/plain", b"logged")
             }
+            "fill" => answer(results, "text/plain", fill(number(1)).await.as_bytes()),
+            "unfill" => {
+                std::fs::remove_file("/var/fill").map_err(failed)?;
+                answer(results, "text/plain", b"removed")
+            }
             "hold" => {
                 // Touch every page, or nothing is taken.
                 let n = usize::try_from(number(1) << 20).unwrap_or(0);
@@ -295,6 +300,23 @@ fn open_fds() -> String {
 fn is_open(fd: i32) -> bool {
     // SAFETY: F_GETFD reads one flag of a number that may or may not be open.
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// Writes up to `mib` MiB to /var/fill, about 20 a second, and tells how far it came.
+async fn fill(mib: u64) -> String {
+    use std::io::Write as _;
+    let piece = vec![7; 1 << 20];
+    let mut file = match std::fs::File::options().append(true).create(true).open("/var/fill") {
+        Ok(file) => file,
+        Err(error) => return format!("stopped at once: {error}"),
+    };
+    for n in 0..mib {
+        if let Err(error) = file.write_all(&piece).and_then(|()| file.sync_data()) {
+            return format!("stopped after {n}: {error}");
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    format!("wrote {mib}")
 }
 
 /// `mib` MiB of numbered lines on stderr.
