@@ -345,7 +345,7 @@ impl Slot {
                 let said = child.as_ref().map(Child::errors).unwrap_or_default();
                 let said = said.trim().trim_start_matches("sandstorm-supervisor: ");
                 let reason = match (said.is_empty(), last_words(&log_tail)) {
-                    (false, _) => said.to_owned(),
+                    (false, _) => sentence(said),
                     (true, Some(words)) => words,
                     (true, None) => match (&other, status) {
                         (Error::Disconnected(_), Some(status)) => {
@@ -380,11 +380,22 @@ impl Slot {
     }
 }
 
-/// The supervisor's last line in the log says why the app ended.
+/// The supervisor's last line in the log says why the app ended, if it had time to say so.
 fn last_words(log: &str) -> Option<String> {
     let line = log.lines().rev().find(|line| line.contains("** SANDSTORM SUPERVISOR: "))?;
     let (_, words) = line.split_once("** SANDSTORM SUPERVISOR: ")?;
-    Some(words.trim().to_owned())
+    // Other lines are about starts.
+    words.starts_with("the app ").then(|| sentence(words))
+}
+
+/// Words as a sentence of their own.
+fn sentence(words: &str) -> String {
+    let words = words.trim().trim_end_matches('.');
+    let mut chars = words.chars();
+    match chars.next() {
+        Some(first) => format!("{}{}.", first.to_uppercase(), chars.as_str()),
+        None => String::new(),
+    }
 }
 
 /// Puts quiet grains to sleep and keeps the others alive, for ever.

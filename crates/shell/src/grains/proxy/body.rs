@@ -27,6 +27,7 @@ pub enum GrainBody {
 pub struct AppStream {
     receiver: BodyReceiver,
     length: Option<u64>,
+    broken: Option<Cut>,
     revoked: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Dropping it tells the app that nobody listens.
     _handle: Option<handle::Client>,
@@ -42,14 +43,26 @@ impl AppStream {
         live: Live,
     ) -> AppStream {
         let revoked = Box::pin(revoked.clone().cancelled_owned());
-        AppStream { receiver, length, revoked, _handle: handle, _live: live }
+        AppStream { receiver, length, broken: None, revoked, _handle: handle, _live: live }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        if let Some(cut) = self.broken.take() {
+            return Poll::Ready(Some(Err(cut)));
+        }
         if self.revoked.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(Cut("its session has ended".into()))));
         }
-        Pin::new(&mut self.receiver).poll_next(cx).map_err(|e| Cut(text(&e)))
+        match Pin::new(&mut self.receiver).poll_next(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                // An error ends the connection at once, with what waits in its buffer. A pause
+                // before it sends that first: the client gets all that the app has sent.
+                self.broken = Some(Cut(text(&error)));
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            other => other.map_err(|e| Cut(text(&e))),
+        }
     }
 }
 
