@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use capnp::message::ReaderOptions;
-use capnp::serialize::{self, OwnedSegments};
+use capnp::serialize;
 use sandstorm_schema::grain_capnp::ui_view::view_info;
 use sandstorm_schema::package_capnp::bridge_config;
 
@@ -21,7 +21,9 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// What the bridge was told about the app.
 #[derive(Default)]
 pub struct Config {
-    message: Option<capnp::message::Reader<OwnedSegments>>,
+    /// A copy of `viewInfo` of our own making: the file's message may be read only so often, and
+    /// the shell may ask any number of times.
+    view_info: Option<Box<capnp::message::Builder<capnp::message::HeapAllocator>>>,
     permission_names: Vec<String>,
     api_path: Option<String>,
 }
@@ -103,7 +105,9 @@ impl Config {
             }
         };
         note_what_is_ignored(config)?;
-        Ok(Config { message: Some(message), permission_names, api_path })
+        let mut view_info = Box::new(capnp::message::Builder::new_default());
+        view_info.set_root(config.get_view_info()?)?;
+        Ok(Config { view_info: Some(view_info), permission_names, api_path })
     }
 
     /// The names of the permissions, in the order of their bits.
@@ -119,16 +123,9 @@ impl Config {
     /// What `getViewInfo` answers, if the package says anything.
     ///
     /// # Errors
-    /// When it was read too often within one message's limit; the limit is renewed here, so never
-    /// in practice.
+    /// Never in practice: the message is our own.
     pub fn view_info(&self) -> Result<Option<view_info::Reader<'_>>, capnp::Error> {
-        match &self.message {
-            Some(message) => {
-                let config: bridge_config::Reader<'_> = message.get_root()?;
-                Ok(Some(config.get_view_info()?))
-            }
-            None => Ok(None),
-        }
+        self.view_info.as_ref().map(|message| message.get_root_as_reader()).transpose()
     }
 }
 
@@ -148,4 +145,61 @@ fn note_what_is_ignored(config: bridge_config::Reader<'_>) -> Result<(), capnp::
         log!("not supported yet and ignored: {}", ignored.join(", "));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capnp::message::Builder;
+    use proptest::prelude::*;
+
+    fn bytes(fill: impl FnOnce(bridge_config::Builder<'_>)) -> Vec<u8> {
+        let mut message = Builder::new_default();
+        fill(message.init_root());
+        serialize::write_message_to_words(&message)
+    }
+
+    #[test]
+    fn may_be_asked_any_number_of_times() {
+        let config = Config::parse(&bytes(|config| {
+            let mut permissions = config.init_view_info().init_permissions(3);
+            permissions.reborrow().get(1).set_name("edit");
+        }))
+        .unwrap();
+        for _ in 0..10_000 {
+            let mut copy = Builder::new_default();
+            copy.set_root(config.view_info().unwrap().unwrap()).unwrap();
+        }
+        assert_eq!(config.permission_names(), ["", "edit", ""]);
+    }
+
+    #[test]
+    fn an_empty_message_is_an_app_without_anything() {
+        let config = Config::parse(&bytes(|_| {})).unwrap();
+        assert_eq!((config.permission_names().len(), config.api_path()), (0, None));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_files_are_refused_or_read(
+            at in 0usize..400,
+            value in any::<u8>(),
+            cut in 0usize..400,
+        ) {
+            let mut file = bytes(|mut config| {
+                config.set_api_path("/api/");
+                let mut permissions = config.init_view_info().init_permissions(2);
+                permissions.reborrow().get(0).set_name("view");
+            });
+            let (at, cut) = (at % file.len(), cut % file.len());
+            file[at] = value;
+            let _ = Config::parse(&file);
+            let _ = Config::parse(&file[..cut]);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_no_danger(file in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Config::parse(&file);
+        }
+    }
 }

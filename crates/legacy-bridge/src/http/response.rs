@@ -230,7 +230,8 @@ fn additional_headers(
     let mut list: Vec<(String, String)> = Vec::new();
     for field in &head.fields {
         let name = text(&field.name).to_ascii_lowercase();
-        if !allowed(&name) {
+        // What `Connection` names is about this connection only.
+        if !allowed(&name) || head.is_about_connection(&name) {
             continue;
         }
         match list.iter_mut().find(|(known, _)| *known == name) {

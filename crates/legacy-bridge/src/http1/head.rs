@@ -90,6 +90,15 @@ impl Head {
         self.all(name).next()
     }
 
+    /// True for a header that a `Connection` header declares to be about the connection.
+    pub fn is_about_connection(&self, name: &str) -> bool {
+        self.all("connection").any(|value| {
+            value
+                .split(|b| *b == b',')
+                .any(|token| token.trim_ascii().eq_ignore_ascii_case(name.as_bytes()))
+        })
+    }
+
     /// True when the connection may carry another request once the body is complete.
     pub fn reusable(&self) -> bool {
         self.http_1_1 && !self.close && !self.suspicious && self.framing != Framing::Eof
