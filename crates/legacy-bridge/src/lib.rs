@@ -17,3 +17,4 @@ pub mod http1;
 pub mod log;
 pub mod rpc;
 pub mod serve;
+pub mod sys;

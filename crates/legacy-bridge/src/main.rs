@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use legacy_bridge::args::{self, Action, Run};
 use legacy_bridge::error::Error;
-use legacy_bridge::{config, log, serve};
+use legacy_bridge::{config, log, serve, sys};
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
 
 fn start(run: &Run, todays_name: bool) -> Result<i32, Error> {
     let config = config::Config::load(Path::new(config::PATH), todays_name)?;
-    let socket = serve::take_rpc_socket()?;
+    let socket = sys::take_rpc_socket()?;
     serve::run(run, config, socket)
 }
 

@@ -1,13 +1,10 @@
 //! From a started process to a served grain, and to its end.
 
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{getsockopt, sockopt};
 use sandstorm_schema::rpc::connect::{Trust, Vat};
 use tokio::net::UnixStream;
 
@@ -18,34 +15,15 @@ use crate::error::{Error, Result};
 use crate::http1::Upstream;
 use crate::log;
 use crate::rpc::{Bridge, ViewImpl};
+use crate::sys;
 
-/// Where the supervisor puts the grain's RPC socket.
-const RPC_FD: RawFd = 3;
 /// After the app's end, answers that it wrote before may still reach the shell.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// After the supervisor's end, how long the app may take to end by itself.
 const LAST_CHANCE: Duration = Duration::from_secs(2);
 
-/// Takes fd 3 and makes sure that the app does not inherit it.
-///
-/// # Errors
-/// [`Error::NoRpcSocket`] when fd 3 is closed or no stream socket.
-pub fn take_rpc_socket() -> Result<std::os::unix::net::UnixStream> {
-    let fail = |e: nix::Error| Error::NoRpcSocket(e.desc().to_owned());
-    // SAFETY: only borrowed for two calls that fail cleanly on a closed fd.
-    let fd = unsafe { BorrowedFd::borrow_raw(RPC_FD) };
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(fail)?;
-    getsockopt(&fd, sockopt::SockType).map_err(fail)?;
-    // SAFETY: fd 3 is open (checked above), was handed to this process by its parent for this very
-    // purpose, and nothing else in this program owns it: this is called once, before anything is
-    // opened.
-    let owned = unsafe { OwnedFd::from_raw_fd(RPC_FD) };
-    let socket = std::os::unix::net::UnixStream::from(owned);
-    socket
-        .set_nonblocking(true)
-        .map_err(|source| Error::System { step: "preparing fd 3", source })?;
-    Ok(socket)
-}
+/// Without a request for so long, the bridge is idle.
+const REST_AFTER: Duration = Duration::from_secs(2);
 
 /// Starts the app and serves it until it or the supervisor ends. Returns the exit status.
 ///
@@ -72,6 +50,7 @@ async fn serve(run: &Run, config: Config, socket: std::os::unix::net::UnixStream
     tokio::pin!(rpc);
     let ending = app.wait();
     tokio::pin!(ending);
+    tokio::task::spawn_local(rest(Rc::clone(&upstream)));
     let ready = wait_for_port(&upstream, run.start_timeout);
     tokio::pin!(ready);
     let mut is_ready = false;
@@ -98,6 +77,19 @@ async fn serve(run: &Run, config: Config, socket: std::os::unix::net::UnixStream
                 }
                 return Ok(0);
             }
+        }
+    }
+}
+
+/// Gives memory back when nothing was asked for a while; wakes for nothing else.
+async fn rest(upstream: Rc<Upstream>) {
+    upstream.ready().await;
+    loop {
+        let before = upstream.requests();
+        tokio::time::sleep(REST_AFTER).await;
+        if upstream.requests() == before {
+            sys::release_code();
+            upstream.next_request().await;
         }
     }
 }

@@ -300,6 +300,7 @@ fn help_and_misuse() {
     assert!(err.contains("fd 3 is not a socket") && err.contains("supervisor"), "{err}");
 }
 
+/// The goal is 2 MB.
 #[test]
 fn an_idle_bridge_is_small() {
     story(async {
@@ -308,9 +309,12 @@ fn an_idle_bridge_is_small() {
         for _ in 0..20 {
             session.get("echo").await;
         }
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        let kib = grain.memory_kib();
-        println!("an idle bridge takes {kib} KiB");
-        assert!(kib < 3 * 1024, "an idle bridge takes {kib} KiB");
+        let busy = grain.memory_kib();
+        tokio::time::sleep(Duration::from_millis(5700)).await;
+        let idle = grain.memory_kib();
+        println!("a bridge takes {busy} KiB after a few requests, {idle} KiB when idle");
+        assert!(idle < 2 * 1024, "an idle bridge takes {idle} KiB");
+        // It works on afterwards.
+        assert_eq!(session.get("echo").await.status, 200);
     });
 }

@@ -34,6 +34,8 @@ pub struct Upstream {
     pool: Rc<Pool>,
     ready: Cell<bool>,
     became_ready: Notify,
+    requests: Cell<u64>,
+    requested: Notify,
 }
 
 /// How long the rest of a request may still go out after its answer is complete.
@@ -71,6 +73,8 @@ impl Upstream {
             pool: Rc::new(Pool::default()),
             ready: Cell::new(false),
             became_ready: Notify::new(),
+            requests: Cell::new(0),
+            requested: Notify::new(),
         })
     }
 
@@ -94,12 +98,28 @@ impl Upstream {
         }
     }
 
+    /// Connections taken for requests so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// Waits for the next request.
+    pub async fn next_request(&self) {
+        self.requested.notified().await;
+    }
+
+    fn note_request(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.requested.notify_waiters();
+    }
+
     /// Opens a connection for one request.
     ///
     /// # Errors
     /// [`Error::Connect`] when the app refuses for longer than [`RECONNECT`].
     pub async fn connect(&self) -> Result<Conn> {
         self.ready().await;
+        self.note_request();
         let start = Instant::now();
         loop {
             match Conn::connect(self.addr).await {
@@ -138,6 +158,7 @@ impl Upstream {
             rest = Bytes::new();
         }
         if is_safe && let Some(conn) = self.pool.take() {
+            self.note_request();
             match self.attempt(conn, &head_bytes, &rest, is_head, is_safe).await {
                 // The app closed it while it was idle: nothing of this request was answered.
                 Err(Error::NoAnswer) => self.pool.note_failure(),

@@ -1,0 +1,57 @@
+//! What needs `unsafe`: fd 3, and giving memory back.
+
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{getsockopt, sockopt};
+
+use crate::error::{Error, Result};
+
+/// Where the supervisor puts the grain's RPC socket.
+const RPC_FD: RawFd = 3;
+
+/// Takes fd 3 and makes sure that the app does not inherit it. To be called once, before anything
+/// else is opened.
+///
+/// # Errors
+/// [`Error::NoRpcSocket`] when fd 3 is closed or no socket.
+pub fn take_rpc_socket() -> Result<UnixStream> {
+    let fail = |e: nix::Error| Error::NoRpcSocket(e.desc().to_owned());
+    // SAFETY: only borrowed for two calls that fail cleanly on a closed fd.
+    let fd = unsafe { BorrowedFd::borrow_raw(RPC_FD) };
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(fail)?;
+    getsockopt(&fd, sockopt::SockType).map_err(fail)?;
+    // SAFETY: fd 3 is open (checked above), was handed to this process by its parent for this very
+    // purpose, and nothing else in this program owns it.
+    let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(RPC_FD) });
+    socket
+        .set_nonblocking(true)
+        .map_err(|source| Error::System { step: "preparing fd 3", source })?;
+    Ok(socket)
+}
+
+unsafe extern "C" {
+    // The linker's own marks, first byte of the program's image and first byte after its code.
+    safe static __executable_start: u8;
+    safe static etext: u8;
+}
+
+/// Lets go of the program's own code and constants; what is used next is found again in the page
+/// cache, in units of 64 KiB.
+///
+/// Most of a start's pages (dynamic relocation, the C library's choices for this processor, the
+/// runtime's set-up) are never needed again, and many grains wait idle beside each other.
+pub fn release_code() {
+    const PAGE: usize = 4096;
+    let start = (&raw const __executable_start as usize).next_multiple_of(PAGE);
+    let end = (&raw const etext as usize) / PAGE * PAGE;
+    if let Some(length) = end.checked_sub(start) {
+        // SAFETY: the linker puts nothing between these marks that is ever written: they enclose
+        // read-only private mappings of this program's file, which lies in a read-only tree. So a
+        // dropped page comes back with the same bytes. A failure leaves all as it was.
+        unsafe {
+            libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
+        }
+    }
+}
