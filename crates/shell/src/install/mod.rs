@@ -230,6 +230,8 @@ impl Installer {
         by: Option<AccountId>,
     ) -> std::result::Result<(), Failure> {
         let name = id.to_string();
+        // This try brings its own bytes; a file kept from an earlier one is not needed any more.
+        drop(lock(&self.0.kept).remove(id));
         self.enter(id, state, total, url, by).await?;
         let (file, size) = match source {
             Source::File(file, size) => (file, size),
