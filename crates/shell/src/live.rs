@@ -51,10 +51,14 @@ pub async fn socket(
         Some(id) => Some(crate::pages::open_grain(&app, &login, &id).await?),
         None => None,
     };
+    // Before the browser hears that the socket is open: it then looks at everything, and whatever
+    // happens after that look must be told.
+    let events = app.events.subscribe();
+    let state = grain.as_ref().map(|id| app.grains.watch(id));
     let upgrade = upgrade.max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
     Ok(upgrade.on_upgrade(move |socket| async move {
         let tab = grain.as_ref().map(|id| app.grains.tab_opened(id, login.session.id));
-        serve(app, login, grain, tab, socket).await;
+        serve(app, login, grain, tab, socket, events, state).await;
     }))
 }
 
@@ -64,9 +68,9 @@ async fn serve(
     grain: Option<GrainId>,
     _tab: Option<TabGuard>,
     mut socket: WebSocket,
+    mut events: tokio::sync::broadcast::Receiver<Event>,
+    mut state: Option<tokio::sync::watch::Receiver<crate::grains::GrainState>>,
 ) {
-    let mut events = app.events.subscribe();
-    let mut state = grain.as_ref().map(|id| app.grains.watch(id));
     let mut ping = tokio::time::interval(PING);
     let mut recheck = tokio::time::interval(RECHECK);
     recheck.tick().await;

@@ -24,10 +24,10 @@ function tellTimes(root = document) {
     const at = new Date(el.dateTime);
     const minutes = Math.round((at - now) / 60000);
     el.title = full.format(at);
-    const sameDay = at.toDateString() === new Date(now).toDateString();
+    const days = Math.round((new Date(at).setHours(0, 0, 0, 0) - new Date(now).setHours(0, 0, 0, 0)) / 864e5);
     el.textContent = Math.abs(minutes) < 60 ? relative.format(minutes, "minute")
-      : sameDay ? clock.format(at)
-      : Math.abs(minutes) < 60 * 24 * 6 ? relative.format(Math.round(minutes / 1440), "day")
+      : days === 0 ? clock.format(at)
+      : Math.abs(days) < 7 ? relative.format(days, "day")
       : day.format(at);
   }
 }

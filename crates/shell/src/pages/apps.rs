@@ -42,7 +42,7 @@ pub async fn list(State(app): State<App>, person: Person) -> PageResult {
             }
         }
     };
-    Ok(layout::respond(&person.viewer, Page::new("Apps", Nav::Apps, body)))
+    Ok(layout::respond(&person.viewer, Page::new("Apps", Nav::Apps, body).wide()))
 }
 
 fn app_card(row: &AppRow) -> Markup {

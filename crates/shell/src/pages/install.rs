@@ -169,7 +169,6 @@ pub async fn page(
             let failed = install.state == InstallState::Failed;
             let title = if failed { "Error: not installed" } else { "Installing" };
             let body = html! {
-                div.heading { h1 { @if failed { "Not installed" } @else { "Installing an app" } } }
                 div #steps data-on=(format!("install:{id}"))
                     data-live=(format!("/install/{id}/status")) {
                     (steps(viewer, &id, &install))
@@ -234,6 +233,7 @@ pub fn steps(viewer: &Viewer, id: &PackageId, install: &Install) -> Markup {
         _ => "Your yes",
     };
     html! {
+        h1 { @if failed { "Not installed" } @else { "Installing an app" } }
         ol.steps {
             @for (i, state) in order.into_iter().enumerate() {
                 @let (class, symbol, word) = match () {
@@ -251,8 +251,7 @@ pub fn steps(viewer: &Viewer, id: &PackageId, install: &Install) -> Markup {
         }
         @if let Some((code, words)) = install.failure.as_ref().filter(|_| failed) {
             section.problem {
-                h2 { "It failed at “" (name(install.step)) "”" }
-                p { bdi { (words) } }
+                p { strong { "“" (name(install.step)) "” failed. " } bdi { (words) } }
                 form action=(format!("/install/{id}")) method="post" {
                     (token_field(viewer))
                     div.buttons {

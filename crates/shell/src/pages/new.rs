@@ -50,7 +50,7 @@ pub async fn page(person: Person) -> PageResult {
             div.buttons { a.button href="/install" { "Install another app" } }
         }
     };
-    Ok(layout::respond(&person.viewer, Page::new("New", Nav::New, body)))
+    Ok(layout::respond(&person.viewer, Page::new("New", Nav::New, body).wide()))
 }
 
 fn maker(app: &AppRow, action: &Action) -> Markup {

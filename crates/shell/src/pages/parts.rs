@@ -45,8 +45,9 @@ pub fn app_icon(package_id: &str, large: bool) -> Markup {
 
 /// Which of the twelve accents an app has.
 pub fn accent(app_id: &str) -> String {
-    let sum: u32 = app_id.bytes().take(8).fold(7, |sum, b| sum.wrapping_mul(31) + u32::from(b));
-    format!("a{}", sum % 12)
+    // As in `icon::pattern`, so that a row's edge has the colour of its tile.
+    let hash = crate::store::hash_secret(app_id.as_bytes());
+    format!("a{}", hash[0] % 12)
 }
 
 /// A moment, in the server's words; the script makes it relative and local.
