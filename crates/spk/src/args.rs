@@ -132,4 +132,12 @@ A refused package leaves nothing behind.")]
         #[arg(value_name = "DIR")]
         target: Option<PathBuf>,
     },
+
+    /// Take a package apart for the server (started by it)
+    #[command(hide = true)]
+    UnpackServer,
+
+    /// Check a PGP statement (started by verify and unpack-server)
+    #[command(hide = true)]
+    PgpServer { home: Option<PathBuf> },
 }

@@ -5,8 +5,10 @@
 
 pub mod error;
 pub mod format;
+pub mod info;
 pub mod keyring;
 pub mod pack;
+pub mod pgp;
 pub mod progress;
 pub mod sys;
 pub mod tree;

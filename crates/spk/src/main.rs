@@ -13,13 +13,19 @@ use spk::progress::Terminal;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    Terminal::watch_signals();
+    if !matches!(cli.command, Command::UnpackServer | Command::PgpServer { .. }) {
+        Terminal::watch_signals();
+    }
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Interrupted) => ExitCode::from(130),
         Err(error) => {
             let line = error.to_string().replace('\n', " ");
             match subject(&cli.command) {
+                _ if matches!(cli.command, Command::PgpServer { .. }) => eprintln!("{line}"),
+                Some(subject) if matches!(cli.command, Command::Verify { .. }) => {
+                    eprintln!("*** {subject}: {line}");
+                }
                 Some(subject) if !matches!(error, Error::Usage(_)) => {
                     eprintln!("spk: {subject}: {line}");
                 }
@@ -33,7 +39,7 @@ fn main() -> ExitCode {
 /// The file that a message of this command is about.
 fn subject(command: &Command) -> Option<String> {
     match command {
-        Command::Unpack { file, .. } => Some(display_path(file)),
+        Command::Unpack { file, .. } | Command::Verify { file, .. } => Some(display_path(file)),
         _ => None,
     }
 }
@@ -47,6 +53,9 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Getkey { ids } => cmd::keys::getkey(global, ids),
         Command::Pack { only_id, words } => cmd::pack::run(global, words, *only_id),
         Command::Unpack { file, target, .. } => cmd::unpack::run(file, target.as_deref()),
-        Command::Verify { .. } => Err(Error::Usage("verify is not there yet".into())),
+        Command::Verify { json, file, .. } => cmd::verify::run(file, *json),
+        Command::UnpackServer => cmd::unpack_server::run(),
+        Command::PgpServer { home: None } => spk::pgp::serve(),
+        Command::PgpServer { home: Some(home) } => spk::pgp::serve_confined(home),
     }
 }

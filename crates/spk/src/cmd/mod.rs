@@ -3,6 +3,8 @@
 pub mod keys;
 pub mod pack;
 pub mod unpack;
+pub mod unpack_server;
+pub mod verify;
 
 use std::fmt::Arguments;
 use std::io::Write;

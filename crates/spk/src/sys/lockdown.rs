@@ -1,0 +1,264 @@
+//! Confines a process that is about to read a stranger's bytes: limits, no new privileges,
+//! Landlock, and a list of the system calls that it may still make.
+//!
+//! What a subverted unpacker could still do: answer nonsense (the shell checks it), fill the disk
+//! up to the limits, burn its CPU time.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
+};
+use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+use crate::error::{Error, Result};
+
+/// The newest Landlock that we know; an older kernel does what it can.
+const LANDLOCK: ABI = ABI::V6;
+
+fn failed(what: &str) -> impl FnOnce(String) -> Error + '_ {
+    move |why| Error::Lockdown(format!("{what}: {why}"))
+}
+
+/// Confines the unpacker. Afterwards the process can make threads, files below `work`, and talk
+/// over the descriptors that it has. Call it while there is one thread.
+///
+/// Returns a sentence when Landlock is not there or incomplete.
+///
+/// # Errors
+/// Limits or the filter cannot be set: then nothing may be read.
+pub fn confine_unpacker(work: BorrowedFd<'_>) -> Result<Option<String>> {
+    harden(&[
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_NOFILE, 128),
+        // One file is at most 512 MiB, the whole archive 1 GiB; one page more shows an overrun.
+        (Resource::RLIMIT_FSIZE, (1 << 30) + 4096),
+        (Resource::RLIMIT_DATA, 512 << 20),
+        (Resource::RLIMIT_CPU, 3600),
+    ])?;
+    let allowed = AccessFs::ReadFile
+        | AccessFs::ReadDir
+        | AccessFs::WriteFile
+        | AccessFs::RemoveFile
+        | AccessFs::RemoveDir
+        | AccessFs::MakeReg
+        | AccessFs::MakeDir
+        | AccessFs::MakeSym
+        | AccessFs::Truncate;
+    let note = landlock(&[(work, allowed)], true)?;
+    filter(unpacker_calls()?)?;
+    Ok(note)
+}
+
+/// Confines the process that will run gpg: programs and libraries can be read and run, only
+/// `home` can be written to, nothing can be reached by TCP.
+///
+/// # Errors
+/// Limits cannot be set, or a directory is missing.
+pub fn confine_gpg(home: &Path) -> Result<()> {
+    harden(&[
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_NOFILE, 128),
+        (Resource::RLIMIT_FSIZE, 16 << 20),
+        (Resource::RLIMIT_DATA, 512 << 20),
+        (Resource::RLIMIT_CPU, 60),
+    ])?;
+    let open = |path: &Path| {
+        PathFd::new(path).map_err(|e| failed("Landlock")(format!("{}: {e}", path.display())))
+    };
+    let read = AccessFs::from_read(LANDLOCK);
+    let mut fds = Vec::new();
+    for path in ["/usr", "/bin", "/lib", "/lib64", "/etc", "/dev/null", "/dev/urandom"] {
+        if Path::new(path).exists() {
+            // Files can be given the rights of files only.
+            let file = path.starts_with("/dev");
+            let rights = if file { AccessFs::ReadFile | AccessFs::WriteFile } else { read };
+            fds.push((open(Path::new(path))?, rights));
+        }
+    }
+    let all = AccessFs::from_all(LANDLOCK) & !(AccessFs::MakeBlock | AccessFs::MakeChar);
+    fds.push((open(home)?, all));
+    let rules: Vec<_> = fds.iter().map(|(fd, rights)| (fd.as_fd(), *rights)).collect();
+    landlock(&rules, false)?;
+    Ok(())
+}
+
+fn harden(limits: &[(Resource, u64)]) -> Result<()> {
+    for (resource, most) in limits {
+        let said = |e: nix::Error| failed("limits")(format!("{resource:?}: {e}"));
+        let (_, hard) = getrlimit(*resource).map_err(said)?;
+        let most = hard.min(*most);
+        setrlimit(*resource, most, most).map_err(said)?;
+    }
+    nix::sys::prctl::set_dumpable(false)
+        .and_then(|()| nix::sys::prctl::set_no_new_privs())
+        .map_err(|e| failed("no new privileges")(e.to_string()))
+}
+
+/// Takes away every access to files but `rules`, all TCP, and (with `scopes`) signals and
+/// abstract sockets outwards.
+fn landlock(
+    rules: &[(BorrowedFd<'_>, BitFlags<AccessFs>)],
+    scopes: bool,
+) -> Result<Option<String>> {
+    let build = || -> std::result::Result<RulesetStatus, landlock::RulesetError> {
+        let mut ruleset = Ruleset::default()
+            .handle_access(AccessFs::from_all(LANDLOCK))?
+            .handle_access(AccessNet::from_all(LANDLOCK))?;
+        if scopes {
+            ruleset = ruleset.scope(Scope::from_all(LANDLOCK))?;
+        }
+        let mut created = ruleset.create()?;
+        for (fd, rights) in rules {
+            created = created.add_rule(PathBeneath::new(fd, *rights))?;
+        }
+        Ok(created.restrict_self()?.ruleset)
+    };
+    Ok(match build().map_err(|e| failed("Landlock")(e.to_string()))? {
+        RulesetStatus::FullyEnforced => None,
+        RulesetStatus::PartiallyEnforced => {
+            Some("this kernel's Landlock lacks some of what we ask for".into())
+        }
+        RulesetStatus::NotEnforced => {
+            Some("this kernel has no Landlock; the system call filter stands alone".into())
+        }
+    })
+}
+
+/// What a rule asks of one argument.
+enum Ask {
+    Nothing,
+    /// None of these bits of this argument.
+    Without(u8, u64),
+    /// Of the bits in the first mask of this argument exactly those of the second.
+    Exactly(u8, u64, u64),
+}
+
+/// The calls of the unpacker, by what they are for. Every other call answers ENOSYS: glibc then
+/// takes the older way where there is one.
+fn unpacker_calls() -> Result<BpfProgram> {
+    use Ask::{Exactly, Nothing, Without};
+    let no_setid = |argument| Without(argument, 0o7000);
+    let table: &[(libc::c_long, Ask)] = &[
+        // The package, the temporary file, the socket.
+        (libc::SYS_read, Nothing),
+        (libc::SYS_readv, Nothing),
+        (libc::SYS_pread64, Nothing),
+        (libc::SYS_write, Nothing),
+        (libc::SYS_writev, Nothing),
+        (libc::SYS_pwrite64, Nothing),
+        (libc::SYS_lseek, Nothing),
+        (libc::SYS_copy_file_range, Nothing),
+        (libc::SYS_close, Nothing),
+        (libc::SYS_fstat, Nothing),
+        (libc::SYS_newfstatat, Nothing),
+        (libc::SYS_statx, Nothing),
+        (libc::SYS_fcntl, Nothing),
+        (libc::SYS_recvfrom, Nothing),
+        (libc::SYS_recvmsg, Nothing),
+        (libc::SYS_sendto, Nothing),
+        (libc::SYS_sendmsg, Nothing),
+        (libc::SYS_shutdown, Nothing),
+        (libc::SYS_syncfs, Nothing),
+        (libc::SYS_ioctl, Exactly(1, u32::MAX as u64, libc::FIONBIO)),
+        // The tree.
+        (libc::SYS_openat, no_setid(3)),
+        (libc::SYS_mkdirat, no_setid(2)),
+        (libc::SYS_symlinkat, Nothing),
+        (libc::SYS_unlinkat, Nothing),
+        (libc::SYS_fchmod, no_setid(1)),
+        (libc::SYS_utimensat, Nothing),
+        (libc::SYS_getdents64, Nothing),
+        // Memory; nothing in it becomes code.
+        (libc::SYS_mmap, Without(2, libc::PROT_EXEC as u64)),
+        (libc::SYS_mprotect, Without(2, libc::PROT_EXEC as u64)),
+        (libc::SYS_munmap, Nothing),
+        (libc::SYS_mremap, Nothing),
+        (libc::SYS_madvise, Nothing),
+        (libc::SYS_brk, Nothing),
+        // Threads of this process, and no other process or namespace.
+        (
+            libc::SYS_clone,
+            Exactly(0, (libc::CLONE_THREAD | NAMESPACES) as u64, libc::CLONE_THREAD as u64),
+        ),
+        (libc::SYS_futex, Nothing),
+        (libc::SYS_set_robust_list, Nothing),
+        (libc::SYS_rseq, Nothing),
+        (libc::SYS_sched_yield, Nothing),
+        (libc::SYS_sched_getaffinity, Nothing),
+        (libc::SYS_gettid, Nothing),
+        (libc::SYS_getpid, Nothing),
+        (libc::SYS_exit, Nothing),
+        (libc::SYS_exit_group, Nothing),
+        // A thread's name.
+        (libc::SYS_prctl, Exactly(0, u32::MAX as u64, libc::PR_SET_NAME as u64)),
+        // The event loop.
+        (libc::SYS_epoll_wait, Nothing),
+        (libc::SYS_epoll_pwait, Nothing),
+        (libc::SYS_epoll_pwait2, Nothing),
+        (libc::SYS_epoll_ctl, Nothing),
+        (libc::SYS_eventfd2, Nothing),
+        (libc::SYS_clock_gettime, Nothing),
+        (libc::SYS_clock_nanosleep, Nothing),
+        (libc::SYS_nanosleep, Nothing),
+        (libc::SYS_poll, Nothing),
+        (libc::SYS_getrandom, Nothing),
+        // Signals: the ends of threads, and an abort after a panic. `tgkill` reaches whoever has
+        // our uid where Landlock has no scopes, so it may only abort.
+        (libc::SYS_rt_sigaction, Nothing),
+        (libc::SYS_rt_sigprocmask, Nothing),
+        (libc::SYS_rt_sigreturn, Nothing),
+        (libc::SYS_sigaltstack, Nothing),
+        (libc::SYS_tgkill, Exactly(2, u32::MAX as u64, libc::SIGABRT as u64)),
+        // The end of the PGP helper, our child.
+        (libc::SYS_wait4, Nothing),
+        (libc::SYS_waitid, Nothing),
+        (libc::SYS_restart_syscall, Nothing),
+    ];
+    compile(table).map_err(|e| failed("seccomp")(e.to_string()))
+}
+
+const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
+fn compile(
+    table: &[(libc::c_long, Ask)],
+) -> std::result::Result<BpfProgram, seccompiler::BackendError> {
+    let rules = table
+        .iter()
+        .map(|(call, ask)| {
+            let (argument, mask, value) = match ask {
+                Ask::Nothing => return Ok((*call, Vec::new())),
+                Ask::Without(argument, bits) => (*argument, *bits, 0),
+                Ask::Exactly(argument, mask, bits) => (*argument, *mask, *bits),
+            };
+            let compare = SeccompCmpOp::MaskedEq(mask);
+            let condition =
+                SeccompCondition::new(argument, SeccompCmpArgLen::Qword, compare, value)?;
+            Ok((*call, vec![SeccompRule::new(vec![condition])?]))
+        })
+        .collect::<std::result::Result<_, seccompiler::BackendError>>()?;
+    SeccompFilter::new(
+        rules,
+        SeccompAction::Errno(libc::ENOSYS as u32),
+        SeccompAction::Allow,
+        std::env::consts::ARCH.try_into()?,
+    )?
+    .try_into()
+}
+
+fn filter(program: BpfProgram) -> Result<()> {
+    seccompiler::apply_filter(&program).map_err(|e| failed("seccomp")(e.to_string()))
+}
