@@ -83,8 +83,10 @@ impl Helper {
         let mut root = question.init_root::<verified_info::Builder<'_>>();
         let mut id = root.reborrow().init_app_id();
         let words: Vec<u64> = app.0.chunks_exact(8).map(le_word).collect();
-        (id.set_id0(words[0]), id.set_id1(words[1]));
-        (id.set_id2(words[2]), id.set_id3(words[3]));
+        id.set_id0(words[0]);
+        id.set_id1(words[1]);
+        id.set_id2(words[2]);
+        id.set_id3(words[3]);
         root.set_metadata(metadata).map_err(bad)?;
 
         let failed = |e| Error::io("the helper that checks PGP signatures")(e);

@@ -267,7 +267,7 @@ mod tests {
         file.extend(pack(&b, 1));
         file.extend([0; 4]);
         assert_eq!(unpack(&file).unwrap(), [a, b].concat());
-        assert_eq!(unpack(&pack(&[], 1)).unwrap(), []);
+        assert!(unpack(&pack(&[], 1)).unwrap().is_empty());
     }
 
     #[test]
