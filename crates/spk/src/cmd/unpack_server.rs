@@ -18,7 +18,7 @@ use spk::format::archive::Totals;
 use spk::format::manifest::Manifest;
 use spk::pgp::{Author, Helper};
 use spk::progress::{self as local, Progress};
-use spk::sys::inherited::inherited;
+use spk::sys::inherited::{close_others, inherited};
 use spk::sys::lockdown;
 use spk::sys::scratch::Scratch;
 use spk::{info, unpack};
@@ -34,9 +34,11 @@ struct Task {
 /// Serves until the shell lets go.
 pub fn run() -> Result<()> {
     let (socket, package, work) = (inherited(3)?, inherited(4)?, inherited(5)?);
+    // Whatever else was left open by whoever started us.
+    close_others(6);
     let helper = Helper::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
         .map_err(Error::io("event loop"))?;
     // From here on hostile bytes may come.
