@@ -228,6 +228,15 @@ impl Connection {
         Ok(response.get()?.get_view()?)
     }
 
+    /// One of the native app's objects, by its id and, perhaps, a token's bytes.
+    pub async fn restore(&self, id: &str, token: &[u8]) -> Result<capnp::capability::Client> {
+        let mut request = self.supervisor.restore_request();
+        request.get().init_ref().init_app_ref().set_as(id)?;
+        request.get().set_parent_token(token);
+        let response = within(request.send().promise).await?;
+        Ok(response.get()?.get_cap().get_as_capability()?)
+    }
+
     /// A session of a person of this name with both of the native app's permissions.
     pub async fn session(&self, name: &str) -> Result<Session> {
         let view = self.view().await?;
@@ -345,6 +354,16 @@ mod core_impl {
             };
             results.get().set_token(format!("token of {id}").as_bytes());
             self.0.saved.borrow_mut().push(id);
+            Ok(())
+        }
+
+        async fn make_child_token(
+            self: Rc<Self>,
+            params: sandstorm_core::MakeChildTokenParams,
+            mut results: sandstorm_core::MakeChildTokenResults,
+        ) -> Result<(), Error> {
+            let parent = String::from_utf8_lossy(params.get()?.get_parent()?).into_owned();
+            results.get().set_token(format!("child of {parent}").as_bytes());
             Ok(())
         }
 

@@ -45,6 +45,8 @@ in_both_modes! {
     processes_are_limited
     the_supervisor_confines_itself
     a_full_disk_is_an_error_and_passes
+    objects_are_saved_across_the_border_and_only_so
+    callers_hear_why_the_app_is_gone
 }
 
 fn what_is_stored_is_there_after_sleep(bench: &Bench) -> Result<()> {
@@ -510,5 +512,71 @@ fn a_full_disk_is_an_error_and_passes(bench: &Bench) -> Result<()> {
     })?;
     let log = running.log();
     ensure!(log.contains("writes fail until") && log.contains("writes succeed"), "{log}");
+    Ok(())
+}
+
+fn objects_are_saved_across_the_border_and_only_so(bench: &Bench) -> Result<()> {
+    use capnp::capability::FromClientHook;
+    use sandstorm_schema::grain_capnp::{app_persistent, main_view};
+    use sandstorm_schema::persistent_capnp::persistent;
+    use sandstorm_schema::supervisor_capnp::api_token_owner;
+    use sandstorm_schema::util_capnp::handle;
+    type Save = persistent::Client<capnp::data::Owned, api_token_owner::Owned>;
+
+    let running = bench.start(&["--new"], GRAIN)?;
+    on_one_thread(async {
+        let grain = running.connect().await?;
+        let core = Rc::new(FakeCore::default());
+        grain.give_core(&core).await?;
+        // From inside, by the API.
+        let session = grain.session("Ada").await?;
+        ensure!(session.get("/save?one").await.context("from inside")? == "token of one");
+        ensure!(*core.saved.borrow() == ["one"]);
+
+        // From outside: the object answers, and can be saved.
+        let object = grain.restore("two", b"").await.context("restore")?;
+        let ping: handle::Client = object.clone().cast_to();
+        within(ping.ping_request().send().promise).await.context("ping")?;
+        let save = async |object: &capnp::capability::Client| -> Result<Vec<u8>> {
+            let mut request = object.clone().cast_to::<Save>().save_request();
+            request.get().init_seal_for().set_webkey(());
+            let answer = within(request.send().promise).await?;
+            Ok(answer.get()?.get_sturdy_ref()?.to_vec())
+        };
+        ensure!(save(&object).await? == b"token of two");
+        let again = grain.restore("three", b"some token").await?;
+        ensure!(save(&again).await? == b"child of some token");
+
+        // The system's own interfaces end at the border.
+        let id: app_persistent::Client<capnp::text::Owned> = object.cast_to();
+        let refused = within(id.save_request().send().promise).await.map(|_| ()).unwrap_err();
+        ensure!(refused.to_string().contains("only the system"), "{refused}");
+        let view: main_view::Client<capnp::text::Owned> = grain.view().await?.cast_to();
+        let mut request = view.restore_request();
+        request.get().set_object_id("four")?;
+        let refused = within(request.send().promise).await.map(|_| ()).unwrap_err();
+        ensure!(refused.to_string().contains("only the system"), "{refused}");
+        Ok(())
+    })
+}
+
+fn callers_hear_why_the_app_is_gone(bench: &Bench) -> Result<()> {
+    let mut running = bench.start(&["--new"], GRAIN)?;
+    on_one_thread(async {
+        let grain = running.connect().await?;
+        let session = grain.session("Ada").await?;
+        let waiting = session.get("/hang");
+        let dying = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            session.get("/exit?status=9").await
+        };
+        let (waiting, dying) = tokio::join!(waiting, dying);
+        for answer in [waiting, dying] {
+            let error = answer.err().context("the app is gone, yet it answered")?;
+            ensure!(error.to_string().contains("exit status 9"), "{error}");
+        }
+        Ok(())
+    })?;
+    running.exit_within(Duration::from_secs(2))?;
     Ok(())
 }

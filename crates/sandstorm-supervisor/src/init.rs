@@ -259,8 +259,9 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
                     set_writes(allowed, app.pid_max);
                 }
                 Ok(Some(Command::Build | Command::Start)) => {}
-                // The supervisor is gone, or not itself any more: everything here ends with us.
-                Ok(None) | Err(_) => process::exit_now(0),
+                // Asked to, or the supervisor is gone or not itself any more: everything here ends
+                // with us.
+                Ok(Some(Command::End) | None) | Err(_) => process::exit_now(0),
             }
         }
     }

@@ -26,6 +26,8 @@ pub enum Command {
     Signal(u8),
     /// Let all processes write to files, or let every write fail (the disk limit is reached).
     Writes(bool),
+    /// End, and everything with you.
+    End,
 }
 
 /// Init to supervisor.
@@ -73,6 +75,7 @@ impl Link {
             Command::Build => vec![b'B'],
             Command::Start => vec![b'S'],
             Command::Signal(n) => vec![b'K', *n],
+            Command::End => vec![b'E'],
             Command::Writes(allowed) => vec![b'W', u8::from(*allowed)],
         })
     }
@@ -128,6 +131,7 @@ impl Link {
             [b'B'] => Ok(Some(Command::Build)),
             [b'S'] => Ok(Some(Command::Start)),
             [b'K', n] => Ok(Some(Command::Signal(*n))),
+            [b'E'] => Ok(Some(Command::End)),
             [b'W', n] => Ok(Some(Command::Writes(*n != 0))),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
@@ -195,6 +199,7 @@ mod tests {
             Command::Signal(15),
             Command::Writes(false),
             Command::Writes(true),
+            Command::End,
         ] {
             a.send(&command).unwrap();
             assert_eq!(b.command().unwrap(), Some(command));

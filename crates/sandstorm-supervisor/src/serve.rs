@@ -4,7 +4,8 @@
 //! from the shell (checked by the kernel's peer credentials); the app's end is hostile and guarded.
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -26,6 +27,7 @@ use crate::grain::log::{self, Log};
 use crate::grain::storage::{self, Quota, Verdict};
 use crate::home::GrainDirs;
 use crate::identity::{Caller, Mode};
+use crate::rpc::border;
 use crate::rpc::core::CoreSlot;
 use crate::rpc::sandstorm_api::SandstormApiImpl;
 use crate::rpc::supervisor::{Grain, SupervisorImpl};
@@ -41,6 +43,9 @@ const MAX_CONNECTIONS: usize = 64;
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long the end may take to collect the app's last output and tell the callers.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long connections stay open after the last answer of a grain that ended by itself.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// Why the grain ends.
 enum End {
@@ -128,6 +133,7 @@ async fn serve(
     let life = Life::new(args.idle);
     let core = CoreSlot::new();
     let locks = Rc::new(WakeLocks::default());
+    let border = border::around_the_app(&life, &core, None);
     let api: sandstorm_api::Client<capnp::any_pointer::Owned> =
         capnp_rpc::new_client(SandstormApiImpl {
             grain_id: dirs.grain_name.to_string_lossy().into_owned(),
@@ -144,12 +150,14 @@ async fn serve(
     let app_vat = Vat::spawn(
         app_stream,
         Side::Server,
-        Some(api.client),
+        Some(border.inward_face(api.client)),
         Trust::Hostile(GuardLimits::default()),
     );
     let grain = Rc::new(Grain {
         app: app.clone(),
-        view: app_vat.bootstrap(),
+        app_view: app_vat.bootstrap(),
+        border,
+        restored: RefCell::default(),
         core,
         life: life.clone(),
         log: log.clone(),
@@ -160,7 +168,9 @@ async fn serve(
     });
     let quota = Quota::new(args.limits.disk, args.limits.inodes);
     let sizes = tokio::task::spawn_local(watch_storage(duplicate()?, grain.clone(), quota));
-    let accepting = tokio::task::spawn_local(accept(listener, grain.clone(), caller));
+    let connections = Rc::new(Connections::default());
+    let accepting =
+        tokio::task::spawn_local(connections.clone().accept(listener, grain.clone(), caller));
 
     // Everything that has to be opened is open.
     if let Some(note) =
@@ -187,27 +197,25 @@ async fn serve(
     };
     accepting.abort();
     sizes.abort();
-    let result = match end {
-        End::Wanted(why) => {
-            log.note(why);
-            Ok(())
-        }
+    let (why, result) = match end {
+        End::Wanted(why) => (why.to_owned(), Ok(())),
         End::App(why) => {
             let why = memory.reason().unwrap_or(why);
-            log.note(&why);
-            Err(Error::App(why))
+            (why.clone(), Err(Error::App(why)))
         }
     };
+    log.note(&why);
+    // Calls that wait for the app hear why it does not answer.
+    grain.close_border(&why);
     let _ = fd::unlink_if_there(dirs.grain.as_fd(), c"socket");
     if let Some(kill) = &sandbox.cgroup.kill {
         let _ = fd::write(kill.as_raw_fd(), b"1");
     }
-    // Calls that wait for the app hear that it is gone.
     let _ = tokio::time::timeout(LAST_WORDS, app_vat.disconnect()).await;
-    // Closing the link ends init and with it every process of the grain; then the pipe ends too.
-    drop(grain);
-    drop(app);
+    // Then the pipe ends too, after the app's last words.
+    app.end();
     let _ = tokio::time::timeout(LAST_WORDS, pump).await;
+    connections.close(result.is_err()).await;
     // Whoever waits for our end may rely on it: every process of the grain is gone, and only then
     // its lock and its uid.
     let mut gone =
@@ -261,31 +269,69 @@ fn bind(dir: &OwnedFd) -> io::Result<UnixListener> {
     connect::bind_at(dir.as_fd(), "socket")
 }
 
-/// Takes connections from the server's user (and root) for ever.
-async fn accept(listener: UnixListener, grain: Rc<Grain>, caller: Caller) {
-    let open = Rc::new(());
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(_) => {
-                // Out of descriptors, say. Not a reason to end, nor to spin.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+/// Connections on the grain's socket.
+#[derive(Default)]
+struct Connections {
+    open: RefCell<BTreeMap<u64, Vat>>,
+    next: Cell<u64>,
+}
+
+impl Connections {
+    /// Takes connections from the server's user (and root) for ever.
+    async fn accept(self: Rc<Self>, listener: UnixListener, grain: Rc<Grain>, caller: Caller) {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(_) => {
+                    // Out of descriptors, say. Not a reason to end, nor to spin.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let allowed =
+                stream.peer_cred().is_ok_and(|peer| peer.uid() == caller.uid || peer.uid() == 0);
+            if !allowed || self.open.borrow().len() >= MAX_CONNECTIONS {
                 continue;
             }
-        };
-        let allowed =
-            stream.peer_cred().is_ok_and(|peer| peer.uid() == caller.uid || peer.uid() == 0);
-        if !allowed || Rc::strong_count(&open) > MAX_CONNECTIONS {
-            continue;
+            let client: supervisor::Client = capnp_rpc::new_client(SupervisorImpl(grain.clone()));
+            let vat = Vat::spawn(stream, Side::Server, Some(client.client), Trust::Peer);
+            let number = self.next.get();
+            self.next.set(number + 1);
+            let closed = vat.closed();
+            self.open.borrow_mut().insert(number, vat);
+            let all = self.clone();
+            tokio::task::spawn_local(async move {
+                let _ = closed.await;
+                let vat = all.open.borrow_mut().remove(&number);
+                if let Some(vat) = vat {
+                    vat.disconnect().await;
+                }
+            });
         }
-        let client: supervisor::Client = capnp_rpc::new_client(SupervisorImpl(grain.clone()));
-        let vat = Vat::spawn(stream, Side::Server, Some(client.client), Trust::Peer);
-        let token = open.clone();
-        tokio::task::spawn_local(async move {
-            let _ = vat.closed().await;
-            vat.disconnect().await;
-            drop(token);
-        });
+    }
+
+    /// Waits until what is to be said has been sent, then closes.
+    ///
+    /// With `linger` the connections stay open a moment longer: a peer whose own message meets a
+    /// closed socket may not look any more at what we sent before.
+    async fn close(&self, linger: bool) {
+        let sent = async {
+            loop {
+                // At least once, so that woken calls come to their answers.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                if self.open.borrow().values().all(|vat| vat.queued_bytes() == 0) {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, sent).await;
+        if linger && !self.open.borrow().is_empty() {
+            tokio::time::sleep(LINGER).await;
+        }
+        let all = std::mem::take(&mut *self.open.borrow_mut());
+        for vat in all.into_values() {
+            let _ = tokio::time::timeout(LAST_WORDS / 8, vat.disconnect()).await;
+        }
     }
 }
 
@@ -316,6 +362,7 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) {
             // A core of a shell that is gone: its successor is told at the next walk.
             unreported.set(!matches!(call.await, Ok(Ok(_))));
         }
+        quota.is_full()
     })
     .await;
 }

@@ -114,6 +114,11 @@ impl App {
         let _ = self.link.get_ref().send(&Command::Writes(allowed));
     }
 
+    /// Ends init and with it every process of the grain.
+    pub fn end(&self) {
+        let _ = self.link.get_ref().send(&Command::End);
+    }
+
     /// Starts the app if it is not running; returns when its exec has succeeded.
     ///
     /// # Errors

@@ -117,27 +117,28 @@ const GLANCE_AT_REST: Duration = Duration::from_secs(5);
 const DROP: u64 = 8 << 20;
 
 impl Pace {
-    fn next(&mut self, walk: Duration, changed: bool) -> Duration {
-        self.pause = if changed { SOON } else { (self.pause * 2).min(SELDOM) };
+    fn next(&mut self, walk: Duration, soon: bool) -> Duration {
+        self.pause = if soon { SOON } else { (self.pause * 2).min(SELDOM) };
         self.pause = self.pause.max(walk * 9).min(Duration::from_secs(600));
         self.pause
     }
 }
 
 /// Walks again and again, telling `report` every result, and whether it differs from the last.
-pub async fn watch(top: OwnedFd, life: &Life, mut report: impl AsyncFnMut(Usage, bool)) {
+/// `report` answers whether it waits for a change.
+pub async fn watch(top: OwnedFd, life: &Life, mut report: impl AsyncFnMut(Usage, bool) -> bool) {
     let mut last = None;
     let mut pace = Pace { pause: SOON };
     loop {
         let started = Instant::now();
-        let mut changed = false;
+        let mut soon = false;
         if let Ok(usage) = measure(&top).await {
-            changed = last != Some(usage);
+            let changed = last != Some(usage);
             last = Some(usage);
-            report(usage, changed).await;
+            soon = report(usage, changed).await || changed;
         }
         let walk = started.elapsed();
-        let until = Instant::now() + pace.next(walk, changed);
+        let until = Instant::now() + pace.next(walk, soon);
         let free = fd::free_bytes(top.as_fd()).unwrap_or(0);
         let earliest = Instant::now() + walk * 9;
         while Instant::now() < until {
@@ -178,6 +179,11 @@ pub enum Verdict {
 impl Quota {
     pub fn new(bytes: u64, inodes: u64) -> Quota {
         Quota { bytes, inodes, full: false, warned: false }
+    }
+
+    /// Whether writes fail now.
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 
     pub fn judge(&mut self, usage: Usage) -> Verdict {
@@ -288,7 +294,7 @@ mod tests {
         }
         let shut = dir.path().join("shut");
         std::fs::create_dir(&shut).unwrap();
-        std::fs::set_permissions(&shut, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&shut, std::fs::Permissions::from_mode(0o000)).unwrap();
         nix::sys::stat::mknod(
             &dir.path().join("fifo"),
             nix::sys::stat::SFlag::S_IFIFO,

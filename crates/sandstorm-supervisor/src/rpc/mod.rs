@@ -1,5 +1,6 @@
 //! The interfaces that the supervisor exports, one a file.
 
+pub mod border;
 pub mod core;
 pub mod log_watch;
 pub mod sandstorm_api;

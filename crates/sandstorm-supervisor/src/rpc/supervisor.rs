@@ -1,31 +1,43 @@
 //! `Supervisor`: what the shell asks of a grain. Its caller is more trusted than we are.
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use capnp::Error;
+use capnp::capability::{Client, FromClientHook};
 use sandstorm_schema::grain_capnp::{main_view, ui_view};
 use sandstorm_schema::rpc::body::BodyWriter;
+use sandstorm_schema::rpc::membrane::Membrane;
 use sandstorm_schema::supervisor_capnp::supervisor::{self, WwwFileStatus};
 use sandstorm_schema::supervisor_capnp::supervisor_object_id;
 use tokio::sync::Notify;
 
 use super::core::CoreSlot;
-use super::log_watch;
 use super::wake_lock::WakeLocks;
+use super::{border, log_watch};
 use crate::grain::app::App;
 use crate::grain::life::Life;
 use crate::grain::log::Log;
 use crate::grain::www::{self, Found};
 use crate::sys::fd;
 
+/// How long the app may take over a question of ours; its own callers set their own limits.
+const APP_ANSWER: Duration = Duration::from_secs(60);
+
 /// What the object of every connection shares.
 pub struct Grain {
     pub app: Rc<App>,
-    /// The app's first object, as the outside may see it.
-    pub view: main_view::Client<capnp::any_pointer::Owned>,
+    /// The app's first object itself. Only its restore and drop are called from here; what comes
+    /// of it passes a membrane before anybody outside sees it.
+    pub app_view: main_view::Client<capnp::any_pointer::Owned>,
+    /// Between the app and everybody else.
+    pub border: Membrane,
+    /// Further membranes, around objects that were restored by tokens.
+    pub restored: RefCell<Vec<Membrane>>,
     pub core: Rc<CoreSlot>,
     pub life: Rc<Life>,
     pub log: Rc<Log>,
@@ -38,6 +50,28 @@ pub struct Grain {
     pub watchers: Rc<()>,
 }
 
+impl Grain {
+    /// A restored object as the outside may have it, behind a membrane that knows its token.
+    fn face_of_restored(&self, object: Client, token: Vec<u8>) -> Client {
+        if token.is_empty() {
+            return self.border.outward_face(object);
+        }
+        let root = object.hook.get_ptr();
+        let membrane = border::around_the_app(&self.life, &self.core, Some((token, root)));
+        let mut all = self.restored.borrow_mut();
+        all.retain(|m| m.nodes() > 0);
+        all.push(membrane.clone());
+        membrane.outward_face(object)
+    }
+
+    /// Nothing crosses the border any more; calls on their way hear why.
+    pub fn close_border(&self, why: &str) {
+        for membrane in self.restored.borrow().iter().chain([&self.border]) {
+            membrane.revoke(Error::disconnected(why.to_owned()));
+        }
+    }
+}
+
 /// The bootstrap object of a connection to the grain's socket.
 pub struct SupervisorImpl(pub Rc<Grain>);
 
@@ -48,8 +82,8 @@ impl supervisor::Server for SupervisorImpl {
         mut results: supervisor::GetMainViewResults,
     ) -> Result<(), Error> {
         self.0.app.ensure_started().await?;
-        let view: ui_view::Client = capnp::capability::FromClientHook::cast_to(self.0.view.clone());
-        results.get().set_view(view);
+        let view = self.0.border.outward_face(self.0.app_view.clone());
+        results.get().set_view(view.cast_to::<ui_view::Client>());
         Ok(())
     }
 
@@ -93,11 +127,18 @@ impl supervisor::Server for SupervisorImpl {
         let params = params.get()?;
         match params.get_ref()?.which()? {
             supervisor_object_id::AppRef(object_id) => {
-                let mut request = self.0.view.restore_request();
+                let mut request = self.0.app_view.restore_request();
                 request.get().init_object_id().set_as(object_id?)?;
+                let token = params.get_parent_token()?.to_vec();
                 self.0.app.ensure_started().await?;
-                let response = request.send().promise.await?;
-                results.get().init_cap().set_as(response.get()?.get_cap())?;
+                self.0.life.sign();
+                let answer =
+                    tokio::time::timeout(APP_ANSWER, request.send().promise).await.map_err(
+                        |_| Error::failed("the app did not restore its object in time".into()),
+                    )??;
+                let object: Client = answer.get()?.get_cap().get_as_capability()?;
+                let face = self.0.face_of_restored(object, token);
+                results.get().init_cap().set_as_capability(face.hook);
                 Ok(())
             }
             supervisor_object_id::WakeLockNotification(number) => {

@@ -85,6 +85,13 @@ impl web_session::Server for Session {
                 AWAKE.with_borrow_mut(Vec::clear);
                 answer(results, "text/plain", b"asleep")
             }
+            "save" => {
+                let mut request = self.api.get()?.save_request();
+                request.get().init_cap().set_as_capability(crate::view::thing(query.into()).hook);
+                request.get().init_label().set_default_text("a thing");
+                let response = request.send().promise.await?;
+                answer(results, "text/plain", response.get()?.get_token()?)
+            }
             "exit" => std::process::exit(i32::try_from(number(0)).unwrap_or(0)),
             "abort" => std::process::abort(),
             "hang" => futures::future::pending().await,

@@ -3,8 +3,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use capnp::Error;
-use capnp::capability::FromClientHook;
+use capnp::capability::{
+    Client, DispatchCallResult, FromClientHook, FromServer, Params, Promise, Results,
+};
+use capnp::private::capability::ClientHook;
+use capnp::traits::HasTypeId;
+use capnp::{Error, any_pointer};
 use sandstorm_schema::grain_capnp::{app_persistent, main_view, ui_view};
 use sandstorm_schema::util_capnp::handle;
 
@@ -88,8 +92,7 @@ impl main_view::Server<capnp::text::Owned> for View {
         mut results: main_view::RestoreResults<capnp::text::Owned>,
     ) -> Result<(), Error> {
         let id = params.get()?.get_object_id()?.to_string()?;
-        let thing: app_persistent::Client<capnp::text::Owned> = capnp_rpc::new_client(Thing { id });
-        results.get().init_cap().set_as_capability(thing.client.hook);
+        results.get().init_cap().set_as_capability(thing(id).hook);
         Ok(())
     }
 
@@ -104,8 +107,13 @@ impl main_view::Server<capnp::text::Owned> for View {
 }
 
 /// An object that can be saved: a handle that answers pings.
-pub struct Thing {
-    pub id: String,
+pub fn thing(id: String) -> Client {
+    let client: ThingClient = capnp_rpc::new_client(Thing { id });
+    client.0
+}
+
+struct Thing {
+    id: String,
 }
 
 impl app_persistent::Server<capnp::text::Owned> for Thing {
@@ -121,4 +129,70 @@ impl app_persistent::Server<capnp::text::Owned> for Thing {
     }
 }
 
-impl handle::Server for Thing {}
+impl handle::Server for Thing {
+    async fn ping(
+        self: Rc<Self>,
+        _: handle::PingParams,
+        _: handle::PingResults,
+    ) -> Result<(), Error> {
+        println!("ping of {}", self.id);
+        Ok(())
+    }
+}
+
+/// What a generated interface that extends both would be: one object, two interfaces.
+struct ThingClient(Client);
+
+impl FromClientHook for ThingClient {
+    fn new(hook: Box<dyn ClientHook>) -> Self {
+        ThingClient(Client::new(hook))
+    }
+    fn into_client_hook(self) -> Box<dyn ClientHook> {
+        self.0.hook
+    }
+    fn as_client_hook(&self) -> &dyn ClientHook {
+        &*self.0.hook
+    }
+}
+
+impl FromServer<Thing> for ThingClient {
+    type Dispatch = ThingDispatch;
+    fn from_server(server: Rc<Thing>) -> ThingDispatch {
+        ThingDispatch(server)
+    }
+}
+
+#[derive(Clone)]
+struct ThingDispatch(Rc<Thing>);
+
+impl std::ops::Deref for ThingDispatch {
+    type Target = Thing;
+    fn deref(&self) -> &Thing {
+        &self.0
+    }
+}
+
+impl capnp::capability::Server for ThingDispatch {
+    fn dispatch_call(
+        self,
+        interface: u64,
+        method: u16,
+        params: Params<any_pointer::Owned>,
+        results: Results<any_pointer::Owned>,
+    ) -> DispatchCallResult {
+        if interface == handle::Client::TYPE_ID {
+            handle::ServerDispatch::<Thing>::dispatch_call_internal(self.0, method, params, results)
+        } else if interface == app_persistent::Client::<capnp::text::Owned>::TYPE_ID {
+            app_persistent::ServerDispatch::<Thing, capnp::text::Owned>::dispatch_call_internal(
+                self.0, method, params, results,
+            )
+        } else {
+            let error = Error::unimplemented("a thing has no such interface".into());
+            DispatchCallResult::new(Promise::err(error), false)
+        }
+    }
+
+    fn as_ptr(&self) -> usize {
+        Rc::as_ptr(&self.0) as usize
+    }
+}

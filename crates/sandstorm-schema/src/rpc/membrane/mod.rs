@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use capnp::capability::{Client, FromClientHook};
 use capnp::message::{Builder, HeapAllocator};
@@ -63,6 +64,18 @@ pub struct Crossing {
 pub trait MembranePolicy {
     /// `Err` refuses the call with that error.
     fn check(&self, crossing: Crossing) -> Result<(), Error>;
+
+    /// Another object that takes an allowed call in the callee's stead, on the callee's side of
+    /// the membrane. Unlike the callee it is ours, so it may do what the callee may not be asked
+    /// to do from across.
+    fn stand_in(&self, _crossing: Crossing, _callee: &dyn ClientHook) -> Option<Client> {
+        None
+    }
+
+    /// How long a call whose callee was lost waits for the revocation, whose error says why.
+    fn last_words(&self, _direction: Direction) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// One membrane. A clone is the same membrane.
@@ -193,9 +206,10 @@ impl Core {
         to.set_as(crossed.reader()?)
     }
 
-    /// `work`, or the revocation's error if that comes first.
+    /// `work`, or the revocation's error if that comes first, or soon after the callee was lost.
     async fn unless_revoked<T>(
         &self,
+        direction: Direction,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         let mut revoked = pin!(self.revocation.notified());
@@ -205,6 +219,15 @@ impl Core {
             return Err(error);
         }
         match futures::future::select(pin!(work), revoked).await {
+            futures::future::Either::Left((Err(lost), revoked))
+                if error::is_disconnected(&lost) =>
+            {
+                let patience = self.policy.last_words(direction);
+                match tokio::time::timeout(patience, revoked).await {
+                    Ok(()) => Err(self.revoked().unwrap_or(lost)),
+                    Err(_) => Err(lost),
+                }
+            }
             futures::future::Either::Left((result, _)) => result,
             futures::future::Either::Right(((), _)) => {
                 Err(self.revoked().unwrap_or_else(|| error::disconnected("revoked")))

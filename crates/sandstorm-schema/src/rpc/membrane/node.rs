@@ -43,6 +43,13 @@ impl Node {
         }
     }
 
+    /// Who takes a call: the object behind, or what the policy puts in its stead.
+    pub(super) fn callee(&self, interface: u64, method: u16) -> Box<dyn ClientHook> {
+        let inner = self.inner();
+        let crossing = Crossing { direction: self.direction, interface, method };
+        self.core.policy.stand_in(crossing, &*inner).map_or(inner, |client| client.hook)
+    }
+
     pub(super) fn let_go(&self) -> Option<Box<dyn ClientHook>> {
         self.inner.borrow_mut().take()
     }
@@ -98,7 +105,7 @@ impl ClientHook for NodeHook {
         let node = self.node.clone();
         let request = node.check(interface, method).and_then(|()| {
             let content = params.get()?;
-            let mut request = node.inner().new_call(interface, method, None);
+            let mut request = node.callee(interface, method).new_call(interface, method, None);
             node.core.transfer(content, request.get(), node.direction.flip())?;
             Ok(request)
         });
@@ -110,8 +117,11 @@ impl ClientHook for NodeHook {
                 // Without its pipeline, so that dropping the promise gives the call up.
                 let answer = request.send().promise;
                 Promise::from_future(async move {
-                    let answer =
-                        node.core.unless_revoked(answer).await.map_err(error::passed_on)?;
+                    let answer = node
+                        .core
+                        .unless_revoked(node.direction, answer)
+                        .await
+                        .map_err(error::passed_on)?;
                     node.core.transfer(answer.get()?, results.get()?, node.direction)
                 })
             }
@@ -137,7 +147,8 @@ impl ClientHook for NodeHook {
         let (core, direction) = (Rc::downgrade(&self.node.core), self.node.direction);
         Some(Promise::from_future(async move {
             let core = upgrade(&core)?;
-            let resolved = core.unless_revoked(promise).await.map_err(error::passed_on)?;
+            let resolved =
+                core.unless_revoked(direction, promise).await.map_err(error::passed_on)?;
             Ok(core.wrap(resolved, direction))
         }))
     }

@@ -32,7 +32,7 @@ impl CrossingRequest {
     fn cross(self) -> Result<(Rc<Node>, Request<any_pointer::Owned, any_pointer::Owned>), Error> {
         let CrossingRequest { node, interface, method, message, table } = self;
         node.check(interface, method)?;
-        let mut request = node.inner().new_call(interface, method, None);
+        let mut request = node.callee(interface, method).new_call(interface, method, None);
         let mut content: any_pointer::Reader<'_> = message.get_root_as_reader()?;
         content.imbue(&table);
         node.core.transfer(content, request.get(), node.direction.flip())?;
@@ -71,7 +71,11 @@ impl RequestHook for CrossingRequest {
         };
         let promise = Promise::from_future(async move {
             let result = async {
-                let response = node.core.unless_revoked(promise).await.map_err(error::passed_on)?;
+                let response = node
+                    .core
+                    .unless_revoked(node.direction, promise)
+                    .await
+                    .map_err(error::passed_on)?;
                 let content = response.get()?;
                 let words = content.target_size()?.word_count;
                 Crossed::new(&node.core, content, words, node.direction).map(Rc::new)
@@ -92,7 +96,7 @@ impl RequestHook for CrossingRequest {
             Ok((node, request)) => {
                 let sent = request.hook.send_streaming();
                 Promise::from_future(async move {
-                    node.core.unless_revoked(sent).await.map_err(error::passed_on)
+                    node.core.unless_revoked(node.direction, sent).await.map_err(error::passed_on)
                 })
             }
         }
