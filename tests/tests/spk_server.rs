@@ -17,7 +17,8 @@ use sandstorm_schema::rpc::connect::{Trust, Vat};
 use sandstorm_schema::unpack_capnp::{Step, progress, unpacker};
 use spk_support::*;
 
-type Reports = Rc<RefCell<Vec<(Step, u64, u64)>>>;
+type Report = (Step, u64, u64);
+type Reports = Rc<RefCell<Vec<Report>>>;
 
 struct ProgressImpl(Reports);
 
@@ -78,7 +79,7 @@ fn unpack(
     package: &Path,
     work: &Path,
     watch: impl FnOnce(u32),
-) -> (Result<Info, capnp::Error>, Vec<(Step, u64, u64)>) {
+) -> (Result<Info, capnp::Error>, Vec<Report>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut child = spawn(theirs, File::open(package).unwrap(), File::open(work).unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

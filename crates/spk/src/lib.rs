@@ -3,6 +3,7 @@
 //! The library is what the `spk` program, the fuzzer and the benchmarks share. Whoever made a
 //! package is a stranger: everything that comes out of one is checked in [`format`] first.
 
+pub mod definition;
 pub mod error;
 pub mod format;
 pub mod info;
@@ -11,6 +12,7 @@ pub mod pack;
 pub mod pgp;
 pub mod progress;
 pub mod sys;
+pub mod tarball;
 pub mod tree;
 pub mod unpack;
 

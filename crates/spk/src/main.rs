@@ -45,13 +45,23 @@ fn subject(command: &Command) -> Option<String> {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    let global = &cli.global;
     match &cli.command {
-        Command::Keygen { only_id, files } => cmd::keys::keygen(global, files, *only_id),
+        Command::Keygen { global, only_id, files } => {
+            cmd::keys::keygen(&global.over(&cli.global), files, *only_id)
+        }
         Command::Appid { only_id, files } => cmd::keys::appid(files, *only_id),
-        Command::Listkeys => cmd::keys::listkeys(global),
-        Command::Getkey { ids } => cmd::keys::getkey(global, ids),
-        Command::Pack { only_id, words } => cmd::pack::run(global, words, *only_id),
+        Command::Listkeys { global } => cmd::keys::listkeys(&global.over(&cli.global)),
+        Command::Getkey { global, ids } => cmd::keys::getkey(&global.over(&cli.global), ids),
+        Command::Init(init) => cmd::init::run(&init.global.over(&cli.global), init),
+        Command::Pack { global, definitions, only_id, words } => cmd::pack::run(
+            &global.over(&cli.global),
+            &definitions.over(&cli.definitions),
+            words,
+            *only_id,
+        ),
+        Command::Unpack { tar: true, file, target, .. } => {
+            cmd::unpack::to_tar(file, target.as_deref())
+        }
         Command::Unpack { file, target, .. } => cmd::unpack::run(file, target.as_deref()),
         Command::Verify { json, file, .. } => cmd::verify::run(file, *json),
         Command::UnpackServer => cmd::unpack_server::run(),

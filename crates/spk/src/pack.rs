@@ -36,6 +36,7 @@ pub fn write(
     progress: &dyn Progress,
 ) -> Result<()> {
     let layout = Layout::of(tree)?;
+    tree.must_not_hold(&key.to_bytes())?;
     progress.begin(Step::Hash, layout.bytes());
     let mut hash = Tee { sink: std::io::sink(), hash: Sha512::new() };
     layout.write(tree, &mut hash, progress)?;

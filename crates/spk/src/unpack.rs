@@ -18,6 +18,7 @@ use crate::format::{archive, manifest};
 use crate::progress::{Progress, Step};
 use crate::sys::scratch::{Scratch, open_dir, working_name};
 use crate::sys::tree::{Extractor, exists_at, remove_content};
+use crate::tarball::TarWriter;
 
 /// Threads that decompress.
 pub fn decoder_threads() -> u32 {
@@ -142,6 +143,29 @@ impl Unpacked {
         archive::walk(archive.bytes(), &mut extractor)?;
         Ok(())
     }
+}
+
+/// Takes a package apart into a tar file.
+///
+/// # Errors
+/// Whatever is wrong with the package; those of `sink`.
+pub fn to_tar(
+    source: impl Read,
+    size: u64,
+    scratch: Scratch,
+    sink: impl std::io::Write,
+    progress: &dyn Progress,
+) -> Result<Unpacked> {
+    let unpacked = check(source, size, scratch, progress)?;
+    let totals = unpacked.checked.totals;
+    progress.begin(Step::Extract, totals.bytes + 64 * totals.entries);
+    let archive = &unpacked.verified.archive;
+    let sink = std::io::BufWriter::with_capacity(256 << 10, sink);
+    let mut writer = TarWriter::new(sink, archive, progress);
+    archive::walk(archive.bytes(), &mut writer)?;
+    writer.finish()?;
+    progress.end();
+    Ok(unpacked)
 }
 
 /// Takes a package apart into `target`, which must not exist.

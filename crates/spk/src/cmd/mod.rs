@@ -1,5 +1,6 @@
 //! One command a file.
 
+pub mod init;
 pub mod keys;
 pub mod pack;
 pub mod unpack;

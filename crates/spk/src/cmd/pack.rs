@@ -1,26 +1,55 @@
 //! `pack`, both forms.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use spk::definition::{self, Definition};
 use spk::error::{Error, Result, display_path};
 use spk::format::manifest::Manifest;
-use spk::format::{limits, xz};
+use spk::format::{limits, replacement, xz};
 use spk::keyring::{self, Key, Keyring};
 use spk::pack::{self, Output};
 use spk::progress::Terminal;
 use spk::tree::disk::Forbidden;
-use spk::tree::{Kind, Source, Tree, dir};
+use spk::tree::{Kind, Node, Tree, dir, tar};
 
-use crate::args::Global;
+use crate::args::{Definitions, Global};
 
 /// Two or three words are 2014's form, one is today's.
-pub fn run(_global: &Global, words: &[PathBuf], only_id: bool) -> Result<()> {
+pub fn run(
+    global: &Global,
+    definition: &Definitions,
+    words: &[PathBuf],
+    only_id: bool,
+) -> Result<()> {
     match words {
+        [out] => defined(global, definition, out),
         [tree, key] => directory(tree, key, None, only_id),
         [tree, key, out] => directory(tree, key, Some(out), only_id),
         _ => Err(Error::Usage("pack takes DIR KEYFILE [OUT], or OUT".into())),
     }
+}
+
+/// `pack OUT`: what a definition names.
+fn defined(global: &Global, options: &Definitions, out: &Path) -> Result<()> {
+    if out.is_dir() {
+        return Err(Error::Usage(format!(
+            "{0}: a directory; to pack it, name the key too: spk pack {0} KEYFILE",
+            display_path(out)
+        )));
+    }
+    let place = options.pkg_def.as_deref().unwrap_or(definition::DEFAULT);
+    let definition = Definition::load(place, &options.import_path)?;
+    let app = definition.app_id()?;
+    let signer = replacement::signer_of(app);
+    let ring_path = keyring::path(global.keyring.as_deref())?;
+    let key = Keyring::load(&ring_path)?.find(signer)?.clone();
+    let output = Output::create(out, pack::is_package)?;
+    let mut forbidden = Forbidden::default();
+    forbidden.key(&ring_path);
+    forbidden.output(out);
+    let tree = definition.tree(&forbidden)?;
+    write(&tree, &key, output)?;
+    super::print(format_args!("{signer}\n"))
 }
 
 /// `pack DIR KEYFILE [OUT]`: the tree as it is.
@@ -34,10 +63,14 @@ fn directory(source: &Path, key_file: &Path, out: Option<&Path>, only_id: bool) 
         None => default_output(source)?,
     };
     let output = Output::create(&out, pack::is_package)?;
-    let mut forbidden = Forbidden::default();
-    forbidden.key(key_file);
-    forbidden.output(&out);
-    let tree = dir::scan(source, &forbidden)?;
+    let tree = if source.is_file() {
+        tar::scan(source)?
+    } else {
+        let mut forbidden = Forbidden::default();
+        forbidden.key(key_file);
+        forbidden.output(&out);
+        dir::scan(source, &forbidden)?
+    };
     for missing in missing_parts(&tree) {
         super::warn(format_args!("{}: {missing}", display_path(source)));
     }
@@ -88,19 +121,17 @@ fn default_output(source: &Path) -> Result<PathBuf> {
 fn missing_parts(tree: &Tree) -> Vec<String> {
     let mut missing = Vec::new();
     let name = limits::MANIFEST_NAME;
-    let problem = match tree.find(name).map(|node| &node.kind) {
-        Some(Kind::File { executable: false, source: Source::Disk(file), .. }) => file
-            .open()
-            .and_then(|open| {
-                let mut bytes = Vec::new();
-                open.take(8 * limits::MAX_MANIFEST_WORDS + 8192)
-                    .read_to_end(&mut bytes)
-                    .map_err(Error::io(name))?;
-                Manifest::parse(&bytes)
-            })
+    let problem = match tree.find(name) {
+        Some(Node { kind: Kind::File { executable: false, size, .. }, .. })
+            if *size > 8 * limits::MAX_MANIFEST_WORDS + 8192 =>
+        {
+            Some(format!("{name}: too large"))
+        }
+        Some(node @ Node { kind: Kind::File { executable: false, .. }, .. }) => tree
+            .read(node)
+            .and_then(|bytes| Manifest::parse(&bytes).map(drop))
             .err()
             .map(|error| error.to_string()),
-        Some(Kind::File { executable: false, .. }) => None,
         Some(_) => Some(format!("{name}: not a regular file without the executable bit")),
         None => Some(format!("{name}: missing; make it with `capnp eval -b`")),
     };

@@ -1,19 +1,18 @@
-//! `unpack`: a package from a file or a pipe, into a directory.
+//! `unpack`: a package from a file or a pipe, into a directory or a tar file.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use spk::error::{Error, Result, display_path};
+use spk::pack::Output;
 use spk::progress::{Progress, Terminal};
+use spk::sys::scratch::Scratch;
 use spk::unpack;
 
 /// `unpack FILE|- [DIR]`
 pub fn run(file: &Path, target: Option<&Path>) -> Result<()> {
-    let target = match target {
-        Some(target) => target.to_owned(),
-        None => default_target(file, "")?,
-    };
+    let target = target_or_default(file, target, "")?;
     let (source, size) = open(file)?;
     let progress = Terminal::default();
     let unpacked = unpack::to_directory(source, size, &target, &progress)?;
@@ -21,8 +20,34 @@ pub fn run(file: &Path, target: Option<&Path>) -> Result<()> {
     super::print(format_args!("{}\n", unpacked.verified.app_id))
 }
 
+/// `unpack --tar FILE|- [OUT.tar|-]`
+pub fn to_tar(file: &Path, target: Option<&Path>) -> Result<()> {
+    let target = target_or_default(file, target, ".tar")?;
+    let (source, size) = open(file)?;
+    let progress = Terminal::default();
+    if target.as_os_str() == "-" {
+        // The bytes of the tar file are the output; the id would spoil them.
+        unpack::to_tar(source, size, Scratch::new()?, std::io::stdout().lock(), &progress)?;
+        return Ok(());
+    }
+    if target.symlink_metadata().is_ok() {
+        return Err(Error::Usage(format!("{}: it exists", display_path(&target))));
+    }
+    let output = Output::create(&target, |_| false)?;
+    let unpacked = unpack::to_tar(source, size, Scratch::new()?, output.file(), &progress)?;
+    output.finish()?;
+    super::print(format_args!("{}\n", unpacked.verified.app_id))
+}
+
+fn target_or_default(file: &Path, target: Option<&Path>, suffix: &str) -> Result<PathBuf> {
+    match target {
+        Some(target) => Ok(target.to_owned()),
+        None => default_target(file, suffix),
+    }
+}
+
 /// FILE without `.spk`, with `suffix`.
-pub fn default_target(file: &Path, suffix: &str) -> Result<PathBuf> {
+fn default_target(file: &Path, suffix: &str) -> Result<PathBuf> {
     let name = file.as_os_str().as_encoded_bytes();
     match file.extension() {
         Some(extension) if extension == "spk" && name != b"-" => {
@@ -39,7 +64,7 @@ pub fn open(file: &Path) -> Result<(Box<dyn Read>, u64)> {
     if file.as_os_str() == "-" {
         return Ok((Box::new(std::io::stdin().lock()), 0));
     }
-    let failed = |e| Error::io(display_path(file))(e);
+    let failed = |e| Error::io("cannot open it")(e);
     let open = File::open(file).map_err(failed)?;
     let meta = open.metadata().map_err(failed)?;
     Ok((Box::new(open), if meta.is_file() { meta.len() } else { 0 }))

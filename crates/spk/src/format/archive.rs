@@ -58,11 +58,11 @@ pub trait Visitor {
     fn leaf(&mut self, path: &[u8], name: &[u8], mtime_ns: i64, content: Content<'_>)
     -> Result<()>;
 
-    /// A directory begins.
+    /// A directory begins. Its time is told again when it ends, which is when it can be set.
     ///
     /// # Errors
     /// Ends the walk.
-    fn enter(&mut self, path: &[u8], name: &[u8]) -> Result<()>;
+    fn enter(&mut self, path: &[u8], name: &[u8], mtime_ns: i64) -> Result<()>;
 
     /// The directory that was entered last ends.
     ///
@@ -161,7 +161,7 @@ impl<V: Visitor> Walk<'_, V> {
             Ok(file::Symlink(target)) => target.map(|target| Content::Symlink(target.as_bytes())),
             Ok(file::Directory(files)) => {
                 let files = files.map_err(|e| self.malformed(e))?;
-                self.visitor.enter(&self.path, name)?;
+                self.visitor.enter(&self.path, name, mtime)?;
                 self.directory(files, depth + 1)?;
                 return self.visitor.leave(&self.path, mtime);
             }
@@ -252,7 +252,7 @@ impl Visitor for CheckOnly {
         Ok(())
     }
 
-    fn enter(&mut self, _: &[u8], _: &[u8]) -> Result<()> {
+    fn enter(&mut self, _: &[u8], _: &[u8], _: i64) -> Result<()> {
         Ok(())
     }
 

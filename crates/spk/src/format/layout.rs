@@ -278,7 +278,8 @@ impl<W: Write> Out<'_, W> {
                     let mut done = 0;
                     while done < *size {
                         let most = (*size - done).min(room.len() as u64) as usize;
-                        tar.read_exact_at(&mut room[..most], start + done)
+                        tar.file
+                            .read_exact_at(&mut room[..most], start + done)
                             .map_err(|_| Error::source(&node.name, SourceFault::Changed))?;
                         self.bytes(&room[..most])?;
                         done += most as u64;
@@ -289,6 +290,9 @@ impl<W: Write> Out<'_, W> {
             self.pad()?;
             self.progress.done(self.written)?;
         }
-        Ok(())
+        match &tree.tar {
+            Some(tar) => tar.disk.check(&tar.file),
+            None => Ok(()),
+        }
     }
 }

@@ -94,12 +94,12 @@ impl Visitor for Finder {
         self.inner.leaf(path, name, mtime, content)
     }
 
-    fn enter(&mut self, path: &[u8], name: &[u8]) -> Result<()> {
+    fn enter(&mut self, path: &[u8], name: &[u8], mtime_ns: i64) -> Result<()> {
         if path == MANIFEST_NAME.as_bytes() {
             let fault = "a directory instead of a regular file";
             self.manifest = Some(Err(Error::Manifest(fault.into())));
         }
-        self.inner.enter(path, name)
+        self.inner.enter(path, name, mtime_ns)
     }
 
     fn leave(&mut self, path: &[u8], mtime: i64) -> Result<()> {

@@ -106,7 +106,7 @@ impl Visitor for Extractor<'_> {
         }
     }
 
-    fn enter(&mut self, path: &[u8], name: &[u8]) -> Result<()> {
+    fn enter(&mut self, path: &[u8], name: &[u8], _: i64) -> Result<()> {
         let failed = |errno| Error::sys(display_bytes(path))(errno);
         let dir = self.here()?;
         mkdirat(dir, name, Mode::S_IRWXU).map_err(failed)?;
@@ -255,7 +255,7 @@ mod tests {
         std::os::unix::fs::symlink("/", deep.join("root")).unwrap();
         use std::os::unix::fs::PermissionsExt;
         for path in ["a/b/c", "a/b", "a"] {
-            let none = std::fs::Permissions::from_mode(0);
+            let none = std::fs::Permissions::from_mode(0o000);
             std::fs::set_permissions(home.path().join(path), none).unwrap();
         }
         let root = crate::sys::scratch::open_dir(home.path()).unwrap();

@@ -4,19 +4,23 @@
 
 pub mod dir;
 pub mod disk;
+pub mod source_map;
+pub mod tar;
 
-use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 
-use crate::error::Result;
+use crate::error::{Error, Result, SourceFault, display_bytes};
 use crate::format::archive::check_name;
 use disk::DiskFile;
+use tar::TarFile;
 
 /// A tree and what its nodes refer to.
 #[derive(Default)]
 pub struct Tree {
     pub root: Vec<Node>,
     /// The file that [`Source::Tar`] reads from.
-    pub tar: Option<File>,
+    pub tar: Option<TarFile>,
     /// What the author should know, one line each.
     pub warnings: Vec<String>,
 }
@@ -77,6 +81,48 @@ impl Tree {
         sort(&mut self.root);
     }
 
+    /// The whole content of a file; for small ones.
+    ///
+    /// # Errors
+    /// It cannot be read or has changed.
+    pub fn read(&self, node: &Node) -> Result<Vec<u8>> {
+        let Kind::File { size, source, .. } = &node.kind else { return Ok(Vec::new()) };
+        let failed = |e| Error::io(display_bytes(&node.name))(e);
+        let mut bytes = vec![0; *size as usize];
+        match (source, &self.tar) {
+            (Source::Bytes(content), _) => return Ok(content.to_vec()),
+            (Source::Disk(file), _) => file.open()?.read_exact(&mut bytes).map_err(failed)?,
+            (Source::Tar(at), Some(tar)) => {
+                tar.file.read_exact_at(&mut bytes, *at).map_err(failed)?;
+            }
+            (Source::Tar(_), None) => {}
+        }
+        Ok(bytes)
+    }
+
+    /// Refuses a tree that holds this file under any name: a signing key, for one.
+    ///
+    /// # Errors
+    /// [`SourceFault::SigningKey`] with the path; a file that cannot be read.
+    pub fn must_not_hold(&self, secret: &[u8]) -> Result<()> {
+        fn search(tree: &Tree, nodes: &[Node], path: &[u8], secret: &[u8]) -> Result<()> {
+            for node in nodes {
+                let path = dir::join(path, &node.name);
+                match &node.kind {
+                    Kind::Directory(children) => search(tree, children, &path, secret)?,
+                    Kind::File { size, .. } if *size == secret.len() as u64 => {
+                        if tree.read(node)? == secret {
+                            return Err(Error::source(&path, SourceFault::SigningKey));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        }
+        search(self, &self.root, b"", secret)
+    }
+
     /// The entry of this name in the root.
     pub fn find(&self, name: &str) -> Option<&Node> {
         self.root.iter().find(|node| *node.name == *name.as_bytes())
@@ -92,7 +138,7 @@ pub fn components(path: &[u8]) -> Result<Vec<&[u8]>> {
     let parts: Vec<&[u8]> =
         path.split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".").collect();
     for part in &parts {
-        check_name(part).map_err(|fault| crate::error::Error::source(path, fault))?;
+        check_name(part).map_err(|fault| Error::source(path, fault))?;
     }
     Ok(parts)
 }
