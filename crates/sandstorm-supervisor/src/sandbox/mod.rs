@@ -26,7 +26,7 @@ pub mod page;
 pub mod syscalls;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use self::cgroup::{Cgroup, Right};
 use self::limits::Limits;
@@ -179,7 +179,7 @@ fn privileged_half(
     let cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Root);
     let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
-        Forked::Child => child_main(one_thread, plan, ends, Some(trees), slot),
+        Forked::Child => child_main(one_thread, plan, ends, link, Some(trees), slot),
         Forked::Parent(child) => child,
     };
     cgroup
@@ -201,7 +201,7 @@ fn plain_half(
     let cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Delegated);
     let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
-        Forked::Child => child_main(one_thread, plan, ends, None, None),
+        Forked::Child => child_main(one_thread, plan, ends, link, None, None),
         Forked::Parent(child) => child,
     };
     cgroup
@@ -248,9 +248,14 @@ fn child_main(
     one_thread: &SingleThread,
     plan: &Plan<'_>,
     ends: ChildEnds,
+    parents: &Link,
     trees: Option<Trees>,
     slot: Option<Slot>,
 ) -> ! {
+    // Our copy of the supervisor's end would keep the link open after its death. Whoever owns the
+    // number never drops it: this process does not return.
+    let number = parents.as_raw_fd() as u32;
+    let _ = fd::close_between(number, number);
     init::main(
         one_thread,
         init::Config {

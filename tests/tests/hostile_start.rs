@@ -1,0 +1,445 @@
+//! A hostile caller of the setuid program: whatever it hands on at exec, swaps on disk or signals,
+//! it gains nothing, and the next honest start works.
+//!
+//! `SANDSTORM_SOAK_SECONDS` makes the races longer.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use sandstorm_tests::supervisor::{Bench, PACKAGE, Running, on_one_thread};
+use sandstorm_tests::{Mode, eventually, processes};
+
+const GRAIN: &str = "HostileStart1234567890";
+
+fn bench() -> Result<Option<Bench>> {
+    Bench::new(Mode::Setuid)
+}
+
+fn race_time() -> Duration {
+    let seconds = std::env::var("SANDSTORM_SOAK_SECONDS").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(4))
+}
+
+/// What the caller does between fork and exec.
+fn with(mut command: Command, act: impl FnMut() + Send + Sync + 'static) -> Command {
+    let mut act = act;
+    // SAFETY: the closures below make system calls only, between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            act();
+            Ok(())
+        });
+    }
+    command
+}
+
+/// A start whose stdout is not ours to read: it serves, or it has ended with words.
+fn serves_or_refuses(bench: &Bench, mut child: std::process::Child) -> Result<Option<String>> {
+    let socket = bench.installation.grain_dir(GRAIN).join("socket");
+    let ended = eventually("a socket or an end", Duration::from_secs(20), || {
+        match child.try_wait().ok().flatten() {
+            Some(status) => Some(Some(status)),
+            None => std::os::unix::net::UnixStream::connect(&socket).is_ok().then_some(None),
+        }
+    })?;
+    match ended {
+        None => {
+            let served = child.kill();
+            child.wait()?;
+            served?;
+            eventually("the grain's end", Duration::from_secs(2), || {
+                processes::naming(GRAIN).is_empty().then_some(())
+            })?;
+            Ok(None)
+        }
+        Some(status) => {
+            ensure!(status.signal().is_none(), "it died: {status}");
+            let mut words = String::new();
+            if let Some(mut stderr) = child.stderr.take() {
+                std::io::Read::read_to_string(&mut stderr, &mut words)?;
+            }
+            Ok(Some(format!("{status}: {words}")))
+        }
+    }
+}
+
+fn honest_start(bench: &Bench) -> Result<Running> {
+    bench.start(&[], GRAIN).context("an honest start afterwards")
+}
+
+fn set_limit(resource: libc::__rlimit_resource_t, value: u64) {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: limit outlives the call.
+    unsafe { libc::setrlimit(resource, &raw const limit) };
+}
+
+#[test]
+fn odd_inheritances_change_nothing() -> Result<()> {
+    let Some(bench) = bench()? else { return Ok(()) };
+    drop(bench.start(&["--new"], GRAIN)?);
+    let start = || bench.command(&[], PACKAGE, GRAIN, &["/app"]);
+
+    // Fds 0 to 2 closed.
+    let child = with(start(), || {
+        for fd in 0..3 {
+            // SAFETY: closes numbers that exec would hand on.
+            unsafe { libc::close(fd) };
+        }
+    })
+    .spawn()?;
+    ensure!(serves_or_refuses(&bench, child)?.is_none(), "closed fds");
+
+    // Umask, niceness, blocked and ignored signals, an interval timer about to go off.
+    let child = with(start(), || {
+        // SAFETY: plain calls; all-ones and zeroed structures are valid for them.
+        unsafe {
+            libc::umask(0o777);
+            libc::nice(19);
+            for signal in 1..32 {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+            let mut soon: libc::itimerval = std::mem::zeroed();
+            soon.it_value.tv_usec = 500_000;
+            libc::setitimer(libc::ITIMER_REAL, &raw const soon, std::ptr::null_mut());
+            libc::setsid();
+        }
+    })
+    .spawn()?;
+    ensure!(serves_or_refuses(&bench, child)?.is_none(), "signals and umask");
+    let modes = fs::metadata(bench.installation.grain_dir(GRAIN).join("log"))?.mode() & 0o777;
+    ensure!(modes == 0o600, "the log has mode {modes:o}");
+
+    // Ten thousand variables, some that loaders and allocators like.
+    let mut command = start();
+    for n in 0..10_000 {
+        command.env(format!("VARIABLE_{n}"), "x".repeat(20));
+    }
+    command.env("LD_PRELOAD", "/tmp/evil.so").env("GLIBC_TUNABLES", "glibc.malloc.check=3");
+    command.env("MALLOC_PERTURB_", "1").env("TZ", "/etc/shadow");
+    ensure!(serves_or_refuses(&bench, command.spawn()?)?.is_none(), "environment");
+
+    // A working directory far down, and then gone.
+    let mut deep = bench.installation.directory("deep")?;
+    let top = deep.clone();
+    for _ in 0..60 {
+        deep.push("d".repeat(60));
+        if deep.as_os_str().len() > 3500 {
+            deep.pop();
+            break;
+        }
+        fs::create_dir(&deep)?;
+        bench.give(&deep)?;
+    }
+    let mut command = start();
+    command.current_dir(&deep);
+    let command = with(command, move || {
+        let path = std::ffi::CString::new(top.as_os_str().as_encoded_bytes()).unwrap_or_default();
+        // SAFETY: path is NUL-terminated; failing is fine.
+        unsafe { libc::rmdir(path.as_ptr()) };
+    });
+    let mut command = command;
+    ensure!(serves_or_refuses(&bench, command.spawn()?)?.is_none(), "deep working directory");
+    drop(honest_start(&bench)?);
+    Ok(())
+}
+
+#[test]
+fn tiny_limits_are_lifted_or_end_in_words() -> Result<()> {
+    let Some(bench) = bench()? else { return Ok(()) };
+    drop(bench.start(&["--new"], GRAIN)?);
+    let cases: &[(&str, libc::__rlimit_resource_t, &[u64])] = &[
+        ("files", libc::RLIMIT_NOFILE, &[0, 3, 4, 6, 8, 12, 16, 20, 24, 32]),
+        ("file size", libc::RLIMIT_FSIZE, &[0, 1, 100]),
+        ("data", libc::RLIMIT_DATA, &[0, 100_000, 1 << 20]),
+        ("address space", libc::RLIMIT_AS, &[0, 1 << 20, 4 << 20, 16 << 20]),
+        ("stack", libc::RLIMIT_STACK, &[64 << 10, 1 << 20]),
+        ("processor time", libc::RLIMIT_CPU, &[1]),
+        ("processes", libc::RLIMIT_NPROC, &[0, 1, 2]),
+        ("locked memory", libc::RLIMIT_MEMLOCK, &[0]),
+        ("core", libc::RLIMIT_CORE, &[libc::RLIM_INFINITY]),
+    ];
+    for (name, resource, values) in cases {
+        for &value in *values {
+            let resource = *resource;
+            let command = bench.command(&[], PACKAGE, GRAIN, &["/app"]);
+            let child = with(command, move || set_limit(resource, value)).spawn();
+            // The kernel may refuse the exec itself, or kill it before its first instruction.
+            let Ok(child) = child else { continue };
+            match serves_or_refuses(&bench, child) {
+                Ok(None) => {}
+                Ok(Some(words)) => {
+                    ensure!(words.contains("sandstorm-supervisor: "), "{name} {value}: {words}");
+                }
+                Err(died) => {
+                    let before_main = ["file", "data", "address space", "files", "stack"];
+                    ensure!(before_main.contains(name), "{name} {value}: {died}");
+                }
+            }
+            eventually("no process of the grain", Duration::from_secs(3), || {
+                processes::naming(GRAIN).is_empty().then_some(())
+            })
+            .with_context(|| format!("after {name} {value}"))?;
+        }
+    }
+    let mut dumps = fs::read_dir(bench.home())?.flatten();
+    ensure!(!dumps.any(|e| e.file_name().to_string_lossy().starts_with("core")), "a core dump");
+    drop(honest_start(&bench)?);
+    Ok(())
+}
+
+#[test]
+fn a_full_pipe_as_stdout_stops_nothing() -> Result<()> {
+    let Some(bench) = bench()? else { return Ok(()) };
+    drop(bench.start(&["--new"], GRAIN)?);
+    let (read, write) = nix::unistd::pipe()?;
+    nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    while nix::unistd::write(&write, &[b'x'; 4096]).is_ok() {}
+    nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))?;
+    let mut command = bench.command(&[], PACKAGE, GRAIN, &["/app"]);
+    command.stdout(write);
+    let child = command.spawn()?;
+    ensure!(serves_or_refuses(&bench, child)?.is_none());
+    drop(read);
+    Ok(())
+}
+
+/// Signals at every moment of a start: whatever is killed leaves nothing half-made.
+#[test]
+fn signals_at_any_step_leave_nothing() -> Result<()> {
+    let Some(bench) = bench()? else { return Ok(()) };
+    // How long a start takes here and now.
+    let begun = Instant::now();
+    drop(bench.start(&["--new"], GRAIN)?);
+    let span = begun.elapsed().max(Duration::from_millis(5));
+    let until = Instant::now() + race_time();
+    let mut round = 0u32;
+    while Instant::now() < until {
+        round += 1;
+        let new = format!("Round{round:08}");
+        let mut child = bench.command(&["--new"], PACKAGE, &new, &["/app"]).spawn()?;
+        let pid = child.id() as i32;
+        let moment = span.mul_f64(f64::from(round % 40) / 30.0);
+        // The caller's own uid sends it, as a real one would.
+        let send = |signal: i32| {
+            let mut kill = Command::new("/bin/kill");
+            kill.arg(format!("-{signal}")).arg(pid.to_string()).stderr(std::process::Stdio::null());
+            bench.installation.as_user(&mut kill);
+            kill.status()
+        };
+        let started = Instant::now();
+        while started.elapsed() < moment {
+            std::hint::spin_loop();
+        }
+        match round % 3 {
+            0 => {
+                send(libc::SIGSTOP)?;
+                send(libc::SIGCONT)?;
+                send(libc::SIGTERM)?;
+            }
+            1 => drop(send(libc::SIGKILL)?),
+            _ => processes::kill(pid),
+        }
+        let _ = child.kill();
+        child.wait()?;
+        eventually("no process of the grain", Duration::from_secs(2), || {
+            processes::naming(&new).is_empty().then_some(())
+        })?;
+        // Started again: `--new` if the first did not get so far, without it if it did.
+        let made = bench.installation.grain_dir(&new).join("sandbox").exists();
+        let options: &[&str] = if made { &[] } else { &["--new"] };
+        drop(bench.start(options, &new).with_context(|| format!("after round {round}"))?);
+    }
+    let left = processes::mounts_below(&bench.home().to_string_lossy());
+    ensure!(left.is_empty(), "mounts are left: {left:?}");
+    eprintln!("{round} starts were interrupted");
+    ensure!(round >= 5);
+    Ok(())
+}
+
+/// The owner of the home swaps what is below it for links to other people's directories.
+#[test]
+fn swapped_directories_lead_nowhere() -> Result<()> {
+    let Some(bench) = bench()? else { return Ok(()) };
+    drop(bench.start(&["--new"], GRAIN)?);
+    // Not the caller's: as /etc would be.
+    let treasure = bench.installation.dir().join("treasure");
+    fs::create_dir(&treasure)?;
+    fs::create_dir(treasure.join("sandbox"))?;
+    fs::write(treasure.join("secret"), "secret")?;
+    fs::write(treasure.join("sandbox/text"), "secret")?;
+    fs::set_permissions(&treasure, fs::Permissions::from_mode(0o755))?;
+    let before = listing(&treasure)?;
+
+    let grain = bench.installation.grain_dir(GRAIN);
+    let package = bench.home().join("apps").join(PACKAGE);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut swappers = Vec::new();
+    for (path, target) in [
+        (grain.clone(), treasure.clone()),
+        (grain.join("sandbox"), treasure.join("sandbox")),
+        (package, treasure.clone()),
+    ] {
+        let stop = stop.clone();
+        let (uid, gid) = (bench.installation.uid, bench.installation.gid);
+        swappers.push(std::thread::spawn(move || {
+            // This thread alone becomes the caller: the raw calls leave the others as they are.
+            // SAFETY: plain numbers.
+            unsafe {
+                libc::syscall(libc::SYS_setresgid, gid, gid, gid);
+                libc::syscall(libc::SYS_setresuid, uid, uid, uid);
+            }
+            let aside = path.with_extension("aside");
+            let mut swaps = 0u32;
+            while !stop.load(Ordering::Relaxed) {
+                // Another swap may have come between the halves of the last one.
+                if fs::symlink_metadata(&aside).is_ok() {
+                    if fs::symlink_metadata(&path).is_ok_and(|m| m.is_symlink()) {
+                        let _ = fs::remove_file(&path);
+                    }
+                    let _ = fs::rename(&aside, &path);
+                }
+                if fs::rename(&path, &aside).is_ok() {
+                    let _ = symlink(&target, &path);
+                    std::thread::yield_now();
+                    let _ = fs::remove_file(&path);
+                    let _ = fs::rename(&aside, &path);
+                    swaps += 1;
+                }
+                std::thread::sleep(Duration::from_micros(u64::from(swaps * 7919 % 40) * 500));
+            }
+            swaps
+        }));
+    }
+    let until = Instant::now() + race_time();
+    let (mut served, mut refused) = (0u32, 0u32);
+    while Instant::now() < until {
+        match bench.start(&[], GRAIN) {
+            Ok(running) => {
+                served += 1;
+                let text = on_one_thread(async {
+                    let connect = running.connect().await;
+                    let Ok(grain) = connect else { return Ok(String::new()) };
+                    let Ok(session) = grain.session("Mallory").await else {
+                        return Ok(String::new());
+                    };
+                    let _ = session.post("mine").await;
+                    session.get("/text").await
+                });
+                if let Ok(text) = text {
+                    ensure!(text != "secret", "the grain saw another's directory");
+                }
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let swaps: u32 = swappers.into_iter().map(|s| s.join().unwrap_or(0)).sum();
+    eprintln!("{swaps} swaps, {served} starts served, {refused} refused");
+    ensure!(listing(&treasure)? == before, "the other's directory was changed");
+    ensure!(served > 3 && refused > 3 && swaps > 50, "no race took place");
+    drop(honest_start(&bench)?);
+    Ok(())
+}
+
+/// Names, owners, modes and contents below a directory.
+fn listing(dir: &Path) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let meta = fs::symlink_metadata(&path)?;
+        let text = if meta.is_file() { fs::read_to_string(&path)? } else { String::new() };
+        lines.push(format!("{} {} {:o} {text}", path.display(), meta.uid(), meta.mode()));
+        if meta.is_dir() {
+            lines.extend(listing(&path)?);
+        }
+    }
+    lines.sort();
+    Ok(lines)
+}
+
+#[test]
+fn a_wrongly_installed_program_refuses_to_run() -> Result<()> {
+    let Some(bench) = bench()? else { return Ok(()) };
+    let program = bench.installation.program("sandstorm-supervisor");
+    for mode in [0o4755, 0o4770, 0o4710, 0o6750] {
+        fs::set_permissions(&program, fs::Permissions::from_mode(mode))?;
+        let done = bench.command(&["--new"], PACKAGE, GRAIN, &["/app"]).output()?;
+        let words = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.code() == Some(3), "{mode:o}: {done:?}");
+        ensure!(words.contains("chmod 4750") && words.contains("chown root"), "{words}");
+    }
+    // Without the bit it is a program like any other, and says what it took.
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let plain = bench.start(&["--new"], GRAIN)?;
+    ensure!(plain.log().contains("user-namespace mode"), "{}", plain.log());
+    drop(plain);
+    // The home changes between the modes without a chown.
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4750))?;
+    let setuid = honest_start(&bench)?;
+    ensure!(setuid.log().contains("setuid mode"), "{}", setuid.log());
+    drop(setuid);
+
+    // no_new_privs: the bit has no effect, and that is said.
+    let command = with(bench.command(&[], PACKAGE, GRAIN, &["/app"]), || {
+        // SAFETY: plain numbers.
+        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    });
+    let mut command = command;
+    let child = command.spawn()?;
+    ensure!(serves_or_refuses(&bench, child)?.is_none());
+    let log = fs::read_to_string(bench.installation.grain_dir(GRAIN).join("log"))?;
+    ensure!(log.contains("did not honour"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn started_by_root_the_app_is_not_root() -> Result<()> {
+    let Some(bench) = bench()? else { return Ok(()) };
+    let home = bench.installation.dir().join("root-home");
+    for dir in ["", "apps", "grains"] {
+        fs::create_dir(home.join(dir))?;
+        fs::set_permissions(home.join(dir), fs::Permissions::from_mode(0o700))?;
+    }
+    copy_package(&bench.home().join("apps").join(PACKAGE), &home.join("apps").join(PACKAGE))?;
+    let mut command = Command::new(bench.installation.program("sandstorm-supervisor"));
+    command.arg("--home").arg(&home).args(["--new", PACKAGE, GRAIN, "--", "/app"]);
+    command.stdout(std::process::Stdio::null());
+    let mut child = command.spawn()?;
+    let socket = home.join("grains").join(GRAIN).join("socket");
+    eventually("its socket", Duration::from_secs(10), || socket.exists().then_some(()))?;
+    let uids: Vec<u32> = processes::naming(GRAIN)
+        .into_iter()
+        .filter(|pid| *pid != child.id() as i32)
+        .map(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|l| l.strip_prefix("Uid:")).unwrap_or("0");
+            line.split_whitespace().next().and_then(|u| u.parse().ok()).unwrap_or(0)
+        })
+        .collect();
+    let _ = child.kill();
+    child.wait()?;
+    if uids.is_empty() {
+        bail!("no init was found");
+    }
+    ensure!(uids.iter().all(|u| *u >= 0x6000_0000), "{uids:?}");
+    Ok(())
+}
+
+fn copy_package(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to)?;
+    for dir in ["dev", "tmp", "var"] {
+        fs::create_dir(to.join(dir))?;
+    }
+    fs::copy(from.join("app"), to.join("app"))?;
+    Ok(())
+}
