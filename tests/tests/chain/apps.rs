@@ -75,7 +75,7 @@ async fn tiddlywiki_knows_the_person_and_keeps_notes() -> Result<()> {
         // It is on disk a moment later; then the app may go.
         let file = server.installation.grain_dir(&grain).join("sandbox/wiki/tiddlers/Shopping.tid");
         sandstorm_tests::eventually("the note is on disk", Duration::from_secs(10), || {
-            file.exists().then_some(())
+            std::fs::read_to_string(&file).ok()?.contains("bread and dates").then_some(())
         })?;
         server.json(&["grain", "stop", &grain])?;
         server.wait_gone(&grain, Duration::from_secs(10))?;

@@ -177,24 +177,25 @@ fn carries(nginx: &Nginx, server: &Server, name: &str) -> Result<()> {
 fn events(nginx: &Nginx, origin: &str, cookie: &str, name: &str) -> Result<()> {
     let begin = Instant::now();
     let mut child = Command::new("curl")
-        .args(["-sSkiN", "--max-time", "30", "--connect-to"])
+        .args(["-skN", "--max-time", "6", "-w", "\nhead %{time_starttransfer}\n", "--connect-to"])
         .arg(format!("::127.0.0.1:{}", nginx.port))
         .args(["-H", &format!("Cookie: {cookie}")])
         .arg(format!("{origin}/sse?first=2000&every=500&n=4"))
         .stdout(Stdio::piped())
         .spawn()?;
-    let mut at = Vec::new();
+    let (mut at, mut head) = (Vec::new(), None);
     for line in BufReader::new(child.stdout.take().context("stdout")?).lines() {
         let line = line?;
-        if line.starts_with("HTTP/") || line.starts_with("data:") {
+        if line.starts_with("data:") {
             at.push(begin.elapsed());
+        } else if let Some(seconds) = line.strip_prefix("head ") {
+            head = Some(seconds.parse::<f64>()?);
         }
     }
     child.wait()?;
-    ensure!(at.len() == 5, "{name}: head and events came at {at:?}");
-    ensure!(at[0] < Duration::from_millis(1500), "{name}: the head was held back: {at:?}");
-    let spread = at[4] - at[1];
-    ensure!(spread > Duration::from_millis(1000), "{name}: events came in a lump: {at:?}");
+    ensure!(at.len() == 4, "{name}: events came at {at:?}");
+    ensure!(head.is_some_and(|s| s < 1.5), "{name}: the head was held back: {head:?}");
+    ensure!(at[3] - at[0] > Duration::from_millis(1000), "{name}: events in a lump: {at:?}");
     Ok(())
 }
 
