@@ -401,7 +401,7 @@ fn a_wake_lock_holds_and_the_owner_can_end_it(bench: &Bench) -> Result<()> {
         ensure!(session.get("/awake").await? == "awake");
         ensure!(*core.shown.borrow() == ["working"]);
         tokio::time::sleep(Duration::from_secs(5)).await;
-        ensure!(session.get("/text").await? == "", "it fell asleep in spite of its lock");
+        ensure!(session.get("/text").await?.is_empty(), "it fell asleep in spite of its lock");
         // The app lets go of it by itself.
         session.get("/asleep").await?;
         eventually_async("the notification's end", Duration::from_secs(2), || async {
