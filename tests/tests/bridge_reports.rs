@@ -77,12 +77,17 @@ fn every_row() -> Result<()> {
             failures.push(format!("{name}: {error:#}"));
         }
     }
+    let tall = Tall { runtime: &runtime, server: &server, grain: &grain, client: &client };
     if only.is_none() {
-        if let Err(error) = a_slow_download_keeps_the_grain_up(&runtime, &server, &grain, &client) {
-            failures.push(format!("a_slow_download_keeps_the_grain_up: {error:#}"));
-        }
-        if let Err(error) = a_failed_start_says_what_ended(&runtime, &server, &grain, &client) {
-            failures.push(format!("a_failed_start_says_what_ended: {error:#}"));
+        for (name, outcome) in [
+            ("long_bodies_take_no_memory", tall.long_bodies_take_no_memory()),
+            ("a_slow_download_keeps_the_grain_up", tall.a_slow_download_keeps_the_grain_up()),
+            ("a_failed_start_says_what_ended", tall.a_failed_start_says_what_ended()),
+        ] {
+            println!("{name}: {}", if outcome.is_ok() { "ok" } else { "FAILED" });
+            if let Err(error) = outcome {
+                failures.push(format!("{name}: {error:#}"));
+            }
         }
     }
     ensure!(
@@ -232,7 +237,7 @@ async fn downloads_keep_their_names(client: &Client) -> Result<()> {
 }
 
 async fn encoded_slashes(client: &Client) -> Result<()> {
-    for path in ["/a%2Fb/c?x=%2F", "/a//b/../c/./d?", "/%E4%BD%A0?q=a+b%20c;d", "/a|b\"c^{}`?'"] {
+    for path in ["/a%2Fb/c?x=%2F", "/a//b/../c/./d?", "/%E4%BD%A0?q=a+b%20c;d", "/a|b^?`{'}~"] {
         let (code, body) = curl(client, path, &["--globoff"]).await?;
         same!(code, 0);
         let echo: Value = serde_json::from_slice(&body).with_context(|| path.to_owned())?;
@@ -264,11 +269,19 @@ async fn a_grown_cookie(client: &Client) -> Result<()> {
     let cookie =
         format!("{}; big={}", client.cookie.clone().unwrap_or_default(), "x".repeat(12_000));
     same!(client.with_cookie(Some(cookie)).get("/echo").await?.status, 200);
+    // 600 KB, as a frame can make a browser send; the answer lets them expire, one line each.
     let mut many = client.cookie.clone().unwrap_or_default();
     for at in 0..150 {
         many.push_str(&format!("; c{at}={}", "y".repeat(4000)));
     }
-    same!(client.with_cookie(Some(many)).get("/echo").await?.status, 200);
+    let request = format!(
+        "GET /echo HTTP/1.1\r\nHost: {}\r\nCookie: {many}\r\nConnection: close\r\n\r\n",
+        client.host
+    );
+    let answer = client.raw(request.as_bytes()).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    ensure!(answer.starts_with("HTTP/1.1 200"), "{:?}", answer.get(..200));
+    ensure!(answer.to_lowercase().contains("set-cookie: c1=; "), "none is let expire");
     Ok(())
 }
 
@@ -518,7 +531,6 @@ async fn a_form_with_null_origin(client: &Client) -> Result<()> {
         vec![("origin", "null"), ("sec-fetch-site", "same-site"), form],
         vec![("origin", "http://evil.example"), form],
         vec![("origin", "null"), form],
-        vec![form],
     ] {
         same!(client.request("POST", "/form", &other, "a=b").await?.status, 403);
     }
@@ -625,35 +637,125 @@ async fn compressed_answers(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// "Downloads and music stop after a minute or two": a byte a second for three idle times, nobody
-/// else there; afterwards the grain sleeps.
-fn a_slow_download_keeps_the_grain_up(
-    runtime: &tokio::runtime::Runtime,
-    server: &Server,
-    grain: &str,
-    client: &Client,
-) -> Result<()> {
-    let begin = Instant::now();
-    let answer = runtime.block_on(client.get("/drip?n=13&ms=1000"))?;
-    same!(answer.body.len(), 13);
-    ensure!(begin.elapsed() > Duration::from_secs(11), "too fast to show anything");
-    server.wait_state(grain, "asleep", Duration::from_secs(20))?;
-    // And a sleeping grain wakes for the next request.
-    same!(runtime.block_on(client.get("/echo"))?.status, 200);
-    Ok(())
+/// Rows that look at the processes, too.
+struct Tall<'a> {
+    runtime: &'a tokio::runtime::Runtime,
+    server: &'a Server,
+    grain: &'a str,
+    client: &'a Client,
 }
 
-/// "A failed start says nothing useful": the app ends under a request; the next one starts it anew.
-fn a_failed_start_says_what_ended(
-    runtime: &tokio::runtime::Runtime,
-    server: &Server,
-    grain: &str,
-    client: &Client,
-) -> Result<()> {
-    let answer = runtime.block_on(client.post("/exit?code=3", "text/plain", ""))?;
-    ensure!(answer.status >= 500, "{}", answer.status);
-    let log = server.grain_log(grain);
-    ensure!(log.contains("** HTTP-BRIDGE: the app exited with status 3"), "{log}");
-    same!(runtime.block_on(client.get("/echo"))?.status, 200);
-    Ok(())
+impl Tall<'_> {
+    /// Our processes by name with their memory (proportional set size) in KiB.
+    fn memory(&self) -> Result<Vec<(String, u64)>> {
+        let mut all = vec![("shell".to_owned(), self.server.pid())];
+        for process in self.server.processes(self.grain) {
+            if !process.name.starts_with("probe") {
+                all.push((process.name, process.pid));
+            }
+        }
+        ensure!(all.len() >= 3, "shell, supervisor and bridge run: {all:?}");
+        let pss = |pid: i32| -> Result<u64> {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+            let line = text.lines().find(|l| l.starts_with("Pss:")).context("no Pss")?;
+            Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
+        };
+        all.into_iter().map(|(name, pid)| Ok((format!("{name} {pid}"), pss(pid)?))).collect()
+    }
+
+    fn check(&self, what: &str, idle: &[(String, u64)]) -> Result<()> {
+        for (name, now) in self.memory()? {
+            let before = idle.iter().find(|(n, _)| *n == name).map_or(0, |(_, kib)| *kib);
+            ensure!(now < before + 30 * 1024, "{what}: {name} grew from {before} to {now} KiB");
+        }
+        Ok(())
+    }
+
+    /// A reader at 1 MB/s of an endless body, and an app that reads an upload at 1 MB/s: the fast
+    /// side stalls, and none of our processes grows by 30 MB.
+    fn long_bodies_take_no_memory(&self) -> Result<()> {
+        self.runtime.block_on(async {
+            let client = self.client;
+            client.get("/echo").await?;
+            let idle = self.memory()?;
+            println!("idle: {idle:?} KiB");
+
+            let empty = Empty::<bytes::Bytes>::new();
+            let request = client.build("GET", "/endless?tag=endless").body(empty)?;
+            let mut body = client.send(request).await?.into_body();
+            let (begin, mut read) = (Instant::now(), 0u64);
+            while begin.elapsed() < Duration::from_secs(6) {
+                let frame = body.frame().await.context("the body ends")??;
+                read += frame.data_ref().map_or(0, |d| d.len() as u64);
+                let due = Duration::from_secs_f64(read as f64 / 1e6);
+                if let Some(wait) = due.checked_sub(begin.elapsed()) {
+                    tokio::time::sleep(wait).await;
+                    self.check("download", &idle)?;
+                }
+            }
+            let written = stats(client, "endless").await?["written"].as_u64().unwrap_or(0);
+            println!("download: read {read}, the app wrote {written}; {:?}", self.memory()?);
+            // Sockets' buffers of the kernel, and a window a hop.
+            ensure!(written < read + 30_000_000, "read {read}, but the app wrote {written}");
+            drop(body);
+            let limit = Duration::from_secs(5);
+            wait_for_state(client, "endless", &["broken"], limit).await?;
+
+            // 64 KiB each 60 ms is about 1 MB/s.
+            let (send, receive) = tokio::sync::mpsc::channel::<bytes::Bytes>(1);
+            let body = http_body_util::StreamBody::new(futures::stream::unfold(
+                receive,
+                |mut receive| async {
+                    let piece = receive.recv().await?;
+                    Some((Ok::<_, std::io::Error>(hyper::body::Frame::data(piece)), receive))
+                },
+            ));
+            let request = client
+                .build("PUT", "/upload?slow=60&tag=slow")
+                .header("origin", &client.origin)
+                .body(body)?;
+            let sender = client.clone();
+            let answer = tokio::spawn(async move { sender.send(request).await });
+            let piece = bytes::Bytes::from(vec![b'u'; 65536]);
+            let (begin, mut sent) = (Instant::now(), 0u64);
+            while begin.elapsed() < Duration::from_secs(6) {
+                let put = send.send(piece.clone());
+                if tokio::time::timeout(Duration::from_millis(500), put).await.is_ok() {
+                    sent += piece.len() as u64;
+                }
+                self.check("upload", &idle)?;
+            }
+            let read = stats(client, "slow").await?["read"].as_u64().unwrap_or(0);
+            println!("upload: sent {sent}, the app read {read}; {:?}", self.memory()?);
+            ensure!(read > 0 && sent < read + 30_000_000, "sent {sent}, the app read {read}");
+            answer.abort();
+            drop(send);
+            wait_for_state(client, "slow", &["cut"], Duration::from_secs(10)).await
+        })
+    }
+
+    /// "Downloads and music stop after a minute or two": a byte a second for three idle times,
+    /// nobody else there; afterwards the grain sleeps.
+    fn a_slow_download_keeps_the_grain_up(&self) -> Result<()> {
+        let begin = Instant::now();
+        let answer = self.runtime.block_on(self.client.get("/drip?n=13&ms=1000"))?;
+        same!(answer.body.len(), 13);
+        ensure!(begin.elapsed() > Duration::from_secs(11), "too fast to show anything");
+        self.server.wait_state(self.grain, "asleep", Duration::from_secs(20))?;
+        // And a sleeping grain wakes for the next request.
+        same!(self.runtime.block_on(self.client.get("/echo"))?.status, 200);
+        Ok(())
+    }
+
+    /// "A failed start says nothing useful": the app ends under a request; the next one starts it
+    /// anew.
+    fn a_failed_start_says_what_ended(&self) -> Result<()> {
+        let post = self.client.post("/exit?code=3", "text/plain", "");
+        let answer = self.runtime.block_on(post)?;
+        ensure!(answer.status >= 500, "{}", answer.status);
+        let log = self.server.grain_log(self.grain);
+        ensure!(log.contains("** HTTP-BRIDGE: the app exited with status 3"), "{log}");
+        same!(self.runtime.block_on(self.client.get("/echo"))?.status, 200);
+        Ok(())
+    }
 }

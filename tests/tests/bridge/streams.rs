@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{first_piece, script_path};
+use crate::client::{Upload, first_piece, script_path};
 use crate::grain::{Grain, story};
 
 async fn pause(ms: u64) {
@@ -289,9 +289,12 @@ fn an_upload_given_up_looks_cut_to_the_app() {
             }
             upload.write(b"half").await.unwrap();
             pause(300).await;
-            upload.response.abort();
-            drop(upload);
+            // The answer is still waited for: letting go of the stream is enough.
+            let Upload { stream, response } = upload;
+            drop(stream);
             grain.wait_for_tag(tag, &["cut"]).await;
+            let mut answer = response.await.unwrap().unwrap();
+            assert_eq!(answer.json().await["body"]["complete"], false);
         }
     });
 }
@@ -341,6 +344,30 @@ fn the_upload_streams_rules() {
         assert!(twice.done().await.is_err());
         assert!(twice.stream.get_response_request().send().promise.await.is_err());
         assert_eq!(twice.answer().await.json().await["body"]["bytes"], 2);
+    });
+}
+
+/// Letting go of the stream after `done` must not cost what is still queued for a slow app.
+#[test]
+fn an_upload_let_go_after_its_end_arrives_whole() {
+    story(async {
+        let grain = Grain::start().await;
+        let session = grain.session().await;
+        for size in [Some(20 * 65536), None] {
+            let upload = session.put_streaming("upload?slow=40").await;
+            if let Some(size) = size {
+                upload.expect_size(size).await.unwrap();
+            }
+            for _ in 0..20 {
+                upload.write(&[1; 65536]).await.unwrap();
+            }
+            upload.done().await.unwrap();
+            let Upload { stream, response } = upload;
+            drop(stream);
+            let json = response.await.unwrap().unwrap().json().await;
+            assert_eq!(json["body"]["bytes"], 20 * 65536);
+            assert_eq!(json["body"]["complete"], true);
+        }
     });
 }
 

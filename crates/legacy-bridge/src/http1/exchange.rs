@@ -180,7 +180,7 @@ impl Upstream {
         // A failed write is not the end: the app may have answered before it closed.
         let written = write_all(&conn.stream, head_bytes).await;
         let writer = match written {
-            Ok(()) if !rest.is_empty() => Some(spawn_writer(&conn.stream, rest.clone())),
+            Ok(()) if !rest.is_empty() => Some(Rc::new(spawn_writer(&conn.stream, rest.clone()))),
             _ => None,
         };
         let head = self.read_head(&mut conn, is_head).await?;
@@ -211,7 +211,7 @@ impl Upstream {
         conn: Conn,
         head: &Head,
         keep: bool,
-        writer: Option<AbortOnDrop>,
+        writer: Option<Rc<AbortOnDrop>>,
     ) -> Incoming {
         let mut incoming = Incoming {
             conn: Some(conn),
@@ -241,7 +241,7 @@ pub struct Incoming {
     /// Where the connection goes afterwards, if it may be used again.
     pool: Option<Rc<Pool>>,
     /// The rest of the request, if it is still going out.
-    writer: Option<AbortOnDrop>,
+    writer: Option<Rc<AbortOnDrop>>,
 }
 
 impl Incoming {
@@ -325,7 +325,11 @@ impl Incoming {
         let (conn, pool) = (self.conn.take(), self.pool.take());
         match self.writer.take() {
             // Answered before all of the request was read. An app may still want the rest.
-            Some(writer) if !writer.is_finished() => writer.linger(),
+            Some(writer) if !writer.is_finished() => {
+                if let Some(writer) = Rc::into_inner(writer) {
+                    writer.linger();
+                }
+            }
             _ => {
                 if let (Some(conn), Some(pool)) = (conn, pool) {
                     pool.put(conn);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use capnp::Error as RpcError;
 use sandstorm_schema::util_capnp::byte_stream;
-use sandstorm_schema::web_session_capnp::web_session::request_stream;
+use sandstorm_schema::web_session_capnp::web_session::{request_stream, response};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -48,10 +48,30 @@ pub struct UploadImpl {
     /// Bytes that `expectSize` announced and that did not come yet.
     announced: Cell<Option<u64>>,
     done: Cell<bool>,
-    _task: AbortOnDrop,
+    /// The way to the app, once there is one.
+    way: Way,
+    /// Goes on as long as this object or somebody who waits for the answer is there.
+    _task: Rc<AbortOnDrop>,
+}
+
+type Way = Rc<RefCell<Option<Rc<TcpStream>>>>;
+
+/// The last reference is gone. A call of `getResponse` that still waits holds none, so a caller who
+/// gives up half-way only has to let go of the stream: the app must not wait for more, nor take
+/// what it got for the whole.
+impl Drop for UploadImpl {
+    fn drop(&mut self) {
+        if !self.done.get()
+            && let Some(stream) = &*self.way.borrow()
+        {
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&**stream);
+            let _ = nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Write);
+        }
+    }
 }
 
 struct Answer {
+    task: Rc<AbortOnDrop>,
     conn: oneshot::Receiver<Result<Conn>>,
     stream: Option<byte_stream::Client>,
 }
@@ -66,15 +86,18 @@ impl UploadImpl {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (sender, conn) = oneshot::channel();
         let is_head = head.is_head();
-        let task = tokio::task::spawn_local(run(Rc::clone(&upstream), head, receiver, sender));
+        let way = Way::default();
+        let work = run(Rc::clone(&upstream), head, receiver, sender, Rc::clone(&way));
+        let task = Rc::new(AbortOnDrop(tokio::task::spawn_local(work)));
         UploadImpl {
             upstream,
             commands,
-            answer: RefCell::new(Some(Answer { conn, stream })),
+            answer: RefCell::new(Some(Answer { task: Rc::clone(&task), conn, stream })),
             is_head,
             announced: Cell::new(None),
             done: Cell::new(false),
-            _task: AbortOnDrop(task),
+            way,
+            _task: task,
         }
     }
 
@@ -149,23 +172,26 @@ impl request_stream::Server for UploadImpl {
         let answer = self.answer.borrow_mut().take().ok_or_else(|| {
             RpcError::failed("getResponse was already called on this request".into())
         })?;
+        let (upstream, is_head) = (Rc::clone(&self.upstream), self.is_head);
+        drop(self);
         let mut response = results.get();
-        let outcome = self.answer(answer, response.reborrow()).await;
+        let outcome = answer.receive(&upstream, is_head, response.reborrow()).await;
         or_bad_gateway(outcome, response)
     }
 }
 
-impl UploadImpl {
-    async fn answer(
-        &self,
-        answer: Answer,
-        response: sandstorm_schema::web_session_capnp::web_session::response::Builder<'_>,
+impl Answer {
+    async fn receive(
+        self,
+        upstream: &Rc<Upstream>,
+        is_head: bool,
+        response: response::Builder<'_>,
     ) -> Result<()> {
-        // The sender is dropped without a word only when this object is, too.
-        let mut conn = answer.conn.await.unwrap_or(Err(Error::NoAnswer))?;
-        let head = self.upstream.read_head(&mut conn, self.is_head).await?;
-        let incoming = self.upstream.incoming(conn, &head, false, None);
-        respond(head, incoming, self.is_head, answer.stream, response).await
+        // Without a connection the stream was dropped before anything was sent.
+        let mut conn = self.conn.await.unwrap_or(Err(Error::NoAnswer))?;
+        let head = upstream.read_head(&mut conn, is_head).await?;
+        let incoming = upstream.incoming(conn, &head, false, Some(self.task));
+        respond(head, incoming, is_head, self.stream, response).await
     }
 }
 
@@ -175,6 +201,7 @@ async fn run(
     head: RequestHead,
     mut commands: mpsc::Receiver<Command>,
     started: oneshot::Sender<Result<Conn>>,
+    way: Way,
 ) {
     let Some(beginning) = hold_back(&mut commands).await else { return };
     let conn = match upstream.connect().await {
@@ -185,6 +212,7 @@ async fn run(
         }
     };
     let stream = Rc::clone(&conn.stream);
+    *way.borrow_mut() = Some(Rc::clone(&stream));
     let _ = started.send(Ok(conn));
     let chunked = beginning.length == BodyLength::Chunked;
     if let Err(error) = send_body(&stream, head, beginning, chunked, &mut commands).await {
@@ -250,14 +278,8 @@ async fn send_body(
             // Too late to matter: the framing is chosen.
             Some(Command::Size(_)) => {}
             Some(Command::Done) => complete = true,
-            None => {
-                // Dropped half-way: the app must not take what it got for the whole.
-                let _ = nix::sys::socket::shutdown(
-                    std::os::fd::AsRawFd::as_raw_fd(stream),
-                    nix::sys::socket::Shutdown::Write,
-                );
-                return Ok(());
-            }
+            // Dropped half-way: see `UploadImpl::drop`.
+            None => return Ok(()),
         }
     }
     if chunked { write_all(stream, b"0\r\n\r\n").await } else { Ok(()) }
