@@ -353,6 +353,11 @@ async fn streamed(
     // Asked for before the body is sent: the app may answer early.
     let answer = upload.get_response_request().send().promise;
     let stream = byte_stream::Client::new(upload.into_client_hook());
-    tokio::task::spawn_local(coming.pump(stream, ask.session.entry.live()));
-    answer.await.map_err(from_rpc)
+    let pump = tokio::task::spawn_local(coming.pump(stream, ask.session.entry.live()));
+    tokio::select! {
+        answer = answer => answer.map_err(from_rpc),
+        // The client left half-way. Nobody waits for an answer any more; giving up the call frees
+        // whatever the app does with a part.
+        Ok(Err(fault)) = pump => Err(Error::BadRequest(fault.why)),
+    }
 }

@@ -83,12 +83,12 @@ impl Coming {
     }
 
     /// Sends everything into the app's stream. A client that leaves half-way leaves the stream
-    /// without its end, so that the app knows the body is not whole.
-    pub async fn pump(mut self, stream: byte_stream::Client, live: Live) {
+    /// without its end, so that the app knows the body is not whole; then this fails.
+    pub async fn pump(mut self, stream: byte_stream::Client, live: Live) -> Result<(), Fault> {
         let mut writer = BodyWriter::new(stream);
         if let Some(size) = self.size {
             if writer.expect_size(size).await.is_err() {
-                return;
+                return Ok(());
             }
         }
         let mut first = self.first.take();
@@ -98,22 +98,22 @@ impl Coming {
                 None => tokio::select! {
                     chunk = next(&mut self.rest) => chunk,
                     // The app reads no further: its answer says why.
-                    _ = writer.broken() => return,
+                    _ = writer.broken() => return Ok(()),
                 },
             };
-            match chunk {
-                Ok(Some(chunk)) => {
+            match chunk? {
+                Some(chunk) => {
                     if writer.write(chunk).await.is_err() {
-                        return;
+                        return Ok(());
                     }
                 }
-                Ok(None) => break,
-                Err(_) => return,
+                None => break,
             }
         }
         // An error shows in the answer.
         let _ = writer.done().await;
         drop(live);
+        Ok(())
     }
 }
 
