@@ -88,11 +88,12 @@ pub struct Output {
 }
 
 impl Output {
-    /// Opens the output. `may_replace` decides by the first bytes of what is there already.
+    /// May the output have this name? Asked before the work. `may_replace` decides by the first
+    /// bytes of what is there already.
     ///
     /// # Errors
     /// What is there must stay: a key, a directory, any file that is not of this kind.
-    pub fn create(target: &Path, may_replace: impl FnOnce(&[u8]) -> bool) -> Result<Output> {
+    pub fn check(target: &Path, may_replace: impl FnOnce(&[u8]) -> bool) -> Result<()> {
         let failed = |e| Error::io(display_path(target))(e);
         match std::fs::metadata(target) {
             Ok(meta) if meta.is_dir() => {
@@ -109,15 +110,29 @@ impl Output {
                         display_path(target)
                     )));
                 }
+                Ok(())
             }
-            Ok(meta) if meta.file_type().is_char_device() || meta.file_type().is_fifo() => {
+            Ok(meta) if direct(&meta) => Ok(()),
+            Ok(_) => Err(Error::Usage(format!("{}: not a file", display_path(target)))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    /// Opens the output; to be checked before, and only when the tree was read: the working file
+    /// may lie in it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create(target: &Path) -> Result<Output> {
+        let failed = |e| Error::io(display_path(target))(e);
+        match std::fs::metadata(target) {
+            Ok(meta) if direct(&meta) => {
                 // A device or a pipe has no working name beside it.
                 let file = File::options().write(true).open(target).map_err(failed)?;
                 return Ok(Output { target: target.to_owned(), working: None, file });
             }
-            Ok(_) => return Err(Error::Usage(format!("{}: not a file", display_path(target)))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(failed(e)),
+            _ => {}
         }
         // Through a link to the file that it names.
         let target = std::fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
@@ -152,6 +167,10 @@ impl Drop for Output {
             let _ = std::fs::remove_file(working);
         }
     }
+}
+
+fn direct(meta: &std::fs::Metadata) -> bool {
+    meta.file_type().is_char_device() || meta.file_type().is_fifo()
 }
 
 /// Packages may be written over by packages.

@@ -43,12 +43,12 @@ fn defined(global: &Global, options: &Definitions, out: &Path) -> Result<()> {
     let signer = replacement::signer_of(app);
     let ring_path = keyring::path(global.keyring.as_deref())?;
     let key = Keyring::load(&ring_path)?.find(signer)?.clone();
-    let output = Output::create(out, pack::is_package)?;
+    Output::check(out, pack::is_package)?;
     let mut forbidden = Forbidden::default();
     forbidden.key(&ring_path);
     forbidden.output(out);
     let tree = definition.tree(&forbidden)?;
-    write(&tree, &key, output)?;
+    write(&tree, &key, out)?;
     super::print(format_args!("{signer}\n"))
 }
 
@@ -62,7 +62,7 @@ fn directory(source: &Path, key_file: &Path, out: Option<&Path>, only_id: bool) 
         Some(out) => out.to_owned(),
         None => default_output(source)?,
     };
-    let output = Output::create(&out, pack::is_package)?;
+    Output::check(&out, pack::is_package)?;
     let tree = if source.is_file() {
         tar::scan(source)?
     } else {
@@ -74,7 +74,7 @@ fn directory(source: &Path, key_file: &Path, out: Option<&Path>, only_id: bool) 
     for missing in missing_parts(&tree) {
         super::warn(format_args!("{}: {missing}", display_path(source)));
     }
-    write(&tree, &key, output)?;
+    write(&tree, &key, &out)?;
     if only_id {
         super::print(format_args!("{}\n", key.app_id()))
     } else {
@@ -83,12 +83,13 @@ fn directory(source: &Path, key_file: &Path, out: Option<&Path>, only_id: bool) 
 }
 
 /// Compresses, signs and names the package.
-pub fn write(tree: &Tree, key: &Key, output: Output) -> Result<()> {
+pub fn write(tree: &Tree, key: &Key, out: &Path) -> Result<()> {
     for warning in &tree.warnings {
         super::warn(format_args!("{warning}"));
     }
     let progress = Terminal::default();
     let threads = xz::encoder_threads(pack::cores());
+    let output = Output::create(out)?;
     pack::write(tree, key, output.file(), threads, &progress)?;
     output.finish()
 }

@@ -33,7 +33,7 @@ pub fn to_tar(file: &Path, target: Option<&Path>) -> Result<()> {
     if target.symlink_metadata().is_ok() {
         return Err(Error::Usage(format!("{}: it exists", display_path(&target))));
     }
-    let output = Output::create(&target, |_| false)?;
+    let output = Output::create(&target)?;
     let unpacked = unpack::to_tar(source, size, Scratch::new()?, output.file(), &progress)?;
     output.finish()?;
     super::print(format_args!("{}\n", unpacked.verified.app_id))

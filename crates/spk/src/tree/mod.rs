@@ -110,12 +110,12 @@ impl Tree {
                 let path = dir::join(path, &node.name);
                 match &node.kind {
                     Kind::Directory(children) => search(tree, children, &path, secret)?,
-                    Kind::File { size, .. } if *size == secret.len() as u64 => {
-                        if tree.read(node)? == secret {
-                            return Err(Error::source(&path, SourceFault::SigningKey));
-                        }
+                    Kind::File { size, .. } if *size != secret.len() as u64 => {}
+                    Kind::File { .. } if tree.read(node)? != secret => {}
+                    Kind::File { .. } => {
+                        return Err(Error::source(&path, SourceFault::SigningKey));
                     }
-                    _ => {}
+                    Kind::Symlink(_) => {}
                 }
             }
             Ok(())

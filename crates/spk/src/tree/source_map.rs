@@ -151,7 +151,7 @@ impl<'a> Collector<'a> {
     }
 
     fn below(&mut self, path: &[&[u8]]) -> Result<()> {
-        if path.len() >= MAX_DEPTH + 1 {
+        if path.len() > MAX_DEPTH {
             return Err(Error::source(&path.join(&b'/'), SourceFault::TooDeep));
         }
         for name in self.names(path)? {
