@@ -67,35 +67,28 @@ addEventListener("pageshow", (event) => {
   refresh("all");
 });
 
-// ---- Dialogs ----
-function openDialog(id) {
-  const dialog = document.getElementById(id);
-  if (!dialog) return;
-  for (const menu of $$("details.menu[open]")) menu.open = false;
-  dialog.showModal();
-  $("input:not([type=hidden])", dialog)?.select();
-}
+// ---- Acts of the page itself ----
 const acts = {
-  close: (el) => el.closest("dialog").close(),
+  rename: () => rename(),
   reconnect: () => connect(),
   fullscreen: () => enterFull(),
   "cancel-upload": () => uploading?.abort(),
 };
 addEventListener("click", (event) => {
-  const el = event.target.closest?.("[data-dialog], [data-do], [data-copy]");
-  if (!el) return;
-  if (el.dataset.dialog) openDialog(el.dataset.dialog);
-  else if (el.dataset.do) acts[el.dataset.do](el);
+  const el = event.target.closest?.("[data-do], [data-copy]");
+  if (!el || (el.dataset.do && !acts[el.dataset.do])) return;
+  event.preventDefault();
+  for (const menu of $$("details.menu[open]")) menu.open = false;
+  if (el.dataset.do) acts[el.dataset.do](el);
   else copy(el.dataset.copy || location.href.split("#")[0]);
 });
 async function copy(text) {
-  for (const menu of $$("details.menu[open]")) menu.open = false;
   try { await navigator.clipboard.writeText(text); toast("The address is copied."); }
   catch { prompt("Copy the address:", text); }
 }
-function toast(text) {
+function toast(text, tone = "good") {
   const el = document.createElement("output");
-  el.className = "notice good";
+  el.className = `notice ${tone}`;
   el.textContent = text;
   $("#notices")?.append(el);
   say(text);
@@ -226,12 +219,17 @@ async function load(el) {
       if (step && next) {
         // Still waking: only the words change, so that nothing flickers.
         step.textContent = next.textContent;
+      } else if (step && answer.headers.get("x-state") === "running") {
+        // It runs, and its page is on the way: the frame says when.
+        step.textContent = "Loading its page";
       } else if (!(el.contains(focus) && focus !== el && el.id !== "state")) {
         el.replaceChildren(...page.body.childNodes);
         for (const part of $$("[data-show], [data-do]", el)) part.hidden = false;
         tellTimes(el);
       }
       stateOf(el, answer.headers.get("x-state"));
+      const title = answer.headers.get("x-title");
+      if (title) setTitle(decodeURIComponent(title));
     } else if (answer.status === 403 || answer.status === 404) {
       if (grain) ended();
     }
@@ -304,9 +302,59 @@ function leaveFull() {
   if (document.fullscreenElement) document.exitFullscreen();
 }
 document.addEventListener("fullscreenchange", () => { if (!document.fullscreenElement) leaveFull(); });
+// Title and star change without a load: the frame may hold text that is not saved.
+const titleForm = $("#title-form");
+function rename() {
+  if (!titleForm) return;
+  titleForm.hidden = false;
+  $(".title-menu").hidden = true;
+  $("#new-title").value = $("#title").textContent;
+  $("#new-title").select();
+}
+function renamed() {
+  titleForm.hidden = true;
+  $(".title-menu").hidden = false;
+}
+function setTitle(title) {
+  if ($("#title").textContent === title) return;
+  document.title = document.title.replace($("#title").textContent, title);
+  $("#title").textContent = title;
+  if (frame) frame.title = title;
+}
+const stay = (form, fields = {}) => {
+  const body = new URLSearchParams(new FormData(form));
+  for (const [name, value] of Object.entries(fields)) body.set(name, value);
+  // The answer leads to a page; that it does is all we want to know.
+  return fetch(form.action, { method: "POST", body, redirect: "manual" })
+    .then((answer) => answer.type === "opaqueredirect", () => false);
+};
+titleForm?.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const title = $("#new-title").value.trim();
+  if (title && title !== $("#title").textContent) {
+    if (!await stay(titleForm)) { alarm("The title was not saved."); toast("The title was not saved. Try again.", "bad"); return; }
+    setTitle(title);
+    say("Renamed");
+  }
+  renamed();
+});
+titleForm?.addEventListener("keydown", (event) => { if (event.key === "Escape") renamed(); });
+titleForm?.addEventListener("focusout", (event) => {
+  if (!titleForm.hidden && !titleForm.contains(event.relatedTarget)) titleForm.requestSubmit();
+});
+$("[data-star]")?.closest("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const button = $("[data-star]");
+  const on = button.value === "star";
+  if (!await stay(event.target, { act: button.value })) return;
+  button.value = on ? "unstar" : "star";
+  button.setAttribute("aria-pressed", String(on));
+  const use = $("use", button);
+  use.setAttribute("href", use.getAttribute("href").replace(/#.*/, on ? "#star-on" : "#star"));
+});
 if (grain && location.hash === "#new") {
   history.replaceState(null, "", location.pathname + location.search);
-  openDialog("rename");
+  rename();
 }
 
 // ---- Upload ----
@@ -408,7 +456,7 @@ addEventListener("keydown", (event) => {
   if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k" && signedIn) { event.preventDefault(); palette(); return; }
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   const typing = event.target.closest?.("input:not([type=checkbox]), textarea, select, [contenteditable]");
-  if (event.key === "F2" && $("#rename")) { event.preventDefault(); openDialog("rename"); return; }
+  if (event.key === "F2" && titleForm) { event.preventDefault(); rename(); return; }
   if (typing || $("dialog[open]") || !signedIn) return;
   const row = document.activeElement?.closest?.(".grains li");
   const rows = $$(".grains li");

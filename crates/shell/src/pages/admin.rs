@@ -63,7 +63,10 @@ pub async fn overview(State(app): State<App>, admin: Admin, viewer: Viewer) -> P
             running.push((grain, state));
         }
     }
-    let problems = &app.config.warnings;
+    let config = app.config.clone();
+    let problems = tokio::task::spawn_blocking(move || crate::check::of_config(&config))
+        .await
+        .map_err(|_| Error::Internal("the check did not end".into()))?;
     let body = html! {
         div.heading {
             h1 {
@@ -74,11 +77,14 @@ pub async fn overview(State(app): State<App>, admin: Admin, viewer: Viewer) -> P
             }
         }
         @if problems.is_empty() {
-            p.strip.good { (icon("check")) span { "The boxes are at full strength, and nothing needs you." } }
+            p.strip.good { (icon("check")) span { "The check of this machine found nothing to mend." } }
         } @else {
             ul.problems {
-                @for problem in problems {
-                    li.strip.warning { (icon("warning")) span { (problem) } }
+                @for problem in &problems {
+                    li.strip.warning {
+                        (icon("warning"))
+                        span { (problem.what) br; span.hint { (problem.fix) } }
+                    }
                 }
             }
         }

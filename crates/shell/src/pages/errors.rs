@@ -107,7 +107,7 @@ pub async fn page(app: &App, asked: &Asked, error: PageError) -> Response {
     };
     let code = if status.is_server_error() { coded(kind) } else { kind.to_owned() };
     if status.is_server_error() {
-        tracing::error!(code, path = crate::pages::errors::loggable(&asked.path), "error page");
+        tracing::error!(code, path = loggable(&asked.path), "error page");
     }
     let viewer = Viewer::for_error(app, &asked.headers, &asked.path).await;
     let content = content(&viewer, status, &code, &words);
@@ -183,7 +183,7 @@ fn content(viewer: &Viewer, status: StatusCode, code: &str, words: &str) -> Mark
 }
 
 /// Capital letter and full stop, since error texts in the code have neither.
-fn sentence(words: &str) -> String {
+pub fn sentence(words: &str) -> String {
     let mut chars = words.trim().chars();
     let mut out: String =
         chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default();

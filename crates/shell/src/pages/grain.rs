@@ -129,7 +129,7 @@ fn bar(person: &Person, grain: &Grain, recent: &[Grain], starred: bool) -> Marku
                     (icon("down"))
                 }
                 div.sheet {
-                    button data-dialog="rename" .line {
+                    a.line href=(format!("/grains/{}/details", grain.id)) data-do="rename" {
                         (icon("pencil")) "Rename" kbd { "F2" }
                     }
                     @if !recent.is_empty() {
@@ -144,6 +144,7 @@ fn bar(person: &Person, grain: &Grain, recent: &[Grain], starred: bool) -> Marku
                     a.line href="/" { (icon("grains")) "All grains" }
                 }
             }
+            (title_form(viewer, grain))
             span.space {}
             (star_button(viewer, grain, starred))
             details.menu {
@@ -166,39 +167,33 @@ fn bar(person: &Person, grain: &Grain, recent: &[Grain], starred: bool) -> Marku
                 }
             }
         }
-        (rename_dialog(viewer, grain))
     }
 }
 
 fn star_button(viewer: &Viewer, grain: &Grain, starred: bool) -> Markup {
-    let (act, name, symbol) =
-        if starred { ("unstar", "Remove the star", "star-on") } else { ("star", "Star", "star") };
+    let (act, symbol) = if starred { ("unstar", "star-on") } else { ("star", "star") };
+    let name = "Star";
     html! {
         form.inline.star-form action=(format!("/grains/{}/act", grain.id)) method="post" {
             (token_field(viewer))
             input type="hidden" name="to" value=(format!("/grain/{}", grain.id));
-            button.quiet name="act" value=(act) aria-label=(name) title=(name)
-                data-star=(grain.id) { (icon(symbol)) }
+            input type="hidden" name="quiet" value="1";
+            button.quiet name="act" value=(act) aria-label=(name) title=(name) data-star
+                aria-pressed=(if starred { "true" } else { "false" }) { (icon(symbol)) }
         }
     }
 }
 
-/// The dialog, for the script; without it the same form stands on the details page.
-fn rename_dialog(viewer: &Viewer, grain: &Grain) -> Markup {
+/// In place of the title while it is changed; without a script the details page has the form.
+fn title_form(viewer: &Viewer, grain: &Grain) -> Markup {
     html! {
-        dialog #rename aria-labelledby="rename-title" {
-            form action=(format!("/grains/{}/act", grain.id)) method="post" {
-                (token_field(viewer))
-                input type="hidden" name="to" value=(format!("/grain/{}", grain.id));
-                h2 #rename-title { "Rename" }
-                label for="new-title" { "Title" }
-                input #new-title name="title" value=(grain.title) maxlength="200" required
-                    autocomplete="off";
-                div.buttons {
-                    button.main name="act" value="rename" { "Rename" }
-                    button type="button" data-do="close" { "Cancel" }
-                }
-            }
+        form #title-form hidden action=(format!("/grains/{}/act", grain.id)) method="post" {
+            (token_field(viewer))
+            input type="hidden" name="quiet" value="1";
+            input type="hidden" name="act" value="rename";
+            input #new-title name="title" value=(grain.title) maxlength="200" required
+                aria-label="Title" autocomplete="off";
+            button.small { "Rename" }
         }
     }
 }

@@ -28,6 +28,9 @@ pub struct OneAct {
     title: String,
     #[serde(default)]
     to: String,
+    /// The script shows what happened itself.
+    #[serde(default)]
+    quiet: String,
 }
 
 /// A button below the list.
@@ -104,6 +107,9 @@ pub async fn on_one(
         }
         _ => return Err(Error::BadRequest("this button is not known here".into()).into()),
     };
+    if !act.form.quiet.is_empty() {
+        app.store.take_notices(login.id()).await?;
+    }
     app.events.send(Event::GrainChanged(grain_id));
     Ok(layout::redirect(&to))
 }

@@ -185,7 +185,8 @@ fn document(viewer: &Viewer, page: Page) -> Markup {
                 data-token=[signed_in.then(|| viewer.token())] {
                 a.skip href="#main" { "Skip to the content" }
                 @if !page.bare { (top_bar(viewer, &page)) }
-                @if !page.bare { (warnings(viewer)) }
+                // The overview lists them with what to do.
+                @if !page.bare && page.nav != Nav::Admin { (warnings(viewer)) }
                 div.columns[!page.bare].with-rail[page.rail.is_some()] {
                     @if let Some(rail) = &page.rail { (rail) }
                     main #main.wide[page.wide] tabindex="-1" {

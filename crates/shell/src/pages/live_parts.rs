@@ -40,7 +40,13 @@ pub async fn grain_status(
         GrainState::Stopping => "stopping",
         GrainState::Crashed { .. } => "crashed",
     };
-    Ok(part(grain_state(&viewer, &grain, &state, false), word))
+    let mut response = part(grain_state(&viewer, &grain, &state, false), word);
+    let title =
+        percent_encoding::utf8_percent_encode(&grain.title, percent_encoding::NON_ALPHANUMERIC);
+    if let Ok(title) = http::HeaderValue::from_str(&title.to_string()) {
+        response.headers_mut().insert("x-title", title);
+    }
+    Ok(response)
 }
 
 /// What stands over or above a grain's frame. `opening`: the page is being made right now, and
@@ -49,6 +55,7 @@ pub fn grain_state(viewer: &Viewer, grain: &Grain, state: &GrainState, opening: 
     match state {
         GrainState::Asleep if opening => waking(viewer, grain, "Waking it up"),
         GrainState::Starting { step } => waking(viewer, grain, step),
+        GrainState::Running if opening => waking(viewer, grain, "Loading its page"),
         GrainState::Asleep | GrainState::Running | GrainState::Stopping => html! {},
         GrainState::Crashed { reason, code, log_tail } => {
             crashed(viewer, grain, reason, code, log_tail)
@@ -73,6 +80,7 @@ fn waking(viewer: &Viewer, grain: &Grain, step: &str) -> Markup {
 }
 
 fn crashed(viewer: &Viewer, grain: &Grain, reason: &str, code: &str, log_tail: &str) -> Markup {
+    let reason = super::errors::sentence(reason);
     let saved = format!("Your {} is as it was last saved.", noun(grain));
     html! {
         // A strip where the app has shown something: its text can still be copied.
