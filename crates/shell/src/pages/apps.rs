@@ -106,7 +106,7 @@ fn body(
     let viewer = &person.viewer;
     let install = |p: &Package| format!("/install/{}", p.package_id);
     html! {
-        div.app-head class=(accent(&package.app_id)) {
+        div class={ "app-head " (accent(&package.app_id)) } {
             (app_icon(&package.package_id, true))
             div {
                 h1 { bdi { (package.title) } " " span.n { bdi { (package.marketing_version) } } }
@@ -128,7 +128,7 @@ fn body(
                         @for (i, action) in row.actions.iter().enumerate() {
                             button.main[i == 0] name="make"
                                 value=(format!("{} {}", package.app_id, action.position)) {
-                                "New " bdi { (action.noun) }
+                                span { "New " bdi { (action.noun) } }
                             }
                         }
                     }

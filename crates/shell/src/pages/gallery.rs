@@ -66,10 +66,10 @@ fn messages() -> Markup {
         section {
             h2 { "Messages" }
             @for (tone, symbol) in [("good", "check"), ("warning", "warning"), ("bad", "stop")] {
-                output.notice class=(tone) {
+                output class={ "notice " (tone) } {
                     (icon(symbol)) span { "Moved Q3 plan to the trash." } button.small { "Undo" }
                 }
-                p.strip class=(tone) { (icon(symbol)) span { "The connection is back." } }
+                p class={ "strip " (tone) } { (icon(symbol)) span { "The connection is back." } }
             }
             section.problem {
                 h3 { "The app stopped" }

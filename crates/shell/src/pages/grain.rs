@@ -120,7 +120,7 @@ fn bar(person: &Person, grain: &Grain, recent: &[Grain], starred: bool) -> Marku
     let viewer = &person.viewer;
     let act = format!("/grains/{}/act", grain.id);
     html! {
-        header.bar class=(accent(&grain.app_id)) data-grain=(grain.id) {
+        header class={ "bar " (accent(&grain.app_id)) } data-grain=(grain.id) {
             a.quiet href="/" aria-label="My grains" title="My grains" { (icon("back")) }
             details.menu.title-menu {
                 summary {

@@ -227,8 +227,8 @@ fn rows(person: &Person, wanted: &Wanted, query: &GrainQuery, list: &GrainPage) 
                 }
                 button type="reset" .plain { "Choose none" }
             }
-            (heads(wanted, query))
-            @if query.sort == Sort::Opened && !query.reverse {
+            (heads(wanted, query, if trash { "Trashed" } else { "Opened" }))
+            @if query.sort == Sort::Opened && !query.reverse && !trash {
                 // Days in the reader's own zone; without script the list stays one.
                 @let today = crate::store::now_ms() - 24 * 3600 * 1000;
                 @let (new, old): (Vec<_>, Vec<_>) =
@@ -248,7 +248,7 @@ fn rows(person: &Person, wanted: &Wanted, query: &GrainQuery, list: &GrainPage) 
     }
 }
 
-fn heads(wanted: &Wanted, query: &GrainQuery) -> Markup {
+fn heads(wanted: &Wanted, query: &GrainQuery, opened: &str) -> Markup {
     let head = |name: &str, word: &str, sort: Sort| {
         let here = query.sort == sort;
         // A second press turns the order round.
@@ -271,7 +271,7 @@ fn heads(wanted: &Wanted, query: &GrainQuery) -> Markup {
             (head("Name", "name", Sort::Name))
             (head("App", "app", Sort::App))
             (head("Size", "size", Sort::Size))
-            (head("Opened", "opened", Sort::Opened))
+            (head(opened, "opened", Sort::Opened))
         }
     }
 }

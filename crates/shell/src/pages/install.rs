@@ -31,19 +31,14 @@ fn members_only(login: &Login) -> Result<(), PageError> {
 /// `GET /install`.
 pub async fn choose(person: Person) -> PageResult {
     members_only(&person.login)?;
-    let body = chooser(&person.viewer, None);
+    let body = chooser(&person.viewer, html! {});
     Ok(layout::respond(&person.viewer, Page::new("Install an app", Nav::Apps, body)))
 }
 
-fn chooser(viewer: &Viewer, problem: Option<&Failure>) -> Markup {
+fn chooser(viewer: &Viewer, note: Markup) -> Markup {
     html! {
         div.heading { h1 { "Install an app" } }
-        @if let Some(failure) = problem {
-            div.strip.bad role="alert" {
-                (icon("stop"))
-                span { (failure.words) " Code " code { (failure.code) } }
-            }
-        }
+        (note)
         p { "Choose an app file: its name ends in .spk, and it comes from whoever made the app. \
              Every app runs in a box of its own and reaches nothing outside it." }
         form #upload.drop action="/install" method="post" enctype="multipart/form-data" {
@@ -93,7 +88,13 @@ pub async fn upload_form(State(app): State<App>, viewer: Viewer, request: Reques
 
 fn refused(viewer: &Viewer, failure: &Failure) -> Response {
     tracing::info!(code = failure.code, "upload refused: {}", failure.words);
-    let body = chooser(viewer, Some(failure));
+    let note = html! {
+        div.strip.bad role="alert" {
+            (icon("stop"))
+            span { (failure.words) " Code " code { (failure.code) } }
+        }
+    };
+    let body = chooser(viewer, note);
     layout::respond(
         viewer,
         Page::new("Error: the file was not taken", Nav::Apps, body)
@@ -207,7 +208,7 @@ fn get(viewer: &Viewer, id: &PackageId, url: &str) -> Markup {
 }
 
 fn absent(viewer: &Viewer, id: &PackageId) -> Markup {
-    html! {
+    let note = html! {
         p.strip.warning {
             (icon("info"))
             span {
@@ -215,8 +216,8 @@ fn absent(viewer: &Viewer, id: &PackageId) -> Markup {
                  whoever gave you the link for one with an address in it."
             }
         }
-        (chooser(viewer, None))
-    }
+    };
+    chooser(viewer, note)
 }
 
 /// The steps, with the one that is under way or failed.
@@ -289,7 +290,7 @@ async fn confirm(person: &Person, package: &Package) -> Result<Markup, PageError
     };
     let older = have.as_ref().is_some_and(|have| have.app_version > package.app_version);
     Ok(html! {
-        div.app-head class=(accent(&package.app_id)) {
+        div class={ "app-head " (accent(&package.app_id)) } {
             (app_icon(&package.package_id, true))
             div {
                 h1 { bdi { (package.title) } " " span.n { bdi { (package.marketing_version) } } }

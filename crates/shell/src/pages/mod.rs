@@ -35,6 +35,7 @@ use axum::{
 
 pub use errors::PageError;
 
+use crate::assets;
 use crate::identity::Login;
 use crate::ids::GrainId;
 use crate::state::App;
@@ -84,7 +85,7 @@ pub fn routes(app: &App) -> Router<App> {
     if app.config.allow_dev_accounts {
         routes = routes.route("/gallery", get(gallery::page));
     }
-    routes.merge(crate::assets::routes()).layer(from_fn_with_state(app.clone(), render_errors))
+    routes.merge(assets::routes()).layer(from_fn_with_state(app.clone(), render_errors))
 }
 
 /// The grain, if this person may have it open in a tab.
@@ -97,11 +98,12 @@ pub async fn open_grain(app: &App, login: &Login, id: &str) -> Result<GrainId, P
 async fn render_errors(State(app): State<App>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let asked = errors::Asked::of(&parts);
+    let packed = assets::accepts_gzip(&parts.headers);
     let mut response = next.run(Request::from_parts(parts, body)).await;
-    match response.extensions_mut().remove::<PageError>() {
-        Some(error) => errors::page(&app, &asked, error).await,
-        None => response,
+    if let Some(error) = response.extensions_mut().remove::<PageError>() {
+        response = errors::page(&app, &asked, error).await;
     }
+    if packed { layout::pack(response).await } else { response }
 }
 
 #[cfg(test)]

@@ -131,7 +131,7 @@ fn one_notice(viewer: &Viewer, notice: &Notice) -> Markup {
         Tone::Bad => "stop",
     };
     html! {
-        output.notice class=(notice.tone.as_str()) {
+        output class={ "notice " (notice.tone.as_str()) } {
             (icon(symbol))
             span { bdi { (notice.text) } }
             @if notice.undo.is_some() {

@@ -102,7 +102,11 @@ impl Store {
         push_from(&mut select, account, query);
         let down = |natural: bool| if natural != query.reverse { "DESC" } else { "ASC" };
         match query.sort {
-            Sort::Opened => select.push(format!(" ORDER BY g.last_used {}, g.id", down(true))),
+            Sort::Opened => {
+                // In the trash the moment that counts is when it got there.
+                let at = if query.filter == Filter::Trash { "g.trashed_at" } else { "g.last_used" };
+                select.push(format!(" ORDER BY {at} {}, g.id", down(true)))
+            }
             Sort::Name => select.push(format!(" ORDER BY g.search {}, g.id", down(false))),
             Sort::App => select
                 .push(format!(" ORDER BY LOWER(p.title) {0}, g.search {0}, g.id", down(false))),
