@@ -1,0 +1,169 @@
+//! Bodies: large, endless, slow, broken, in both directions.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use http_body_util::BodyExt;
+use sandstorm_tests::eventually_async;
+
+use crate::probe;
+use crate::support::Probe;
+
+#[tokio::test]
+async fn bodies_flow_both_ways() -> Result<()> {
+    let probe = probe!();
+    uploads_of_every_framing(&probe)?;
+    an_early_answer_ends_an_upload(&probe)?;
+    a_broken_upload_looks_broken_to_the_app(&probe).await?;
+    too_large_for_one_message(&probe).await?;
+    events_come_when_they_are_sent(&probe).await?;
+    a_reader_that_stalls_stalls_the_app(&probe).await?;
+    Ok(())
+}
+
+/// JSON that the app answers to an upload.
+fn uploaded(done: &std::process::Output) -> Result<serde_json::Value> {
+    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice(&done.stdout).with_context(|| format!("{done:?}"))
+}
+
+fn uploads_of_every_framing(probe: &Probe) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("body");
+    let mut seen = Vec::new();
+    for (size, options) in [
+        (0, &["-T"][..]),
+        (1, &["-T"]),
+        (65_535, &["-T"]),
+        (65_536, &["-T"]),
+        (65_537, &["-T"]),
+        (2_000_000, &["-H", "Expect: 100-continue", "--expect100-timeout", "30", "-T"]),
+        (3_000_000, &["-H", "Transfer-Encoding: chunked", "-T"]),
+        (300_000, &["-X", "POST", "-H", "Transfer-Encoding: chunked", "-T"]),
+    ] {
+        std::fs::write(&path, (0..size).map(|i| (i * 7 + i / 256) as u8).collect::<Vec<_>>())?;
+        let file = path.to_str().context("a path of plain text")?;
+        let begin = Instant::now();
+        let done = probe.client.run_curl("/upload", &[options, &[file]].concat())?;
+        let answer = uploaded(&done)?;
+        ensure!(answer["bytes"] == size, "{size} {options:?}: {answer}");
+        ensure!(answer["complete"] == true, "{size} {options:?}: {answer}");
+        ensure!(begin.elapsed() < Duration::from_secs(10), "{size} took {:?}", begin.elapsed());
+        seen.push(answer["framing"].clone());
+    }
+    ensure!(seen.last().is_some_and(|framing| framing == "chunked"), "{seen:?}");
+    // Standard input: curl knows no length.
+    std::fs::write(&path, vec![7; 3_000_000])?;
+    let mut curl = probe.client.curl();
+    let done = curl
+        .args(["-T", "-"])
+        .arg(probe.client.url("/upload"))
+        .stdin(std::fs::File::open(&path)?)
+        .output()?;
+    ensure!(uploaded(&done)?["bytes"] == 3_000_000);
+    Ok(())
+}
+
+fn an_early_answer_ends_an_upload(probe: &Probe) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("body");
+    std::fs::write(&path, vec![1; 4_000_000])?;
+    let file = path.to_str().context("a path of plain text")?;
+    let status = ["-o", "/dev/null", "-w", "%{http_code}", "-T", file];
+    let done = probe.client.run_curl("/upload?early=413", &status)?;
+    ensure!(done.stdout == b"413", "{done:?}");
+    Ok(())
+}
+
+async fn a_broken_upload_looks_broken_to_the_app(probe: &Probe) -> Result<()> {
+    use tokio::io::AsyncWriteExt;
+    let mut stream = probe.client.connect().await?;
+    let head = format!(
+        "PUT /upload?tag=cut HTTP/1.1\r\nHost: {}\r\nCookie: {}\r\nContent-Length: 1000000\r\n\r\n",
+        probe.client.host,
+        probe.client.cookie.as_deref().unwrap_or("")
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&[0; 200_000]).await?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(stream);
+    eventually_async("the app sees the upload break", Duration::from_secs(5), async || {
+        let fate = probe.fate("cut").await.ok()?.to_string();
+        (fate.contains("broken") || fate.contains("incomplete")).then_some(())
+    })
+    .await
+}
+
+async fn too_large_for_one_message(probe: &Probe) -> Result<()> {
+    let size = 16 * 1024 * 1024;
+    let answer = probe.client.request("PATCH", "/upload", &[], vec![1; size]).await?;
+    ensure!(answer.status == 200, "{}", answer.status);
+    let answer = probe.client.request("PATCH", "/upload", &[], vec![1; size + 1]).await?;
+    ensure!(answer.status == 413, "{}", answer.status);
+    Ok(())
+}
+
+async fn events_come_when_they_are_sent(probe: &Probe) -> Result<()> {
+    let begin = Instant::now();
+    let request = probe
+        .client
+        .build("GET", "/sse?first=2000&every=400&n=1000&tag=sse")
+        .body(http_body_util::Empty::<bytes::Bytes>::new())?;
+    let response = probe.client.send(request).await?;
+    ensure!(begin.elapsed() < Duration::from_secs(1), "the head took {:?}", begin.elapsed());
+    ensure!(response.status() == 200);
+    let mut body = response.into_body();
+    let mut last = None;
+    for number in 0..5 {
+        let frame = body.frame().await.context("an event")??;
+        let now = Instant::now();
+        ensure!(frame.data_ref().is_some_and(|data| data.starts_with(b"data: event")), "{frame:?}");
+        if let Some(last) = last.replace(now) {
+            let gap = now.duration_since(last);
+            let off = gap.abs_diff(Duration::from_millis(400));
+            ensure!(off < Duration::from_millis(200), "event {number} came after {gap:?}");
+        }
+    }
+    drop(body);
+    eventually_async("the app sees the reader leave", Duration::from_secs(5), async || {
+        let fate = probe.fate("sse").await.ok()?.to_string();
+        (!fate.contains("running") && !fate.contains("writing") && !fate.contains("open")).then_some(())
+    })
+    .await
+}
+
+async fn a_reader_that_stalls_stalls_the_app(probe: &Probe) -> Result<()> {
+    let request = probe
+        .client
+        .build("GET", "/endless?tag=endless")
+        .body(http_body_util::Empty::<bytes::Bytes>::new())?;
+    let mut body = probe.client.send(request).await?.into_body();
+    body.frame().await.context("bytes")??;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let written = async || -> Result<u64> {
+        let fate = probe.fate("endless").await?;
+        let text = fate.to_string();
+        let find = |value: &serde_json::Value| {
+            value.get("written").or_else(|| value.get("wrote")).and_then(serde_json::Value::as_u64)
+        };
+        find(&fate)
+            .or_else(|| fate.as_object().and_then(|all| all.values().find_map(find)))
+            .or_else(|| {
+                let tags = fate.get("tags")?.as_object()?;
+                tags.values().find_map(find)
+            })
+            .with_context(|| format!("no count in {text}"))
+    };
+    let before = written().await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let after = written().await?;
+    ensure!(before == after, "the app went on writing: {before} then {after} bytes");
+    // Kernel buffers and windows of four processes.
+    ensure!(after < 16 << 20, "{after} bytes were taken from the app");
+    // Going on reading goes on writing.
+    for _ in 0..200 {
+        body.frame().await.context("bytes")??;
+    }
+    ensure!(written().await? > after);
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Sub-commands over the control socket, settings, and the start of the server.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Output;
+
+use anyhow::{Context, Result, ensure};
+use sandstorm_tests::{Mode, Server};
+
+use crate::probe;
+
+fn said(done: &Output) -> String {
+    String::from_utf8_lossy(&done.stderr).into_owned()
+}
+
+#[tokio::test]
+async fn sub_commands_speak_json_and_say_what_went_wrong() -> Result<()> {
+    let probe = probe!();
+    let server = &probe.server;
+    let apps = server.json(&["app", "list"])?;
+    let app = &apps[0];
+    ensure!(app["appId"] == probe.app.app_id.as_str() && app["title"] == "Probe", "{apps}");
+    ensure!(app["packageId"] == probe.app.package_id.as_str(), "{apps}");
+    ensure!(app["actions"].as_array().is_some_and(|a| a.len() == 1), "{apps}");
+    let grains = server.json(&["grain", "list"])?;
+    let grain = &grains[0];
+    ensure!(grain["grainId"] == probe.grain.as_str() && grain["state"] == "running", "{grains}");
+    ensure!(grain["owner"] == "operator" && grain["appId"] == probe.app.app_id.as_str());
+    let session = server.json(&["grain", "session", &probe.grain, "--permissions", "view"])?;
+    let hour = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() + 3600;
+    ensure!(session["expires"].as_u64().is_some_and(|at| at > hour), "{session}");
+    let viewer = server.session_with(&probe.grain, &["--permissions", "view"])?;
+    let echo: serde_json::Value = serde_json::from_slice(&viewer.get("/echo").await?.body)?;
+    ensure!(crate::support::seen(&echo, "x-sandstorm-permissions") == Some("view"), "{echo}");
+    let nothing = server.session_with(&probe.grain, &["--permissions", ""])?;
+    let echo: serde_json::Value = serde_json::from_slice(&nothing.get("/echo").await?.body)?;
+    ensure!(crate::support::seen(&echo, "x-sandstorm-permissions") == Some(""), "{echo}");
+
+    for (words, code, part) in [
+        (&["grain", "create", "--app", "nope"][..], 1, "app list"),
+        (&["grain", "create", "--app", &probe.app.app_id, "--action", "7"], 1, "action"),
+        (&["grain", "create", "--app", &probe.app.app_id, "--owner", "nobody"], 1, "nobody"),
+        (&["grain", "session", &probe.grain, "--permissions", "fly"], 1, "view, edit"),
+        (&["grain", "session", "AAAAAAAAAAAAAAAAAAAAAA"], 1, "no grain"),
+        (&["grain", "session", "../x"], 1, "grain id"),
+        (&["grain", "stop", "AAAAAAAAAAAAAAAAAAAAAA"], 1, "no grain"),
+        (&["app", "install", "/nonexistent.spk"], 1, "nonexistent"),
+        (&["app", "install", "http://127.0.0.1:1/x.spk"], 1, "ALLOW_PRIVATE_DOWNLOADS"),
+        (&["grain", "session"], 2, "Usage"),
+        (&["fly"], 2, "Usage"),
+    ] {
+        let done = server.try_command(words)?;
+        ensure!(done.status.code() == Some(code), "{words:?}: {done:?}");
+        ensure!(said(&done).contains(part), "{part:?} is not in {}", said(&done));
+        ensure!(done.stdout.is_empty(), "{words:?}: {done:?}");
+    }
+
+    let log = server.try_command(&["grain", "log", &probe.grain])?;
+    ensure!(String::from_utf8_lossy(&log.stdout).contains("SANDSTORM SUPERVISOR"), "{log:?}");
+    let check = server.try_command(&["check", "--json"])?;
+    let check: serde_json::Value = serde_json::from_slice(&check.stdout)?;
+    ensure!(check["ok"] == check["problems"].as_array().is_some_and(Vec::is_empty), "{check}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_control_socket_is_the_owners() -> Result<()> {
+    let Some(server) = Server::start(Mode::Setuid)? else { return Ok(()) };
+    let socket = server.home().join("shell.socket");
+    let metadata = std::fs::metadata(&socket)?;
+    ensure!(metadata.permissions().mode() & 0o777 == 0o600, "{metadata:?}");
+    ensure!(metadata.uid() == server.installation.uid);
+    // Even with the modes opened, the kernel's word on who connects counts.
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666))?;
+    let home = server.home();
+    let mode = std::fs::metadata(&home)?.permissions();
+    std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o755))?;
+    let mut stranger = std::process::Command::new(server.installation.program("shell"));
+    use std::os::unix::process::CommandExt;
+    stranger.args(["grain", "list"]).env_clear().env("SANDSTORM_HOME", &home);
+    let done = stranger.uid(65_500).gid(65_500).output()?;
+    ensure!(!done.status.success(), "a stranger was answered: {done:?}");
+    std::fs::set_permissions(&home, mode)?;
+    // Root may.
+    let mut root = std::process::Command::new(server.installation.program("shell"));
+    let done = root.args(["grain", "list", "--json"]).env("SANDSTORM_HOME", &home).output()?;
+    ensure!(done.stdout == b"[]\n", "{done:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_work_says_so() -> Result<()> {
+    let Some(mut server) = Server::start(Mode::Setuid)? else { return Ok(()) };
+    ensure!(server.printed_link().is_some(), "no link was printed:\n{}", server.output());
+    let second = server.try_command(&["serve"])?;
+    ensure!(said(&second).contains("another server runs"), "{second:?}");
+    let port = server.port().to_string();
+    server.terminate(std::time::Duration::from_secs(10))?;
+    ensure!(!server.home().join("shell.socket").exists(), "the socket stayed");
+    let gone = server.try_command(&["grain", "list"])?;
+    ensure!(gone.status.code() == Some(1) && said(&gone).contains("shell serve"), "{gone:?}");
+
+    let taken = std::net::TcpListener::bind(("127.0.0.1", server.port()))
+        .context("the port was not given back")?;
+    for (settings, part) in [
+        (&[][..], "PORT"),
+        (&[("ROOT_URL", "http://localhost:3000")], "sandstorm.localhost"),
+        (&[("ROOT_URL", "http://192.168.0.1:3000")], "GRAIN_MODE=port"),
+        (&[("ROOT_URL", "box")], "ROOT_URL"),
+        (&[("WILDCARD_HOST", "x.example.org")], "WILDCARD_HOST"),
+        (&[("WILDCARD_HOST", "*.example.org")], "cookies"),
+        (&[("GRAIN_MODE", "x")], "GRAIN_MODE"),
+        (&[("GRAIN_IDLE_SECONDS", "1")], "GRAIN_IDLE_SECONDS"),
+    ] {
+        let mut command = server.command(&["serve"]);
+        if !settings.is_empty() {
+            command.env("PORT", "0");
+        } else {
+            command.env("PORT", &port);
+        }
+        let done = command.envs(settings.iter().copied()).output()?;
+        ensure!(done.status.code() == Some(1), "{settings:?}: {done:?}");
+        ensure!(said(&done).contains(part), "{part:?} is not in {}", said(&done));
+    }
+    drop(taken);
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! Sleep, wake, kills, restarts.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::{SinkExt, StreamExt};
+use sandstorm_tests::{eventually, eventually_async};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::probe;
+use crate::support::Probe;
+
+#[tokio::test]
+async fn a_grain_sleeps_when_nobody_uses_it_and_wakes_on_any_request() -> Result<()> {
+    let probe = probe!(("GRAIN_IDLE_SECONDS", "2"));
+    let (grain, client) = (&probe.grain, &probe.client);
+    client.put("/store/x", "kept").await?;
+    probe.server.wait_state(grain, "asleep", Duration::from_secs(10))?;
+    probe.server.wait_gone(grain, Duration::from_secs(2))?;
+    let begin = Instant::now();
+    ensure!(client.get("/store/x").await?.text() == "kept");
+    ensure!(begin.elapsed() < Duration::from_secs(5), "waking took {:?}", begin.elapsed());
+    // A POST wakes it too: nothing was asked twice.
+    probe.server.json(&["grain", "stop", grain])?;
+    ensure!(client.post("/echo", "text/plain", "x").await?.status == 200);
+    // A body that flows keeps it awake for as long as it flows.
+    let seconds = if std::env::var_os("SANDSTORM_SOAK").is_some() { 200 } else { 12 };
+    let path = format!("/drip?n={seconds}&ms=1000");
+    let answer = client.get(&path).await?;
+    ensure!(answer.body.len() == seconds, "{} of {seconds} bytes", answer.body.len());
+    ensure!(probe.server.state(grain)?.as_deref() == Some("running"));
+    // A socket too, also a silent one.
+    let (mut socket, _) = client.websocket("/ws", &[]).await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    socket.send(Message::text("still there?")).await?;
+    ensure!(socket.next().await.context("an echo")?? == Message::text("still there?"));
+    drop(socket);
+    probe.server.wait_state(grain, "asleep", Duration::from_secs(10))
+}
+
+#[tokio::test]
+async fn whatever_is_killed_the_next_request_is_answered() -> Result<()> {
+    let probe = probe!();
+    let (grain, client) = (&probe.grain, &probe.client);
+    client.put("/store/x", "kept").await?;
+    for victim in ["probe-app", "legacy-bridge", "sandstorm-superv"] {
+        ensure!(probe.server.kill_in_grain(grain, victim) > 0, "no {victim} to kill");
+        let begin = Instant::now();
+        let answer = client.get("/store/x").await?;
+        ensure!(answer.status == 200 && answer.text() == "kept", "{victim}: {answer:?}");
+        ensure!(begin.elapsed() < Duration::from_secs(8), "{victim}: {:?}", begin.elapsed());
+    }
+    // A request that the app dies under: a POST is not repeated, its failure is told.
+    let answer = client.post("/exit?code=3", "text/plain", "").await?;
+    ensure!(answer.status == 502, "{answer:?}");
+    ensure!(answer.text().contains("status 3"), "{}", answer.text());
+    ensure!(client.get("/store/x").await?.text() == "kept");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restarted_shell_finds_what_runs() -> Result<()> {
+    let mut probe = probe!();
+    let supervisor = |probe: &Probe| {
+        let all = probe.server.processes(&probe.grain);
+        all.into_iter().map(|process| process.pid).min()
+    };
+    ensure!(probe.client.put("/store/x", "kept").await?.status < 300);
+    let before = supervisor(&probe).context("no process of the grain")?;
+    for hard in [true, false] {
+        let pending = tokio::spawn({
+            let client = probe.client.clone();
+            async move { client.get("/drip?n=3&ms=500").await }
+        });
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        if hard {
+            probe.server.kill();
+            ensure!(pending.await?.is_err(), "a cut answer looked whole");
+        } else {
+            let begin = Instant::now();
+            ensure!(probe.server.terminate(Duration::from_secs(20))?.success());
+            ensure!(pending.await??.body.len() == 3, "SIGTERM cut an answer");
+            ensure!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        }
+        ensure!(supervisor(&probe) == Some(before), "the grain did not outlive the shell");
+        probe.server.run()?;
+        ensure!(probe.server.state(&probe.grain)?.as_deref() == Some("running"));
+        // The session from before still opens it, and it is the same process.
+        ensure!(probe.client.get("/store/x").await?.text() == "kept");
+        ensure!(supervisor(&probe) == Some(before), "the grain was started again");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_end_of_a_grain() -> Result<()> {
+    let probe = probe!();
+    let (grain, client) = (&probe.grain, &probe.client);
+    client.put("/store/x", "kept").await?;
+    probe.server.json(&["grain", "stop", grain])?;
+    probe.server.wait_gone(grain, Duration::from_secs(1))?;
+    client.get("/echo").await?;
+    probe.server.json(&["grain", "stop", grain, "--now"])?;
+    probe.server.wait_gone(grain, Duration::from_secs(1))?;
+    probe.server.json(&["grain", "delete", grain])?;
+    ensure!(probe.server.state(grain)?.as_deref() == Some("trash"));
+    ensure!(client.get("/store/x").await?.status == 403, "a grain in the trash was opened");
+    ensure!(probe.server.session(grain).is_err());
+    let dir = probe.server.installation.grain_dir(grain);
+    ensure!(dir.exists());
+    probe.server.json(&["grain", "delete", grain, "--now"])?;
+    ensure!(!dir.exists() && probe.server.state(grain)?.is_none());
+    let tmp = probe.server.home().join("tmp");
+    eventually("its files are gone", Duration::from_secs(5), || {
+        std::fs::read_dir(&tmp).ok()?.next().is_none().then_some(())
+    })
+}
+
+#[tokio::test]
+async fn one_start_for_many_who_wait() -> Result<()> {
+    let probe = probe!();
+    probe.server.json(&["grain", "stop", &probe.grain])?;
+    let asked: Vec<_> = (0..20)
+        .map(|_| {
+            let client = probe.client.clone();
+            tokio::spawn(async move { client.get("/echo").await })
+        })
+        .collect();
+    for answer in asked {
+        ensure!(answer.await??.status == 200);
+    }
+    let log = probe.server.grain_log(&probe.grain);
+    let starts = log.matches("** SANDSTORM SUPERVISOR: limits by").count();
+    ensure!(starts <= 2, "{starts} starts in\n{log}");
+    eventually_async("one supervisor", Duration::from_secs(2), async || {
+        let all = probe.server.processes(&probe.grain);
+        let supervisors = all.iter().filter(|p| p.name.starts_with("sandstorm-super")).count();
+        // The outer half and the box's init.
+        (1..=2).contains(&supervisors).then_some(())
+    })
+    .await
+}

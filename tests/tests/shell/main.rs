@@ -1,0 +1,14 @@
+//! The shell against real supervisors, bridges and apps: what bug reports of systems like this
+//! one say goes wrong, and what hostile pages, clients and apps try. The app of most tests is the
+//! probe (`tests/apps/probe`), which answers what a test tells it to.
+
+mod answers;
+mod bodies;
+mod control;
+mod lifecycle;
+mod ports;
+mod requests;
+mod sessions;
+mod sockets;
+mod support;
+mod trouble;
