@@ -22,9 +22,8 @@ async fn what_apps_answer_arrives_as_it_was_meant() -> Result<()> {
 }
 
 async fn one_sloppy_header_costs_only_itself(probe: &Probe) -> Result<()> {
-    let answer = probe
-        .says("HTTP/1.1 200 OK\\r\\nETag: abc\\r\\nContent-Length: 2\\r\\n\\r\\nok")
-        .await?;
+    let answer =
+        probe.says("HTTP/1.1 200 OK\\r\\nETag: abc\\r\\nContent-Length: 2\\r\\n\\r\\nok").await?;
     ensure!((answer.status, answer.text().as_str()) == (200, "ok"), "{answer:?}");
     ensure!(answer.header("etag").is_empty());
     let twin = probe
@@ -114,7 +113,8 @@ async fn ranges_and_head(probe: &Probe) -> Result<()> {
     let whole = client.get("/file?size=5000").await?;
     ensure!(whole.status == 200 && whole.body.len() == 5000);
     ensure!(whole.header("accept-ranges") == "bytes");
-    let part = client.request("GET", "/file?size=5000", &[("range", "bytes=1000-1999")], "").await?;
+    let part =
+        client.request("GET", "/file?size=5000", &[("range", "bytes=1000-1999")], "").await?;
     ensure!(part.status == 206, "{}", part.status);
     ensure!(part.header("content-range") == "bytes 1000-1999/5000");
     ensure!(part.body == whole.body[1000..2000]);
@@ -158,9 +158,8 @@ async fn nothing_reaches_beyond_the_frame(probe: &Probe) -> Result<()> {
         ("Strict-Transport-Security", "max-age=1"),
     ];
     let lines: String = forbidden.iter().map(|(n, v)| format!("{n}: {v}\\r\\n")).collect();
-    let answer = probe
-        .says(&format!("HTTP/1.1 200 OK\\r\\n{lines}Content-Length: 2\\r\\n\\r\\nok"))
-        .await?;
+    let answer =
+        probe.says(&format!("HTTP/1.1 200 OK\\r\\n{lines}Content-Length: 2\\r\\n\\r\\nok")).await?;
     ensure!(answer.status == 200);
     for (name, value) in forbidden {
         ensure!(!answer.all(name).iter().any(|found| found == value), "{name} got through");

@@ -24,7 +24,9 @@ async fn bodies_flow_both_ways() -> Result<()> {
 /// JSON that the app answers to an upload.
 fn uploaded(done: &std::process::Output) -> Result<serde_json::Value> {
     ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    serde_json::from_slice(&done.stdout).with_context(|| format!("{done:?}"))
+    let answer: serde_json::Value =
+        serde_json::from_slice(&done.stdout).with_context(|| format!("{done:?}"))?;
+    Ok(answer["body"].clone())
 }
 
 fn uploads_of_every_framing(probe: &Probe) -> Result<()> {
@@ -51,7 +53,8 @@ fn uploads_of_every_framing(probe: &Probe) -> Result<()> {
         ensure!(begin.elapsed() < Duration::from_secs(10), "{size} took {:?}", begin.elapsed());
         seen.push(answer["framing"].clone());
     }
-    ensure!(seen.last().is_some_and(|framing| framing == "chunked"), "{seen:?}");
+    // Which way the bridge frames it is its own affair, but a length is kept where there is one.
+    ensure!(seen[..6].iter().all(|framing| framing == "length"), "{seen:?}");
     // Standard input: curl knows no length.
     std::fs::write(&path, vec![7; 3_000_000])?;
     let mut curl = probe.client.curl();
@@ -88,8 +91,7 @@ async fn a_broken_upload_looks_broken_to_the_app(probe: &Probe) -> Result<()> {
     tokio::time::sleep(Duration::from_millis(300)).await;
     drop(stream);
     eventually_async("the app sees the upload break", Duration::from_secs(5), async || {
-        let fate = probe.fate("cut").await.ok()?.to_string();
-        (fate.contains("broken") || fate.contains("incomplete")).then_some(())
+        (probe.fate("cut").await.ok()?["state"] == "cut").then_some(())
     })
     .await
 }
@@ -104,6 +106,7 @@ async fn too_large_for_one_message(probe: &Probe) -> Result<()> {
 }
 
 async fn events_come_when_they_are_sent(probe: &Probe) -> Result<()> {
+    let before = probe.open_connections().await?;
     let begin = Instant::now();
     let request = probe
         .client
@@ -126,8 +129,7 @@ async fn events_come_when_they_are_sent(probe: &Probe) -> Result<()> {
     }
     drop(body);
     eventually_async("the app sees the reader leave", Duration::from_secs(5), async || {
-        let fate = probe.fate("sse").await.ok()?.to_string();
-        (!fate.contains("running") && !fate.contains("writing") && !fate.contains("open")).then_some(())
+        (probe.open_connections().await.ok()? <= before).then_some(())
     })
     .await
 }
@@ -141,18 +143,7 @@ async fn a_reader_that_stalls_stalls_the_app(probe: &Probe) -> Result<()> {
     body.frame().await.context("bytes")??;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let written = async || -> Result<u64> {
-        let fate = probe.fate("endless").await?;
-        let text = fate.to_string();
-        let find = |value: &serde_json::Value| {
-            value.get("written").or_else(|| value.get("wrote")).and_then(serde_json::Value::as_u64)
-        };
-        find(&fate)
-            .or_else(|| fate.as_object().and_then(|all| all.values().find_map(find)))
-            .or_else(|| {
-                let tags = fate.get("tags")?.as_object()?;
-                tags.values().find_map(find)
-            })
-            .with_context(|| format!("no count in {text}"))
+        probe.fate("endless").await?["written"].as_u64().context("a count")
     };
     let before = written().await?;
     tokio::time::sleep(Duration::from_secs(2)).await;

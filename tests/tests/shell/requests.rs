@@ -56,8 +56,16 @@ async fn only_listed_headers_arrive(probe: &Probe) -> Result<()> {
         )
         .await?;
     for name in [
-        "authorization", "referer", "origin", "x-forwarded-for", "x-real-ip", "forwarded", "via",
-        "sec-fetch-site", "cookie", "proxy-authorization",
+        "authorization",
+        "referer",
+        "origin",
+        "x-forwarded-for",
+        "x-real-ip",
+        "forwarded",
+        "via",
+        "sec-fetch-site",
+        "cookie",
+        "proxy-authorization",
     ] {
         ensure!(seen(&echo, name).is_none(), "{name} reached the app: {echo}");
     }
@@ -74,20 +82,44 @@ async fn only_listed_headers_arrive(probe: &Probe) -> Result<()> {
 async fn every_verb_arrives(probe: &Probe) -> Result<()> {
     let there = format!("{}/x", probe.client.origin);
     for verb in [
-        "GET", "POST", "PUT", "PATCH", "DELETE", "MKCOL", "REPORT", "PROPFIND", "PROPPATCH",
-        "ACL", "LOCK", "UNLOCK", "COPY", "MOVE", "OPTIONS", "MKCALENDAR", "SEARCH",
+        "GET",
+        "POST",
+        "PUT",
+        "PATCH",
+        "DELETE",
+        "MKCOL",
+        "REPORT",
+        "PROPFIND",
+        "PROPPATCH",
+        "ACL",
+        "LOCK",
+        "UNLOCK",
+        "COPY",
+        "MOVE",
+        "OPTIONS",
+        "MKCALENDAR",
+        "SEARCH",
     ] {
-        let headers =
-            [("destination", there.as_str()), ("lock-token", "<a:1>"), ("content-type", "text/xml")];
+        let headers = [
+            ("destination", there.as_str()),
+            ("lock-token", "<a:1>"),
+            ("content-type", "text/xml"),
+        ];
         let echo = probe.echo(verb, "/echo", &headers, "<a/>").await?;
         ensure!(echo["method"] == verb, "{verb}: {echo}");
     }
     for verb in ["TRACE", "CONNECT"] {
-        let line = format!("{verb} / HTTP/1.1\r\nHost: {}\r\nCookie: {}\r\nConnection: close\r\n\r\n",
-            probe.client.host, probe.client.cookie.as_deref().unwrap_or(""));
+        let line = format!(
+            "{verb} / HTTP/1.1\r\nHost: {}\r\nCookie: {}\r\nConnection: close\r\n\r\n",
+            probe.client.host,
+            probe.client.cookie.as_deref().unwrap_or("")
+        );
         let answer = probe.client.raw(line.as_bytes()).await?;
         let answer = String::from_utf8_lossy(&answer);
-        ensure!(answer.starts_with("HTTP/1.1 501") || answer.starts_with("HTTP/1.1 400"), "{verb}: {answer}");
+        ensure!(
+            answer.starts_with("HTTP/1.1 501") || answer.starts_with("HTTP/1.1 400"),
+            "{verb}: {answer}"
+        );
     }
     Ok(())
 }
@@ -160,7 +192,8 @@ async fn large_heads(probe: &Probe) -> Result<()> {
     }
     // The shell's own pages too.
     let shell = probe.server.client()?;
-    let answer = shell.with_cookie(Some(format!("big={}", "x".repeat(600_000)))).get("/about").await?;
+    let answer =
+        shell.with_cookie(Some(format!("big={}", "x".repeat(600_000)))).get("/about").await?;
     ensure!(answer.status == 200, "{}", answer.status);
     let names: Vec<String> = (0..101).map(|i| format!("x-sandstorm-app-{i}")).collect();
     let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();

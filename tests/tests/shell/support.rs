@@ -35,7 +35,8 @@ impl Probe {
 
     /// The path at which the app runs `script` (see the probe's `script.rs`).
     pub fn script(&self, script: &str) -> String {
-        let script = percent_encoding::utf8_percent_encode(script, percent_encoding::NON_ALPHANUMERIC);
+        let script =
+            percent_encoding::utf8_percent_encode(script, percent_encoding::NON_ALPHANUMERIC);
         format!("/run?s={script}")
     }
 
@@ -50,16 +51,31 @@ impl Probe {
     }
 
     /// The request as the app saw it.
-    pub async fn echo(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Value> {
+    pub async fn echo(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Value> {
         let answer = self.client.request(method, path, headers, body.to_owned()).await?;
         ensure!(answer.status == 200, "{method} {path}: {} {}", answer.status, answer.text());
         serde_json::from_slice(&answer.body).context("the echo is JSON")
     }
 
-    /// What became of the request with this tag, by the app's own account.
+    /// What became of the request with this tag, by the app's own account: `state`, `read`,
+    /// `written`.
     pub async fn fate(&self, tag: &str) -> Result<Value> {
         let answer = self.client.get(&format!("/stats?tag={tag}")).await?;
-        serde_json::from_slice(&answer.body).context("stats are JSON")
+        let stats: Value = serde_json::from_slice(&answer.body).context("stats are JSON")?;
+        Ok(stats["tags"][tag].clone())
+    }
+
+    /// Connections that the app has open now, that of this question among them.
+    pub async fn open_connections(&self) -> Result<u64> {
+        let answer = self.client.get("/stats").await?;
+        let stats: Value = serde_json::from_slice(&answer.body).context("stats are JSON")?;
+        stats["open"].as_u64().context("a count")
     }
 }
 

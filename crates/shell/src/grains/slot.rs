@@ -343,11 +343,10 @@ impl Slot {
                     None => None,
                 };
                 let said = child.as_ref().map(Child::errors).unwrap_or_default();
-                let said = said.trim().trim_start_matches("sandstorm-supervisor: ");
-                let reason = match (said.is_empty(), last_words(&log_tail)) {
-                    (false, _) => sentence(said),
-                    (true, Some(words)) => words,
-                    (true, None) => match (&other, status) {
+                let reason = match (last_words(&log_tail), spawn::own_words(&said)) {
+                    (Some(words), _) => words,
+                    (None, Some(words)) => sentence(words),
+                    (None, None) => match (&other, status) {
                         (Error::Disconnected(_), Some(status)) => {
                             format!("The app's box ended: {}.", spawn::describe(Some(status)))
                         }
@@ -380,12 +379,22 @@ impl Slot {
     }
 }
 
-/// The supervisor's last line in the log says why the app ended, if it had time to say so.
+/// The supervisor's last line in the log says why the app ended, if it had time to say so, and
+/// the bridge's before it what that means.
 fn last_words(log: &str) -> Option<String> {
-    let line = log.lines().rev().find(|line| line.contains("** SANDSTORM SUPERVISOR: "))?;
-    let (_, words) = line.split_once("** SANDSTORM SUPERVISOR: ")?;
+    const SUPERVISOR: &str = "** SANDSTORM SUPERVISOR: ";
+    let lines: Vec<&str> = log.lines().collect();
+    let at = lines.iter().rposition(|line| line.contains(SUPERVISOR))?;
+    let (_, words) = lines[at].split_once(SUPERVISOR)?;
     // Other lines are about starts.
-    words.starts_with("the app ").then(|| sentence(words))
+    if !words.starts_with("the app ") {
+        return None;
+    }
+    let before = at.checked_sub(1).and_then(|at| lines[at].strip_prefix("** HTTP-BRIDGE: "));
+    Some(match before {
+        Some(cause) => format!("{} {}", sentence(words), sentence(cause)),
+        None => sentence(words),
+    })
 }
 
 /// Words as a sentence of their own.
@@ -430,5 +439,26 @@ pub async fn tick(local: Rc<Local>) {
         if keep && local.index == 0 {
             local.shared.sessions.sweep();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::last_words;
+
+    #[test]
+    fn what_the_log_says_of_an_end() {
+        let log = "** SANDSTORM SUPERVISOR: limits by cgroup\nhello\n";
+        assert_eq!(last_words(log), None);
+        let log = format!(
+            "{log}** HTTP-BRIDGE: the app exited with status 3\n\
+             ** SANDSTORM SUPERVISOR: the app ended with exit status 3\n"
+        );
+        assert_eq!(
+            last_words(&log).as_deref(),
+            Some("The app ended with exit status 3. The app exited with status 3.")
+        );
+        let log = format!("{log}** SANDSTORM SUPERVISOR: shut down as asked\n");
+        assert_eq!(last_words(&log), None);
     }
 }

@@ -142,14 +142,22 @@ fn arguments(
 }
 
 fn failed(reason: String, errors: String) -> Error {
-    let reason = match errors.lines().rev().find(|line| !line.trim().is_empty()) {
-        Some(_) => {
-            let words = errors.trim().trim_start_matches("sandstorm-supervisor: ");
-            format!("The box could not be started: {words}")
-        }
+    let reason = match own_words(&errors) {
+        Some(words) => format!("The box could not be started: {words}"),
         None => format!("The box could not be started: {reason}."),
     };
     Error::GrainFailed { reason, code: super::errors::code("G-BOX"), log_tail: String::new() }
+}
+
+/// The supervisor's own last words in its error output.
+pub fn own_words(errors: &str) -> Option<&str> {
+    const NAME: &str = "sandstorm-supervisor: ";
+    let at = match errors.rfind(&format!("\n{NAME}")) {
+        Some(at) => at + 1,
+        None if errors.starts_with(NAME) => 0,
+        None => return None,
+    };
+    Some(errors[at + NAME.len()..].trim()).filter(|words| !words.is_empty())
 }
 
 /// An exit status in words.

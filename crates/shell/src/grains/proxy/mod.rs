@@ -42,6 +42,9 @@ const MAX_LIVE: usize = 1024;
 /// that says nothing for so long (server-sent events) gets its head sent without a length.
 const FIRST_BYTES: Duration = Duration::from_millis(25);
 
+/// How soon after such an answer an app that is ending has ended.
+const LAST_BREATH: Duration = Duration::from_millis(300);
+
 /// What a request is, apart from its body.
 pub struct Ask<'a> {
     pub local: &'a Rc<Local>,
@@ -156,6 +159,13 @@ async fn exchange(
                 gone(ask, &conn).await;
                 return Err(verdict(ask, why).await);
             }
+            // The app, or its bridge, says 502 with its last breath.
+            Ok((converted, _))
+                if !again
+                    && converted.answer.status() == StatusCode::BAD_GATEWAY
+                    && target.idempotent
+                    && payload.is_replayable()
+                    && tokio::time::timeout(LAST_BREATH, conn.closed()).await.is_ok() => {}
             Ok(done) => {
                 if !conn.answered.replace(true) {
                     ask.slot.settle(ask.local, &conn).await;
