@@ -130,11 +130,6 @@ impl Config {
             warnings,
         })
     }
-
-    /// The origin of the shell, as it stands in `Origin` headers and policies.
-    pub fn root_origin(&self) -> String {
-        self.root.to_string()
-    }
 }
 
 /// An unset and an empty variable mean the same.
@@ -230,7 +225,7 @@ mod tests {
     #[test]
     fn defaults() {
         let c = check(|_| ()).unwrap();
-        assert_eq!(c.root_origin(), "http://sandstorm.localhost:3000");
+        assert_eq!(c.root.to_string(), "http://sandstorm.localhost:3000");
         assert_eq!(c.idle, Duration::from_secs(60));
         assert!(c.trusted_proxies.iter().any(|r| r.contains([127, 0, 0, 9].into())));
         assert!(!c.trusted_proxies.iter().any(|r| r.contains([10, 0, 0, 9].into())));

@@ -68,7 +68,6 @@ fn bind(home: &Path) -> Result<UnixListener> {
 /// Serves until `end`; then the socket's file goes. Returns once it is bound.
 pub async fn start(app: App, home: PathBuf, end: CancellationToken) -> Result<()> {
     let (ready, bound) = tokio::sync::oneshot::channel();
-    let main = tokio::runtime::Handle::current();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -86,7 +85,7 @@ pub async fn start(app: App, home: PathBuf, end: CancellationToken) -> Result<()
                 };
                 let _ = ready.send(Ok(()));
                 tokio::select! {
-                    () = accept(app, listener, main) => {}
+                    () = accept(app, listener) => {}
                     () = end.cancelled() => {}
                 }
                 let _ = fs::remove_file(home.join(NAME));
@@ -96,7 +95,7 @@ pub async fn start(app: App, home: PathBuf, end: CancellationToken) -> Result<()
     bound.await.unwrap_or_else(|_| Err(Error::Internal("the control thread ended".into())))
 }
 
-async fn accept(app: App, listener: UnixListener, main: tokio::runtime::Handle) {
+async fn accept(app: App, listener: UnixListener) {
     let own = nix::unistd::geteuid().as_raw();
     loop {
         let stream = match listener.accept().await {
@@ -114,7 +113,7 @@ async fn accept(app: App, listener: UnixListener, main: tokio::runtime::Handle) 
                 continue;
             }
         }
-        let object = server::ControlImpl::new(app.clone(), main.clone());
+        let object = server::ControlImpl::new(app.clone());
         let client: control::Client = capnp_rpc::new_client(object);
         let trust = Trust::Hostile(GuardLimits::default());
         let vat = Vat::spawn(stream, Side::Server, Some(client.client), trust);

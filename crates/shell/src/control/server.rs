@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use sandstorm_schema::ext_control_capnp::{InstallStep, control, install_progress, installed_app};
 use sandstorm_schema::rpc::error::failed;
-use tokio::runtime::Handle;
 
 use super::upload::AppUploadImpl;
 use crate::error::Error;
@@ -15,8 +14,6 @@ use crate::store::{InstallState, Package, now_ms};
 
 pub struct ControlImpl {
     pub app: App,
-    /// Work that outlives a sub-command runs there.
-    pub main: Handle,
 }
 
 /// An error in words for the person at the terminal.
@@ -32,8 +29,8 @@ pub fn say(error: impl Into<Error>) -> capnp::Error {
 }
 
 impl ControlImpl {
-    pub fn new(app: App, main: Handle) -> ControlImpl {
-        ControlImpl { app, main }
+    pub fn new(app: App) -> ControlImpl {
+        ControlImpl { app }
     }
 }
 

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, Shared};
 use sandstorm_schema::ext_http_capnp::http_ext;
 use sandstorm_schema::grain_capnp::{session_context, ui_view};
 use sandstorm_schema::limits::SHORT_TEXT;
@@ -24,7 +26,7 @@ use tokio::sync::OnceCell;
 use super::Permissions;
 use super::core::{ContextImpl, CoreImpl, Identities, IdentityImpl};
 use super::session::GrainSession;
-use super::shared::{Entry, Shared};
+use super::shared::{Entry, Shared as Grains};
 use super::spawn::Child;
 use crate::error::{Error, Result};
 
@@ -34,11 +36,14 @@ const SUPERVISOR_TIME: Duration = Duration::from_secs(15);
 const APP_TIME: Duration = Duration::from_secs(60);
 /// Sessions of one grain at once; the longest unused gives way.
 const MAX_SESSIONS: usize = 256;
+/// Calls given up on one connection (0.4 KB each, at both ends) before it is replaced.
+const WORN: u32 = 10_000;
 /// Permissions that an app may define.
 const MAX_PERMISSIONS: u32 = 256;
 
 pub struct Conn {
-    vat: Vat,
+    vat: Cell<Option<Vat>>,
+    closed: Shared<LocalBoxFuture<'static, ()>>,
     pub supervisor: supervisor::Client,
     core: sandstorm_core::Client,
     identities: Rc<RefCell<Identities>>,
@@ -53,8 +58,27 @@ pub struct Conn {
     pub answered: Cell<bool>,
     pub since: std::time::Instant,
     dead: Cell<bool>,
+    /// Calls that were given up before their answer: the RPC layer never forgets those.
+    given_up: Cell<u32>,
     /// We asked for its end.
     pub stopping: Cell<bool>,
+}
+
+/// See [`Conn::counted`].
+pub struct Counted<'a>(Option<&'a Cell<u32>>);
+
+impl Counted<'_> {
+    pub fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.0 {
+            count.set(count.get().saturating_add(1));
+        }
+    }
 }
 
 /// The app's view and the permissions it defines.
@@ -87,7 +111,7 @@ pub struct Visitor<'a> {
 impl Conn {
     /// Speaks to the supervisor at the other end of `stream` and hands it the system's core.
     pub async fn open(
-        shared: &Arc<Shared>,
+        shared: &Arc<Grains>,
         entry: &Arc<Entry>,
         stream: UnixStream,
         child: Option<Child>,
@@ -101,9 +125,12 @@ impl Conn {
             entry: entry.clone(),
             identities: identities.clone(),
         };
+        // How it ends does not matter to those who wait: it is over.
+        let closed = vat.closed().map(drop).boxed_local().shared();
         let conn = Rc::new(Conn {
             supervisor: vat.bootstrap(),
-            vat,
+            vat: Cell::new(Some(vat)),
+            closed,
             core: capnp_rpc::new_client(core),
             identities,
             view: OnceCell::new(),
@@ -114,10 +141,32 @@ impl Conn {
             answered: Cell::new(false),
             since: std::time::Instant::now(),
             dead: Cell::new(false),
+            given_up: Cell::new(0),
             stopping: Cell::new(false),
         });
-        conn.keep_alive().await?;
+        if let Err(error) = conn.keep_alive().await {
+            conn.disconnect().await;
+            return Err(error);
+        }
         Ok(conn)
+    }
+
+    /// Ends the connection; the supervisor and its grain go on.
+    pub async fn disconnect(&self) {
+        self.dead.set(true);
+        if let Some(vat) = self.vat.take() {
+            vat.disconnect().await;
+        }
+    }
+
+    /// Counts a call as given up unless it is told that its answer came.
+    pub fn counted(&self) -> Counted<'_> {
+        Counted(Some(&self.given_up))
+    }
+
+    /// Whether so many calls were given up that a fresh connection is due.
+    pub fn is_worn(&self) -> bool {
+        self.given_up.get() >= WORN
     }
 
     pub fn is_alive(&self) -> bool {
@@ -126,8 +175,7 @@ impl Conn {
 
     /// Waits until the connection is over.
     pub async fn closed(&self) {
-        // How it ended does not matter: it is over.
-        let _ = self.vat.closed().await;
+        self.closed.clone().await;
         self.dead.set(true);
     }
 

@@ -136,7 +136,9 @@ impl Grains {
                 }));
             }
         }
-        futures::future::join_all(waiting).await;
+        // One that does not answer must not hold up the start.
+        let found = tokio::spawn(futures::future::join_all(waiting));
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), found).await;
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! keeps hashes only, opens nothing. A session is looked up by the hash of the cookie *and* must
 //! belong to the host that was asked: a cookie planted by a sibling host counts for nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,6 @@ pub struct GrainSession {
     /// The `Content-Security-Policy` of this session's answers.
     pub policy: HeaderValue,
     pub login: Option<LoginId>,
-    pub account: AccountId,
     pub display_name: String,
     pub handle: String,
     /// What the app may know this person by.
@@ -170,9 +169,13 @@ impl Sessions {
 
     /// Forgets sessions that nobody used for a while; the database still knows them.
     pub fn sweep(&self) {
-        self.tables().by_sid.retain(|_, session| {
+        let mut tables = self.tables();
+        let Tables { by_sid, homes, .. } = &mut *tables;
+        by_sid.retain(|_, session| {
             session.checked.elapsed() < RECHECK * 4 || Arc::strong_count(session) > 1
         });
+        let hosts: HashSet<&GrainHost> = by_sid.values().map(|session| &session.host).collect();
+        homes.retain(|host, _| hosts.contains(host));
     }
 }
 
@@ -330,7 +333,6 @@ impl Shared {
             origin,
             host,
             login: row.login_session,
-            account: row.account,
             display_name: account.display_name,
             handle: account.handle,
             identity,

@@ -210,6 +210,20 @@ impl Slot {
         }
     }
 
+    /// Replaces a worn connection, while nothing uses it.
+    async fn renew(self: &Rc<Slot>, local: &Rc<Local>) {
+        let _gate = self.gate.lock().await;
+        let Some(old) = self.running().filter(|conn| conn.is_worn()) else { return };
+        let Ok(new) = open(local, &self.entry, old.child.clone()).await else { return };
+        if self.entry.live_count() > 0 {
+            return new.disconnect().await;
+        }
+        new.answered.set(old.answered.get());
+        old.stopping.set(true);
+        self.install(local, &new);
+        old.disconnect().await;
+    }
+
     fn install(self: &Rc<Slot>, local: &Rc<Local>, conn: &Rc<Conn>) {
         *self.conn.borrow_mut() = Some(conn.clone());
         self.entry.set_state(GrainState::Running);
@@ -428,6 +442,9 @@ pub async fn tick(local: Rc<Local>) {
                         tracing::warn!("grain {}: {e}", slot.entry.grain);
                     }
                 });
+            } else if conn.is_worn() && slot.entry.live_count() == 0 {
+                let local = local.clone();
+                tokio::task::spawn_local(async move { slot.renew(&local).await });
             } else if keep {
                 tokio::task::spawn_local(async move {
                     if let Err(e) = conn.keep_alive().await {

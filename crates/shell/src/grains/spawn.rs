@@ -28,7 +28,6 @@ const STDERR_BYTES: usize = 16 * 1024;
 /// A supervisor that we started.
 #[derive(Clone)]
 pub struct Child {
-    pub pid: u32,
     exit: watch::Receiver<Option<ExitStatus>>,
     errors: Arc<Mutex<Vec<u8>>>,
 }
@@ -91,7 +90,7 @@ pub async fn spawn(
         // Nobody waiting is fine.
         let _ = exited.send(status);
     });
-    let child = Child { pid, exit, errors };
+    let child = Child { exit, errors };
     let mut stdout = BufReader::new(stdout);
     let mut line = Vec::new();
     let first = (&mut stdout).take(4096);

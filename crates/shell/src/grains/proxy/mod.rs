@@ -141,7 +141,12 @@ async fn exchange(
             marks: marks(&ask.local.shared),
         };
         let result = match open_session(ask, &conn).await {
-            Ok(web) => call::call(ask, &web, target, payload, &asked).await,
+            Ok(web) => {
+                let counted = conn.counted();
+                let result = call::call(ask, &web, target, payload, &asked).await;
+                counted.answered();
+                result
+            }
             // Nothing was asked yet, so even a POST may try again.
             Err(Error::Disconnected(_)) if !again => {
                 gone(ask, &conn).await;

@@ -66,7 +66,8 @@ impl Coming {
     /// Everything in memory, within the limit for it.
     pub async fn collect(mut self) -> Result<Bytes, Fault> {
         let mut all = BytesMut::with_capacity(
-            self.size.unwrap_or(0).min(BUFFERED_REQUEST_BODY as u64) as usize,
+            // What was announced is not there yet.
+            self.size.unwrap_or(0).min(BODY_CHUNK as u64) as usize,
         );
         let mut first = self.first.take();
         loop {
