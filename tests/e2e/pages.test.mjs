@@ -1,0 +1,366 @@
+// The pages as people meet them: every page in every width and colour, every state of the grain's
+// page, without a script, by keyboard alone, and live in two places at once.
+
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { gunzipSync } from "node:zlib";
+import { request } from "node:http";
+import { Server, administrator, appPackage, assertAccessible, cleanUp, eventually, grainFrame, launch, top }
+  from "./harness.mjs";
+
+let server, browser, context, page, probe;
+
+before(async () => {
+  server = await Server.start({ ALLOW_DEV_ACCOUNTS: "true", GRAIN_IDLE_SECONDS: "60" });
+  probe = server.install(appPackage("probe"));
+  browser = await launch();
+  ({ context, page } = await administrator(browser, server));
+});
+after(cleanUp);
+
+const idOf = (page) => new URL(page.url()).pathname.split("/")[2];
+
+async function makeProbe(on = page) {
+  await on.goto(`${server.origin}/apps/${probe.appId}`);
+  await on.getByRole("button", { name: "New probe" }).click();
+  await on.waitForURL(/\/grain\//);
+  await grainFrame(on);
+  return idOf(on);
+}
+
+/** A small package that starts by running `command`, which need not exist. */
+function packageThatRuns(name, ...command) {
+  const dir = join(server.dir, `made-${name}`);
+  for (const part of ["", "bin", "dev", "tmp", "var"]) mkdirSync(join(dir, part), { recursive: true });
+  const argv = command.map((word) => JSON.stringify(word)).join(", ");
+  writeFileSync(join(server.dir, `${name}.capnp`), `@0xf1ddb6d3b831f7${String(name.length).padStart(2, "0")};
+using Package = import "/sandstorm/package.capnp";
+const manifest :Package.Manifest = (
+  appTitle = (defaultText = "${name}"), appVersion = 1, appMarketingVersion = (defaultText = "1"),
+  actions = [(input = (none = void), nounPhrase = (defaultText = "${name}"), command = (argv = [${argv}]))],
+  continueCommand = (argv = [${argv}]));
+`);
+  const bin = process.env.SANDSTORM_BIN || join(top, "bin");
+  const done = spawnSync("/bin/sh", ["-ec", `
+    cp /bin/busybox "${dir}/bin/sh"
+    capnp eval -I "${join(top, "schema")}" -b ${name}.capnp manifest > "${dir}/sandstorm-manifest"
+    "${bin}/spk" keygen ${name}.key && "${bin}/spk" pack "${dir}" ${name}.key ${name}.spk`],
+  { cwd: server.dir, encoding: "utf8" });
+  assert.equal(done.status, 0, done.stderr);
+  return join(server.dir, `${name}.spk`);
+}
+
+// ---- Every page, in every width and colour ----
+
+const people = { member: "Mem", visitor: "Vic" };
+async function signIn(name, role, options = {}) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  await page.goto(`${server.origin}/sign-in`);
+  await page.getByLabel("Name").fill(name);
+  await page.getByLabel("Role of a new account").selectOption(role);
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.waitForURL(`${server.origin}/`);
+  return { context, page };
+}
+
+async function sweep(cookies, paths) {
+  for (const width of [1280, 390, 320]) {
+    for (const colorScheme of width === 320 ? ["light"] : ["light", "dark"]) {
+      const context = await browser.newContext({ viewport: { width, height: 800 }, colorScheme,
+        reducedMotion: "reduce" });
+      await context.addCookies(cookies);
+      const page = await context.newPage();
+      const broken = [];
+      page.on("console", (message) => {
+        if (/Content Security Policy|Refused/.test(message.text())) broken.push(message.text());
+      });
+      page.on("pageerror", (error) => broken.push(String(error)));
+      for (const path of paths) {
+        await page.goto(server.origin + path);
+        const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        assert.ok(over <= 0, `${path} scrolls sideways by ${over} at ${width}`);
+        await assertAccessible(page, `${path} at ${width}, ${colorScheme}`);
+      }
+      assert.deepEqual(broken, [], `at ${width}, ${colorScheme}`);
+      await context.close();
+    }
+  }
+}
+
+test("every page fits, is accessible, and breaks no rule of its own", async () => {
+  const grain = server.create(probe.appId, "--title", "Ein Schulelternbeiratssitzungsprotokoll "
+    + "mit_einem_Wort_das_nirgends_umbrochen_werden_kann_und_nicht_endet <b>&amp;\u202e");
+  await sweep(await context.cookies(), ["/", "/?show=trash", "/?show=shared", "/?q=nothing+has+this", "/new",
+    "/apps", `/apps/${probe.appId}`, "/install", `/install/${"a".repeat(32)}?url=https://example.org/a.spk`,
+    `/install/${"b".repeat(32)}`, `/install/${probe.packageId}`, "/notices", "/you", "/about", "/admin",
+    "/admin/people", "/admin/packages", "/admin/log", "/gallery", `/grains/${grain}/details`,
+    `/grains/${grain}/log`, "/no-such-page", "/link/used"]);
+});
+
+test("people with nothing see what to do", async () => {
+  const member = await signIn(people.member, "member");
+  await sweep(await member.context.cookies(), ["/", "/new", "/apps", "/you"]);
+  const visitor = await signIn(people.visitor, "visitor");
+  await sweep(await visitor.context.cookies(), ["/", "/new", "/apps", "/install"]);
+});
+
+/** Bytes of an answer as they travel. */
+function travel(path, cookie) {
+  return new Promise((resolve, reject) => request({ host: "127.0.0.1", port: server.port, path,
+    headers: { Host: new URL(server.origin).host, Cookie: cookie, "Accept-Encoding": "gzip" } }, (answer) => {
+    const pieces = [];
+    answer.on("data", (piece) => pieces.push(piece));
+    answer.on("end", () => resolve({ answer, body: Buffer.concat(pieces) }));
+  }).on("error", reject).end());
+}
+
+test("a full home page stays within its weight", async () => {
+  for (let n = 0; n < 101; n++) server.create(probe.appId, "--title", `Grain number ${n} of a long list`);
+  const cookie = (await context.cookies()).map((c) => `${c.name}=${c.value}`).join("; ");
+  const { answer, body } = await travel("/", cookie);
+  assert.equal(answer.headers["content-encoding"], "gzip");
+  const html = gunzipSync(body).toString();
+  assert.equal(html.match(/<li class="a\d+">/g).length, 100);
+  assert.ok(body.length <= 14_000, `${body.length} bytes of HTML`);
+  let all = body.length;
+  for (const path of new Set(html.match(/\/assets\/[\w.-]+/g))) {
+    const asset = await travel(path, "");
+    assert.match(asset.answer.headers["cache-control"], /immutable/);
+    all += asset.body.length;
+  }
+  assert.ok(all <= 60_000, `${all} bytes in all`);
+});
+
+// ---- The grain's page ----
+
+test("the frame has exactly its rights", async () => {
+  const [answer] = await Promise.all([
+    page.waitForResponse((r) => /\/grain\/\w+$/.test(r.url()) && r.status() === 200),
+    makeProbe(),
+  ]);
+  const frame = page.locator("#frame");
+  assert.equal(await frame.getAttribute("sandbox"), "allow-scripts allow-same-origin allow-forms "
+    + "allow-modals allow-downloads allow-popups allow-popups-to-escape-sandbox allow-pointer-lock");
+  assert.equal(await frame.getAttribute("allow"), "fullscreen; clipboard-write");
+  const origin = new URL(await frame.getAttribute("src")).origin;
+  const policy = (await answer.allHeaders())["content-security-policy"];
+  assert.ok(policy.endsWith(`frame-src ${origin}`), policy);
+  assert.notEqual(origin, server.origin);
+});
+
+test("a crash under an open page is a strip, with reason, code and way out", async () => {
+  const grain = await makeProbe();
+  await page.locator("body.shown").waitFor();
+  await server.inGrain(grain, "/exit?code=3").catch(() => null);
+  const strip = page.locator("#state .strip");
+  await strip.waitFor({ timeout: 10_000 });
+  assert.match(await strip.textContent(), /The app stopped\..*3.*Your probe is as it was last saved\. Code G-\w+-\w{4}/s);
+  assert.ok(await page.locator("#frame").isVisible(), "what was shown can still be copied");
+  assert.ok(!(await page.locator("#state .panel").isVisible()));
+  await assertAccessible(page, "crash strip");
+  await strip.getByRole("button", { name: "Start again" }).click();
+  await grainFrame(page);
+  await page.locator("body.shown").waitFor();
+});
+
+for (const [name, command, reason] of [
+  ["missing", ["/bin/nothing-here"], /nothing-here|not (be )?found|No such file|missing/i],
+  ["exits", ["/bin/sh", "-c", "echo last words; exit 3"], /3/],
+]) {
+  test(`a start that fails (${name}) is a page within 5 s: what ended, last lines, a button`, async () => {
+    const { appId } = server.install(packageThatRuns(name, ...command));
+    await page.goto(`${server.origin}/apps/${appId}`);
+    await page.getByRole("button", { name: `New ${name}` }).click();
+    const panel = page.locator("#state .panel .problem, #main > .problem").first();
+    await panel.waitFor({ timeout: 5000 });
+    const text = await panel.textContent();
+    assert.match(text, reason);
+    assert.match(text, /Code \S+-\w{4}/);
+    if (name === "exits") assert.match(text, /last words/);
+    await panel.getByRole("button", { name: "Start again" }).waitFor();
+    await assertAccessible(page, `failed start: ${name}`);
+  });
+}
+
+test("the title changes in place, and the frame is not loaded again", async () => {
+  await makeProbe();
+  const frame = await grainFrame(page);
+  await frame.evaluate(() => { globalThis.unsaved = "text"; });
+  await page.locator("header.bar a").first().focus();
+  await page.keyboard.press("F2");
+  await page.locator("#new-title").fill("Q3 <plan>");
+  await page.keyboard.press("Enter");
+  await eventually("the new title stands in the tab", async () => (await page.title()).startsWith("Q3 <plan>"));
+  await page.getByRole("button", { name: "Star" }).click();
+  await page.locator("[data-star][aria-pressed=true]").waitFor();
+  assert.equal(await frame.evaluate(() => globalThis.unsaved), "text");
+  await page.reload();
+  assert.match(await page.title(), /^Q3 <plan> - /);
+  assert.equal(await page.locator("[data-star]").getAttribute("aria-pressed"), "true");
+});
+
+test("sign out in one tab: the other is emptied within 2 s and says so", async () => {
+  const mine = await signIn("Sid", "member");
+  await mine.page.goto(`${server.origin}/install/${probe.packageId}`);
+  const button = mine.page.getByRole("button", { name: "Install" });
+  if (await button.isVisible()) await button.click();
+  await makeProbe(mine.page);
+  const other = await mine.context.newPage();
+  await other.goto(`${server.origin}/you`);
+  await other.getByRole("button", { name: "Sign out here" }).click();
+  await mine.page.getByRole("heading", { name: "You are signed out" }).waitFor({ timeout: 2000 });
+  assert.equal(await mine.page.locator("iframe").count(), 0);
+  await assertAccessible(mine.page, "signed out");
+  await mine.context.close();
+});
+
+test("the connection is lost and comes back: told, and nothing is loaded again", async () => {
+  await makeProbe();
+  const frame = await grainFrame(page);
+  await frame.evaluate(() => { globalThis.unsaved = "text"; });
+  await page.locator("body.shown").waitFor();
+  await server.kill();
+  await page.locator("#lost-strip").waitFor({ timeout: 15_000 });
+  assert.match(await page.locator("#lost-strip").textContent(), /may not be saved\. Trying in \d+ s/);
+  await assertAccessible(page, "connection lost");
+  await server.run();
+  await eventually("the strip is gone", async () => await page.locator("#lost-strip").count() === 0, 40);
+  assert.equal(await frame.evaluate(() => globalThis.unsaved), "text");
+});
+
+test("trash and undo, on the grain's page and on home", async () => {
+  const grain = await makeProbe();
+  await page.locator(".bar .menu:not(.title-menu) summary").click();
+  await page.getByRole("button", { name: "Move to trash" }).click();
+  await page.waitForURL(`${server.origin}/`);
+  assert.equal(await page.locator(`.grains a[href="/grain/${grain}"]`).count(), 0);
+  const refused = await page.goto(`${server.origin}/grain/${grain}`);
+  assert.equal(refused.status(), 200);
+  assert.equal(await page.locator("iframe").count(), 0, "what is in the trash does not open");
+  await page.getByRole("button", { name: "Restore and open" }).click();
+  await grainFrame(page);
+});
+
+// ---- Live ----
+
+test("an installation shows the same steps in two places", async () => {
+  const other = await context.newPage();
+  const spk = packageThatRuns("seen", "/bin/sh");
+  await page.goto(`${server.origin}/install`);
+  await page.locator("input[type=file]").setInputFiles(spk);
+  await page.getByRole("button", { name: "Upload" }).click();
+  await page.waitForURL(/\/install\/[0-9a-f]{32}$/);
+  await other.goto(page.url());
+  await page.getByRole("button", { name: "Install" }).waitFor();
+  await other.getByRole("button", { name: "Install" }).waitFor();
+  await other.close();
+});
+
+test("a file that is no package fails at its step, with a reason and a code, and stays failed", async () => {
+  const bad = join(server.dir, "bad.spk");
+  writeFileSync(bad, "this is no package");
+  await page.goto(`${server.origin}/install`);
+  await page.locator("input[type=file]").setInputFiles(bad);
+  await page.getByRole("button", { name: "Upload" }).click();
+  await page.getByRole("heading", { name: "Not installed" }).waitFor();
+  await page.reload();
+  await page.getByRole("heading", { name: "Not installed" }).waitFor();
+  assert.match(await page.locator(".problem").textContent(), /“Unpack” failed\..*Code PKG-\w+-\w{4}/s);
+  await assertAccessible(page, "failed installation");
+  await page.getByRole("button", { name: "Forget it" }).click();
+  await page.waitForURL(/\/apps$/);
+});
+
+test("home changes by itself when something is made elsewhere, and the search narrows as typed", async () => {
+  await page.goto(server.origin);
+  await page.waitForTimeout(300);
+  const grain = server.create(probe.appId, "--title", "Zephyr");
+  await page.locator(`a[href="/grain/${grain}"]`).waitFor({ timeout: 5000 });
+  await page.locator("#q").fill("zephyr");
+  await eventually("one row is left", async () => await page.locator(".grains li").count() === 1);
+  assert.match(page.url(), /q=zephyr/);
+  await eventually("the number is announced", async () => await page.locator("#said").textContent() === "1 found");
+});
+
+// ---- By keyboard ----
+
+test("by keyboard alone: find, open, choose, trash, undo", async () => {
+  await page.goto(server.origin);
+  await page.keyboard.press("Control+k");
+  await page.keyboard.type("Zephyr");
+  await page.locator("#found li").first().filter({ hasText: "Zephyr" }).waitFor();
+  await assertAccessible(page, "palette");
+  await page.keyboard.press("Enter");
+  await page.waitForURL(/\/grain\//);
+  const grain = idOf(page);
+  await page.goto(server.origin);
+  await page.keyboard.press("/");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "q");
+  await page.keyboard.type("zephyr");
+  await eventually("one row is left", async () => await page.locator(".grains li").count() === 1);
+  await page.locator(".grains .open").focus();
+  await page.keyboard.press("x");
+  await page.getByText("1 chosen").waitFor();
+  await page.keyboard.press("Delete");
+  await page.getByText("Moved Zephyr to the trash.").waitFor();
+  await page.getByRole("button", { name: "Undo" }).focus();
+  await page.keyboard.press("Enter");
+  await page.getByText("Restored Zephyr.").first().waitFor();
+  assert.equal(await page.locator(`a[href="/grain/${grain}"]`).count(), 1);
+});
+
+test("what has the focus shows it", async () => {
+  await page.goto(`${server.origin}/you`);
+  for (let n = 0; n < 12; n++) {
+    await page.keyboard.press("Tab");
+    const outline = await page.evaluate(() => {
+      const style = getComputedStyle(document.activeElement);
+      return `${style.outlineStyle} ${style.outlineWidth}`;
+    });
+    assert.match(outline, /solid 2px/, `after ${n + 1} tabs`);
+  }
+});
+
+// ---- Without a script ----
+
+test("everything works without a script", async () => {
+  const quiet = await browser.newContext({ javaScriptEnabled: false });
+  const page = await quiet.newPage();
+  await page.goto(server.adminLink());
+  await page.goto(`${server.origin}/install`);
+  await page.locator("input[type=file]").setInputFiles(packageThatRuns("plainly", "/bin/sh", "-c", "exit 0"));
+  await page.getByRole("button", { name: "Upload" }).click();
+  await page.waitForURL(/\/install\/[0-9a-f]{32}$/);
+  // The page loads itself again each 2 s.
+  await page.getByRole("button", { name: "Install" }).click({ timeout: 20_000 });
+  await page.waitForURL(/\/apps\//);
+  await page.goto(`${server.origin}/new`);
+  await page.getByRole("button", { name: "New probe" }).click();
+  await page.waitForURL(/\/grain\//);
+  const grain = idOf(page);
+  const frame = await grainFrame(page);
+  await frame.locator("body").waitFor();
+  assert.ok(!(await page.locator(".panel").isVisible()), "nothing covers the frame for good");
+  await page.goto(`${server.origin}/grains/${grain}/details`);
+  await page.getByLabel("Title").fill("Without script");
+  await page.getByRole("button", { name: "Rename" }).click();
+  await page.getByText("Renamed to Without script.").waitFor();
+  await page.getByRole("button", { name: "Star", exact: true }).click();
+  await page.getByRole("button", { name: "Remove the star" }).waitFor();
+  await page.goto(`${server.origin}/?q=without`);
+  await page.locator(`input[value="${grain}"]`).check();
+  await page.getByRole("button", { name: "Trash" }).click();
+  await page.getByText("Moved Without script to the trash.").waitFor();
+  await page.getByRole("button", { name: "Undo" }).click();
+  await page.getByText("Restored Without script.").waitFor();
+  await page.goto(`${server.origin}/you`);
+  await page.getByRole("button", { name: "Dark" }).click();
+  assert.equal(await page.locator("html").getAttribute("data-theme"), "dark");
+  await page.getByRole("button", { name: "Sign out here" }).click();
+  await page.waitForURL(/\/sign-in/);
+  await quiet.close();
+});
