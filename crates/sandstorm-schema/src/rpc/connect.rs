@@ -97,7 +97,8 @@ impl Vat {
     }
 
     /// The peer's first object. Calls on it wait until the peer has answered, and fail as
-    /// disconnected when the connection has ended.
+    /// disconnected when the connection has ended. It stays a promise ([`settled`] would wait for
+    /// ever): capnp-rpc addresses it by the question and never by what was answered.
     pub fn bootstrap<C: FromClientHook>(&self) -> C {
         if let Some(hook) = self.inner.ask_bootstrap() {
             return C::new(hook);
@@ -205,6 +206,26 @@ fn words(panic: &(dyn Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a panic without words")
+}
+
+/// What `cap` stands for once its promises are settled; itself when it is no promise.
+///
+/// In place of capnp's `get_resolved_cap` and `when_resolved`, which wait for ever on a promise of
+/// capnp-rpc's that was settled before. Not for [`Vat::bootstrap`]'s.
+///
+/// # Errors
+/// The promise's, when it breaks.
+pub async fn settled<C: FromClientHook>(cap: C) -> Result<C, capnp::Error> {
+    let mut hook = cap.into_client_hook();
+    loop {
+        while let Some(resolved) = hook.get_resolved() {
+            hook = resolved;
+        }
+        match hook.when_more_resolved() {
+            None => return Ok(C::new(hook)),
+            Some(promise) => hook = promise.await?,
+        }
+    }
 }
 
 /// The address of `name` in the directory `dir`, short however deep the directory lies: a Unix

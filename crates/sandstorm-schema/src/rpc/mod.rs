@@ -18,6 +18,7 @@
 //! - set a time-out on every call: a peer may never answer;
 //! - do not touch a promise's `pipeline` once its answer is there (a pointer of the wrong kind
 //!   makes capnp-rpc panic; it ends that connection only, with a [`connect::Vat::panicked`]);
+//! - wait for promises with [`connect::settled`];
 //! - never call over the same connection from a server object's `Drop`;
 //! - show peer text only through [`error::text`];
 //! - keep SIGPIPE ignored, as Rust's runtime has it: a write to a closed socket must be an error.
@@ -29,5 +30,5 @@ pub mod guard;
 pub mod link;
 pub mod membrane;
 
-pub use connect::{GuardLimits, GuardStats, Trust, Vat, bind_at, connect_at};
+pub use connect::{GuardLimits, GuardStats, Trust, Vat, bind_at, connect_at, settled};
 pub use membrane::{Crossing, Direction, Membrane, MembranePolicy};

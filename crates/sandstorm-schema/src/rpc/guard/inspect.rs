@@ -53,7 +53,7 @@ pub fn incoming(
         message::Bootstrap(bootstrap) => {
             let id = bootstrap.map_err(malformed)?.get_question_id();
             ledger.check_call(id, limits)?;
-            ledger.call_arrived(id, false);
+            ledger.call_arrived(id, false, 0);
             Ok(Fate::Pass)
         }
         message::Resolve(resolve) => incoming_resolve(resolve.map_err(malformed)?, ledger, limits),
@@ -97,8 +97,9 @@ fn incoming_call(
         }
     };
     check_target(call.get_target().map_err(malformed)?, limits)?;
-    import_caps(call.get_params().map_err(malformed)?, ledger, limits)?;
-    ledger.call_arrived(id, redirected);
+    let nesting = import_caps(call.get_params().map_err(malformed)?, ledger, limits)?;
+    too_many("promises within promises", nesting as usize, limits.nested_promises as usize)?;
+    ledger.call_arrived(id, redirected, nesting);
     Ok(Fate::Pass)
 }
 
@@ -259,27 +260,34 @@ fn check_table(payload: payload::Reader<'_>, limits: &GuardLimits) -> Result<(),
     too_many("capabilities in one message", caps, limits.caps_per_message as usize)
 }
 
+/// Enters the objects of a payload; returns how deep the deepest promise among them lies.
 fn import_caps(
     payload: payload::Reader<'_>,
     ledger: &mut Ledger,
     limits: &GuardLimits,
-) -> Result<(), Violation> {
+) -> Result<u32, Violation> {
     check_table(payload, limits)?;
+    let mut nesting = 0;
     for cap in payload.get_cap_table().map_err(malformed)? {
         match cap.which().map_err(malformed)? {
             cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
                 ledger.imports.arrived(id)?;
             }
             cap_descriptor::ReceiverAnswer(answer) => {
-                check_path(answer.map_err(malformed)?, limits)?;
+                let answer = answer.map_err(malformed)?;
+                check_path(answer, limits)?;
+                nesting = nesting.max(ledger.nesting_of_answer(answer.get_question_id()));
             }
-            cap_descriptor::None(()) | cap_descriptor::ReceiverHosted(_) => {}
+            cap_descriptor::ReceiverHosted(id) => {
+                nesting = nesting.max(ledger.nesting_of_export(id));
+            }
+            cap_descriptor::None(()) => {}
             cap_descriptor::ThirdPartyHosted(_) => {
                 return Err(Violation::Forbidden("object of a third party"));
             }
         }
     }
-    Ok(())
+    Ok(nesting)
 }
 
 /// Enters a message of ours. True when it is an answer to something that the peer sent.
@@ -308,6 +316,9 @@ pub fn outgoing(
                 }
                 _ => Vec::new(),
             };
+            for export in &exports {
+                ledger.export_returned(*export, ret.get_answer_id());
+            }
             let needs_finish = !ret.get_no_finish_needed();
             let bytes = message.size_in_words() * 8;
             ledger.return_sent(ret.get_answer_id(), needs_finish, bytes, exports, limits)?;
@@ -320,8 +331,11 @@ pub fn outgoing(
             ledger.imports.released(release.get_id(), release.get_reference_count());
         }
         message::Resolve(resolve) => {
-            if let resolve::Cap(cap) = resolve.map_err(malformed)?.which().map_err(malformed)? {
-                export_cap(cap.map_err(malformed)?, ledger, limits)?;
+            let resolve = resolve.map_err(malformed)?;
+            if let resolve::Cap(cap) = resolve.which().map_err(malformed)? {
+                if let Some(export) = export_cap(cap.map_err(malformed)?, ledger, limits)? {
+                    ledger.export_resolved(resolve.get_promise_id(), export);
+                }
             }
         }
         message::Disembargo(disembargo) => {

@@ -28,6 +28,8 @@ struct Export {
     /// It was offered as a settled object, and never as a promise. (capnp-rpc offers a promise as
     /// a promise once, and as if it were settled from then on.)
     settled: bool,
+    /// See [`Answer::nesting`].
+    nesting: u32,
 }
 
 /// A call of the peer's, from its start to its Finish (or our Return that needs none).
@@ -37,6 +39,9 @@ struct Answer {
     finished: bool,
     /// Results go to a later call of the peer's; capnp-rpc never sends a Return for it.
     redirected: bool,
+    /// Promises inside promises that its parameters are, and so may its results be: capnp-rpc
+    /// keeps them all, follows them one by one, and drops them by recursion.
+    nesting: u32,
     kept_bytes: usize,
     exports: Vec<u32>,
 }
@@ -102,9 +107,39 @@ impl Ledger {
         too_many("unfinished calls", self.answers.len() - self.abandoned + 1, limits.open_answers)
     }
 
-    pub fn call_arrived(&mut self, id: u32, redirected: bool) {
-        self.answers.insert(id, Answer { redirected, ..Answer::default() });
+    pub fn call_arrived(&mut self, id: u32, redirected: bool, nesting: u32) {
+        self.answers.insert(id, Answer { redirected, nesting, ..Answer::default() });
         self.unanswered += 1;
+    }
+
+    /// How deep a parameter would lie that is (part of) the answer `id`.
+    pub fn nesting_of_answer(&self, id: u32) -> u32 {
+        self.answers.get(&id).map_or(0, |answer| answer.nesting + 1)
+    }
+
+    /// The same for our object `id`.
+    pub fn nesting_of_export(&self, id: u32) -> u32 {
+        match self.exports.get(id as usize) {
+            Some(export) if export.references > 0 && !export.settled => export.nesting + 1,
+            _ => 0,
+        }
+    }
+
+    /// An object in the results of the answer `answer`.
+    pub fn export_returned(&mut self, id: u32, answer: u32) {
+        let nesting = self.answers.get(&answer).map_or(0, |answer| answer.nesting);
+        self.nest_export(id, nesting);
+    }
+
+    /// Our promise `promise` resolves to our object `id`.
+    pub fn export_resolved(&mut self, promise: u32, id: u32) {
+        let nesting = self.exports.get(promise as usize).map_or(0, |export| export.nesting);
+        self.nest_export(id, nesting);
+    }
+
+    fn nest_export(&mut self, id: u32, nesting: u32) {
+        let export = slot(&mut self.exports, id);
+        export.nesting = export.nesting.max(nesting);
     }
 
     pub fn finish_arrived(
@@ -174,7 +209,7 @@ impl Ledger {
     ) -> Result<(), Violation> {
         let export = slot(&mut self.exports, id);
         if export.references == 0 {
-            *export = Export { references: 1, settled: !promise };
+            *export = Export { references: 1, settled: !promise, nesting: 0 };
             self.live_exports += 1;
             return too_many("objects of ours held", self.live_exports, limits.exports);
         }

@@ -40,6 +40,9 @@ pub struct GuardLimits {
     pub abandoned_calls: usize,
     /// `Resolve` messages that may stand in a row: promise to promise to promise.
     pub promise_chain: u32,
+    /// Calls in a row that each have a promise for an answer, or an unfinished answer, of the one
+    /// before as a parameter.
+    pub nested_promises: u32,
     /// Our `Disembargo` messages that the peer has not sent back.
     pub embargoes: usize,
     /// Bytes of a peer's error text. Longer ones are cut.
@@ -50,7 +53,9 @@ pub struct GuardLimits {
     /// While paused with a peer that takes nothing: one more message is read after each such
     /// time, so that a peer which can only read after it has written gets unstuck.
     pub pause_valve: Duration,
-    /// Bytes of everything that waits in our queue to the peer.
+    /// Bytes of such answers at most.
+    pub answer_bytes: usize,
+    /// Bytes of everything that waits in our queue to the peer, our own calls included.
     pub queued_bytes: usize,
     /// With data waiting in our queue: time without the peer taking a single byte.
     pub write_stall: Duration,
@@ -74,10 +79,12 @@ impl GuardLimits {
             kept_answer_bytes: 16 * MIB,
             abandoned_calls: 20_000,
             promise_chain: 4,
+            nested_promises: 64,
             embargoes: 1_000,
             error_text_bytes: 16 * KIB,
             pause_reading_bytes: MIB,
-            pause_valve: Duration::from_millis(250),
+            pause_valve: Duration::from_millis(50),
+            answer_bytes: 8 * MIB,
             queued_bytes: 128 * MIB,
             write_stall: Duration::from_secs(300),
             read_stall: Duration::from_secs(60),

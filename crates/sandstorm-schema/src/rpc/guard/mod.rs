@@ -112,15 +112,22 @@ impl Guard {
         GuardStats { held_bytes: self.held.get(), ..self.ledger.stats() }
     }
 
-    /// Judges a message of the peer's, while `queued` bytes wait on their way to it.
+    /// Judges a message of the peer's, while `queued` bytes wait on their way to it, and of them
+    /// `answers` that it made us send.
     ///
     /// # Errors
     /// The [`Violation`] that ends the connection.
-    pub fn incoming(&mut self, frame: Frame, queued: usize) -> Result<Verdict, Violation> {
+    pub fn incoming(
+        &mut self,
+        frame: Frame,
+        queued: usize,
+        answers: usize,
+    ) -> Result<Verdict, Violation> {
         if let Some(violation) = self.pending.take() {
             return Err(violation);
         }
         too_many("bytes that wait to be taken", queued, self.limits.queued_bytes)?;
+        too_many("bytes of answers that wait to be taken", answers, self.limits.answer_bytes)?;
         walk(&frame)?;
         let bytes = frame.bytes();
         let crowded = bytes > SMALL && self.held.get() + bytes > self.limits.held_bytes;

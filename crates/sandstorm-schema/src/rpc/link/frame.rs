@@ -142,7 +142,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if filled == total {
                 return Ok(Some(Frame { words, ends }));
             }
-            words.resize(total.min(filled * 2), ZERO);
+            let next = total.min(filled * 2);
+            // Exactly: a vector that doubles by itself would hold twice what is counted.
+            words.reserve_exact(next - filled);
+            words.resize(next, ZERO);
         }
     }
 

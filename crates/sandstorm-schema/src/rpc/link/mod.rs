@@ -193,7 +193,10 @@ impl Link {
             let Some(guard) = &self.guard else {
                 return Ok(Some(Box::new(Incoming { reader: open_frame(frame), _hold: None })));
             };
-            let verdict = guard.borrow_mut().incoming(frame, self.outbox.bytes())?;
+            let verdict = {
+                let (queued, answers) = (self.outbox.bytes(), self.outbox.caused_bytes());
+                guard.borrow_mut().incoming(frame, queued, answers)?
+            };
             match verdict {
                 Verdict::Pass(reader, hold) => {
                     return Ok(Some(Box::new(Incoming { reader, _hold: hold })));

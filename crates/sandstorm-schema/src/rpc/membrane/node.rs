@@ -142,6 +142,10 @@ impl ClientHook for NodeHook {
     }
 
     fn when_more_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
+        // capnp-rpc's promises tell only those who asked before.
+        if let Some(resolved) = self.get_resolved() {
+            return Some(Promise::ok(resolved));
+        }
         let promise = self.node.inner.borrow().as_ref()?.when_more_resolved()?;
         // Whoever waits does not keep the node.
         let (core, direction) = (Rc::downgrade(&self.node.core), self.node.direction);
