@@ -201,10 +201,15 @@ impl Installer {
             }
             jobs.insert(id, watch::Sender::new(Moment { state, done: 0, total }));
         }
+        // Written before anybody is told the id: the page that they are sent to must find it.
+        let entered = self.enter(&id, state, total, url.as_deref(), by).await;
         let this = self.clone();
         // On its own task: the viewer who began it may leave.
         let job = tokio::spawn(async move {
-            let result = this.run(&id, source, state, total, url.as_deref(), by).await;
+            let result = match entered {
+                Ok(()) => this.run(&id, source, by).await,
+                Err(failure) => Err(failure),
+            };
             if let Err(failure) = result {
                 tracing::warn!(package = %id, code = failure.code, "install failed: {}", failure.words);
                 let name = id.to_string();
@@ -224,15 +229,11 @@ impl Installer {
         &self,
         id: &PackageId,
         source: Source,
-        state: InstallState,
-        total: u64,
-        url: Option<&str>,
         by: Option<AccountId>,
     ) -> std::result::Result<(), Failure> {
         let name = id.to_string();
         // This try brings its own bytes; a file kept from an earlier one is not needed any more.
         drop(lock(&self.0.kept).remove(id));
-        self.enter(id, state, total, url, by).await?;
         let (file, size) = match source {
             Source::File(file, size) => (file, size),
             Source::Url(url) => {
