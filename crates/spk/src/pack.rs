@@ -97,7 +97,7 @@ impl Output {
         let failed = |e| Error::io(display_path(target))(e);
         match std::fs::metadata(target) {
             Ok(meta) if meta.is_dir() => {
-                return Err(Error::Usage(format!("{}: a directory", display_path(target))));
+                Err(Error::Usage(format!("{}: a directory", display_path(target))))
             }
             Ok(meta) if meta.is_file() => {
                 let mut start = Vec::new();
