@@ -9,3 +9,6 @@ pub mod manifest;
 pub mod replacement;
 pub mod signature;
 pub mod xz;
+
+#[cfg(test)]
+mod proptests;

@@ -262,3 +262,114 @@ fn compile(
 fn filter(program: BpfProgram) -> Result<()> {
     seccompiler::apply_filter(&program).map_err(|e| failed("seccomp")(e.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::process::Command;
+
+    /// Tells the copy of this program that the test starts where to work.
+    const ROLE: &str = "SPK_LOCKDOWN_TEST";
+
+    /// What is tried, and whether it went through.
+    fn attempts(work: &Path) -> Vec<(&'static str, bool)> {
+        let ok = |result: nix::Result<()>| result.is_ok();
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+        let sock = |family| ok(socket(family, SockType::Stream, SockFlag::empty(), None).map(drop));
+        let thread = std::thread::Builder::new().spawn(|| 7).is_ok_and(|t| t.join().is_ok());
+        let special = std::fs::File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o4755)
+            .open(work.join("setuid"));
+        vec![
+            // What the work needs.
+            ("a thread", thread),
+            ("a file in the work directory", std::fs::write(work.join("f"), "x").is_ok()),
+            ("memory", vec![1u8; 8 << 20].iter().all(|b| *b == 1)),
+            // What it does not.
+            ("reading /etc/passwd", std::fs::read("/etc/passwd").is_ok()),
+            ("reading /proc/self/environ", std::fs::read("/proc/self/environ").is_ok()),
+            (
+                "writing beside the work directory",
+                std::fs::write(work.with_extension("x"), "").is_ok(),
+            ),
+            ("a setuid file", special.is_ok()),
+            ("a program", Command::new("/bin/true").status().is_ok()),
+            ("a Unix socket", sock(AddressFamily::Unix)),
+            ("an internet socket", sock(AddressFamily::Inet)),
+            ("a vsock", sock(AddressFamily::Vsock)),
+            ("a signal to the parent", ok(nix::sys::signal::kill(nix::unistd::getppid(), None))),
+            ("a hard link", std::fs::hard_link(work.join("f"), work.join("g")).is_ok()),
+            ("a user namespace", ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER))),
+            ("changing the owner", std::os::unix::fs::chown(work.join("f"), Some(1), None).is_ok()),
+            ("a device", {
+                use nix::sys::stat::{Mode, SFlag, mknod};
+                ok(mknod(&work.join("fifo"), SFlag::S_IFIFO, Mode::S_IRWXU, 0))
+            }),
+            // The last one: afterwards nothing else would work.
+            ("a new uid", ok(nix::unistd::setuid(nix::unistd::Uid::from_raw(1)))),
+        ]
+    }
+
+    const NEEDED: usize = 3;
+
+    #[test]
+    fn only_the_work_is_possible() {
+        if let Some(work) = std::env::var_os(ROLE) {
+            let (work, confined) = match work.to_str().and_then(|w| w.strip_prefix("free:")) {
+                Some(work) => (work.into(), false),
+                None => (work, true),
+            };
+            let work = Path::new(&work);
+            let dir = std::fs::File::open(work).unwrap();
+            let note = if confined { confine_unpacker(dir.as_fd()).unwrap() } else { None };
+            let mut lines = format!("note {note:?}\n");
+            for (what, passed) in attempts(work) {
+                lines += &format!("try {what}: {passed}\n");
+            }
+            std::io::stdout().write_all(lines.as_bytes()).unwrap();
+            return;
+        }
+        let home = tempfile::tempdir().unwrap();
+        let run = |prefix: &str, name: &str| {
+            let work = home.path().join(name);
+            std::fs::create_dir(&work).unwrap();
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["sys::lockdown::tests::only_the_work_is_possible", "--exact", "--nocapture"])
+                .arg("--test-threads=1")
+                .env(ROLE, format!("{prefix}{}", work.display()))
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let tries: Vec<(String, bool)> = text
+                .lines()
+                .filter_map(|line| line.split("try ").nth(1)?.rsplit_once(": "))
+                .map(|(what, passed)| (what.to_owned(), passed == "true"))
+                .collect();
+            assert!(tries.len() > 10, "{text}{}", String::from_utf8_lossy(&output.stderr));
+            (tries, text.contains("note None"))
+        };
+        let (confined, complete) = run("", "confined");
+        for (i, (what, passed)) in confined.iter().enumerate() {
+            // Without a whole Landlock, paths are open; the calls are not.
+            let by_path =
+                what.contains("/etc") || what.contains("/proc") || what.contains("beside");
+            if complete || !by_path {
+                assert_eq!(*passed, i < NEEDED, "{what}");
+            }
+        }
+        // No test passes because the attempt could not work anyway.
+        let (free, _) = run("free:", "free");
+        for (what, passed) in &free {
+            let here = what != "a vsock" && what != "a user namespace";
+            let root = nix::unistd::geteuid().is_root();
+            let needs_root = what.contains("owner") || what.contains("uid");
+            if here && (root || !needs_root) {
+                assert!(passed, "{what} does not work here even without the lock-down");
+            }
+        }
+    }
+}

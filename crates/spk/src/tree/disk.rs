@@ -16,6 +16,7 @@ use crate::format::archive::check_link;
 use crate::format::limits::MAX_FILE_BYTES;
 
 /// A file, and what marks it as the one that was seen.
+#[derive(Debug)]
 pub struct DiskFile {
     pub path: PathBuf,
     stamp: Stamp,

@@ -16,7 +16,7 @@ use disk::DiskFile;
 use tar::TarFile;
 
 /// A tree and what its nodes refer to.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Tree {
     pub root: Vec<Node>,
     /// The file that [`Source::Tar`] reads from.
@@ -26,6 +26,7 @@ pub struct Tree {
 }
 
 /// One entry. Names are bytes: the format has no charset.
+#[derive(Debug)]
 pub struct Node {
     pub name: Box<[u8]>,
     pub mtime_ns: i64,
@@ -33,6 +34,7 @@ pub struct Node {
 }
 
 /// What an entry is.
+#[derive(Debug)]
 pub enum Kind {
     File { executable: bool, size: u64, source: Source },
     Symlink(Box<[u8]>),
@@ -40,6 +42,7 @@ pub enum Kind {
 }
 
 /// Where a file's bytes come from.
+#[derive(Debug)]
 pub enum Source {
     /// Made by us.
     Bytes(Box<[u8]>),

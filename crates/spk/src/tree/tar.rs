@@ -15,6 +15,7 @@ use crate::format::archive::check_link;
 use crate::format::limits::{MAX_DEPTH, MAX_ENTRIES, MAX_FILE_BYTES};
 
 /// The file that contents come from, and how to notice that it changed.
+#[derive(Debug)]
 pub struct TarFile {
     pub file: File,
     pub disk: DiskFile,
