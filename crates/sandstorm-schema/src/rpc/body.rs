@@ -262,12 +262,12 @@ impl Drop for BodyStreamImpl {
 
 impl byte_stream::Server for BodyStreamImpl {
     async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<(), Error> {
-        let data = Bytes::copy_from_slice(params.get()?.get_data()?);
-        drop(params);
+        // The message waits as it came, counted by the guard; it is copied when there is room.
+        let length = params.get()?.get_data()?.len();
         // One oversized write is taken when the pipe is empty, so that none waits for ever.
         poll_fn(|cx| {
             let mut pipe = self.pipe.borrow_mut();
-            let full = pipe.buffered > 0 && pipe.buffered + data.len() > BODY_WINDOW;
+            let full = pipe.buffered > 0 && pipe.buffered + length > BODY_WINDOW;
             if full && !pipe.reader_gone {
                 pipe.writers.push(cx.waker().clone());
                 return Poll::Pending;
@@ -282,15 +282,15 @@ impl byte_stream::Server for BodyStreamImpl {
         if pipe.done {
             return Err(failed("write after done"));
         }
-        pipe.received += data.len() as u64;
+        pipe.received += length as u64;
         if pipe.size.is_some_and(|size| pipe.received > size) {
             pipe.writer_gone = true;
             pipe.wake_reader();
             return Err(failed("more bytes than were announced"));
         }
-        if !data.is_empty() {
-            pipe.buffered += data.len();
-            pipe.chunks.push_back(data);
+        if length > 0 {
+            pipe.buffered += length;
+            pipe.chunks.push_back(Bytes::copy_from_slice(params.get()?.get_data()?));
             pipe.wake_reader();
         }
         Ok(())
