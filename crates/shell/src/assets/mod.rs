@@ -67,6 +67,7 @@ impl Asset {
     }
 
     /// Its size on the way (bytes, compressed).
+    #[cfg(test)]
     pub fn weight(&self) -> usize {
         self.packed.len()
     }

@@ -105,17 +105,6 @@ impl Installer {
         Ok(id)
     }
 
-    /// Installs a file that this process can read, and waits for the end.
-    pub async fn install_file(&self, path: &Path, by: AccountId) -> Result<Package> {
-        let file = tokio::fs::File::open(path)
-            .await
-            .map_err(Error::io(format!("opening {}", path.display())))?;
-        let size = file.metadata().await.ok().map(|m| m.len());
-        let stream = tokio_util::io::ReaderStream::with_capacity(file, 256 * 1024);
-        let id = self.receive(stream, size, by).await.map_err(into_error)?;
-        self.finished(&id).await
-    }
-
     /// Downloads, without knowing the id beforehand, installs, and waits for the end.
     pub async fn install_url(&self, url: &str, by: AccountId) -> Result<Package> {
         let receiver = self.download(url, |_| ()).await.map_err(into_error)?;

@@ -225,8 +225,3 @@ pub async fn act(
     }
     Ok(layout::redirect("/apps"))
 }
-
-/// Buttons that make something with an app, for other pages.
-pub fn makers(viewer: &Viewer, rows: &[AppRow], app: &str) -> Markup {
-    new::buttons(viewer, rows, 1, Some(app))
-}

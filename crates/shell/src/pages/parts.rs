@@ -102,16 +102,6 @@ pub fn fingerprint(text: &str) -> Markup {
     html! { code.key { (groups.join(" ")) } }
 }
 
-/// A form that does one thing, as a button.
-pub fn act_button(viewer: &Viewer, action: &str, act: &str, class: &str, label: Markup) -> Markup {
-    html! {
-        form.inline action=(action) method="post" {
-            (token_field(viewer))
-            button class=(class) name="act" value=(act) { (label) }
-        }
-    }
-}
-
 /// A list of errors at the top of a form, and the words beside a field.
 pub fn field_error(id: &str, words: Option<&str>) -> Markup {
     html! { @if let Some(words) = words { p.field-error #(id) { (words) } } }
@@ -179,11 +169,6 @@ pub fn paragraphs(text: &str) -> Markup {
             p.prose { bdi { (part) } }
         }
     }
-}
-
-/// Nothing.
-pub fn nothing() -> Markup {
-    PreEscaped(String::new())
 }
 
 #[cfg(test)]
