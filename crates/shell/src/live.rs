@@ -126,7 +126,7 @@ struct SignedOut;
 async fn name_of(app: &App, login: &Login, event: Event) -> Result<Option<String>, SignedOut> {
     Ok(match event {
         Event::GrainChanged(id) => {
-            let mine = app.store.grain(&id.to_string()).await;
+            let mine = app.store.grain(id.as_ref()).await;
             let owner = mine.map_err(Error::from).ok().flatten().map(|grain| grain.owner);
             (owner == Some(login.id())).then(|| format!("grain:{id}"))
         }

@@ -59,7 +59,7 @@ pub fn peek_host(first: &[u8]) -> Option<String> {
     lines.next()?;
     for line in lines {
         let line = line.strip_suffix(b"\r")?;
-        let Some((name, value)) = line.split_once_byte(b':') else { return None };
+        let (name, value) = line.split_once_byte(b':')?;
         if name.eq_ignore_ascii_case(b"host") {
             return Some(std::str::from_utf8(value).ok()?.trim().to_owned());
         }

@@ -97,7 +97,7 @@ impl Fault {
                     "Try again.",
                 );
                 tracing::error!(code = fault.code, "{other}");
-                return fault;
+                fault
             }
         }
     }

@@ -67,7 +67,7 @@ mod tests {
         fs::write(deep.join("f"), "x").unwrap();
         std::os::unix::fs::symlink(&outside, deep.join("link")).unwrap();
         std::os::unix::fs::symlink(dir.path(), deep.join("dirlink")).unwrap();
-        fs::set_permissions(&deep, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&deep, fs::Permissions::from_mode(0o0)).unwrap();
         let moved = set_aside(dir.path(), "g1").unwrap().unwrap();
         assert!(!grain.exists());
         remove_tree(&moved).unwrap();

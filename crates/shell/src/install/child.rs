@@ -169,7 +169,7 @@ fn read(
     let parse = || -> capnp::Result<Unpacked> {
         let info = answer.get()?.get_info()?;
         let text = |t: capnp::Result<capnp::text::Reader<'_>>| -> capnp::Result<String> {
-            Ok(t?.to_string().map_err(|_| capnp::Error::failed("text is not UTF-8".into()))?)
+            t?.to_string().map_err(|_| capnp::Error::failed("text is not UTF-8".into()))
         };
         Ok(Unpacked {
             app_id: text(info.get_app_id())?,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::layout::{self, Nav, Page, token_field};
 use super::parts::{accent, app_icon, count, empty, fingerprint, icon, paragraphs, size, when};
 use super::viewer::{Person, Viewer};
-use super::{PageResult, new};
+use super::PageResult;
 use crate::error::Error;
 use crate::identity::ActForm;
 use crate::install::manifest::{Details, Manifest};

@@ -91,11 +91,11 @@ pub async fn on_one(
             page
         }
         "trash" => {
-            trash(&app, login, &[grain_id.clone()]).await?;
+            trash(&app, login, std::slice::from_ref(&grain_id)).await?;
             "/".into()
         }
         "restore" => {
-            restore(&app, login, &[grain_id.clone()]).await?;
+            restore(&app, login, std::slice::from_ref(&grain_id)).await?;
             to("/?show=trash")
         }
         "destroy" => {
@@ -135,7 +135,7 @@ pub async fn on_list(State(app): State<App>, viewer: Viewer, act: ActForm<ListAc
         "restore" => restore(&app, login, &ids).await?,
         "star" => {
             for id in &ids {
-                app.store.star(login.id(), &id.to_string(), true).await?;
+                app.store.star(login.id(), id.as_ref(), true).await?;
             }
         }
         "destroy" => {

@@ -1,6 +1,6 @@
 //! The pieces that pages are made of. Each is in the gallery, in all its states.
 
-use maud::{Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use super::layout::token_field;
 use super::viewer::Viewer;

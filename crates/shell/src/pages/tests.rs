@@ -84,7 +84,7 @@ impl Server {
     async fn grain(&self, handle: &str, title: &str) -> GrainId {
         let owner = self.app.store.account_by_handle(handle).await.unwrap().unwrap();
         let package = self.package(1).await;
-        let id = GrainId::generate(|b| getrandom::fill(b)).unwrap();
+        let id = GrainId::generate(getrandom::fill).unwrap();
         let new = NewGrain {
             id: id.as_str(),
             package: &package,
