@@ -4,6 +4,7 @@
 //! ends, not only its own child.
 
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::http1::{Conn, Upstream};
+use crate::log;
 
 /// The running app.
 #[derive(Debug)]
@@ -99,10 +101,12 @@ impl App {
 impl Ending {
     fn from_status(status: ExitStatus) -> Ending {
         match (status.code(), status.signal()) {
-            (Some(code), _) => Ending {
-                words: format!("exited with status {code}"),
-                code: if code == 0 { 1 } else { code },
+            (Some(0), _) => Ending {
+                words: "exited with status 0 (it must stay in the foreground while it serves)"
+                    .into(),
+                code: 1,
             },
+            (Some(code), _) => Ending { words: format!("exited with status {code}"), code },
             (None, signal) => {
                 let number = signal.unwrap_or(0);
                 let name = Signal::try_from(number).map_or("unknown", Signal::as_str);
@@ -135,48 +139,46 @@ fn spawn_error(program: &OsString, error: &std::io::Error) -> Error {
 
 /// Waits until the app accepts a connection, and hands that connection to `upstream`.
 ///
+/// Where IPv4's loopback was asked for, IPv6's is tried too: servers told to listen on `localhost`
+/// end up on either.
+///
 /// # Errors
 /// [`Error::StartTimeout`] after `limit`.
 pub async fn wait_for_port(upstream: &Rc<Upstream>, limit: Duration) -> Result<()> {
+    let asked = upstream.addr();
+    let other = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), asked.port());
+    let places = if asked.ip() == Ipv4Addr::LOCALHOST { vec![asked, other] } else { vec![asked] };
     let start = Instant::now();
     let mut next_note = Duration::from_secs(10);
-    let mut noted = false;
     loop {
-        match Conn::connect(upstream.addr()).await {
-            Ok(conn) => {
-                if noted {
-                    crate::log!(
-                        "the app accepts connections on {} after {} s",
-                        upstream.addr(),
-                        start.elapsed().as_secs()
-                    );
-                }
-                upstream.set_ready(conn);
-                return Ok(());
+        for place in &places {
+            let Ok(conn) = Conn::connect(*place).await else { continue };
+            let waited = start.elapsed();
+            if next_note > Duration::from_secs(10) {
+                log!("the app accepts connections on {place} after {} s", waited.as_secs());
+            } else if *place != asked {
+                log!("the app listens on {place}, not on {asked}; going on with that");
             }
-            Err(error) => {
-                let waited = start.elapsed();
-                if waited >= limit {
-                    let seconds = limit.as_secs();
-                    return Err(Error::StartTimeout { addr: upstream.addr(), seconds });
-                }
-                if waited >= next_note {
-                    crate::log!(
-                        "still waiting after {} s for the app to accept connections on {}: {error}",
-                        waited.as_secs(),
-                        upstream.addr()
-                    );
-                    noted = true;
-                    next_note *= 3;
-                }
-                // Fine steps at first, so that opening a grain waits for the app alone.
-                let step = match waited.as_millis() {
-                    0..500 => 1,
-                    500..5_000 => 5,
-                    _ => 25,
-                };
-                tokio::time::sleep(Duration::from_millis(step)).await;
-            }
+            upstream.set_ready(*place, conn);
+            return Ok(());
         }
+        let waited = start.elapsed();
+        if waited >= limit {
+            return Err(Error::StartTimeout { addr: asked, seconds: limit.as_secs() });
+        }
+        if waited >= next_note {
+            log!(
+                "still waiting after {} s for the app to accept connections on {asked}",
+                waited.as_secs()
+            );
+            next_note *= 3;
+        }
+        // Fine steps at first, so that opening a grain waits for the app alone.
+        let step = match waited.as_millis() {
+            0..500 => 1,
+            500..5_000 => 5,
+            _ => 25,
+        };
+        tokio::time::sleep(Duration::from_millis(step)).await;
     }
 }

@@ -30,7 +30,7 @@ const RECONNECT: Duration = Duration::from_secs(2);
 /// The app's address, its readiness and its idle connections.
 #[derive(Debug)]
 pub struct Upstream {
-    addr: SocketAddr,
+    addr: Cell<SocketAddr>,
     pool: Rc<Pool>,
     ready: Cell<bool>,
     became_ready: Notify,
@@ -69,7 +69,7 @@ impl Upstream {
     /// An app at this address that does not answer yet.
     pub fn new(addr: SocketAddr) -> Rc<Self> {
         Rc::new(Upstream {
-            addr,
+            addr: Cell::new(addr),
             pool: Rc::new(Pool::default()),
             ready: Cell::new(false),
             became_ready: Notify::new(),
@@ -80,12 +80,13 @@ impl Upstream {
 
     /// Where the app listens.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.addr.get()
     }
 
-    /// Tells waiting requests that the app accepts connections. `first` is the connection that
-    /// showed it; a request soon after may use it.
-    pub fn set_ready(&self, first: Conn) {
+    /// Tells waiting requests that the app accepts connections on `addr`. `first` is the
+    /// connection that showed it; a request soon after may use it.
+    pub fn set_ready(&self, addr: SocketAddr, first: Conn) {
+        self.addr.set(addr);
         self.pool.put(first);
         self.ready.set(true);
         self.became_ready.notify_waiters();
@@ -122,7 +123,7 @@ impl Upstream {
         self.note_request();
         let start = Instant::now();
         loop {
-            match Conn::connect(self.addr).await {
+            match Conn::connect(self.addr()).await {
                 Ok(conn) => return Ok(conn),
                 Err(e)
                     if e.kind() == io::ErrorKind::ConnectionRefused
@@ -130,7 +131,7 @@ impl Upstream {
                 {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                Err(source) => return Err(Error::Connect { addr: self.addr, source }),
+                Err(source) => return Err(Error::Connect { addr: self.addr(), source }),
             }
         }
     }
