@@ -265,6 +265,16 @@ export async function administrator(browser, server, options = {}) {
   return { context, page };
 }
 
+/** A new grain asks for its title first: give it one, as a person does, and press Enter. */
+export async function nameGrain(page, title) {
+  const field = page.locator("#new-title");
+  await field.fill(title);
+  await field.press("Enter");
+  await field.waitFor({ state: "hidden" });
+  await eventually(`the bar shows ${title}`, async () =>
+    (await page.locator("h1").first().textContent()).trim() === title, 10);
+}
+
 /** The frame of the open grain, once the app has answered in it. */
 export async function grainFrame(page, seconds = 30) {
   return eventually("the grain's frame shows the app", () => page.frames().find((frame) =>

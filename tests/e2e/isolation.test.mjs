@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Server, administrator, appPackage, cleanUp, eventually, grainFrame, launch, stranger }
+import { Server, administrator, appPackage, cleanUp, eventually, grainFrame, launch, nameGrain, stranger }
   from "./harness.mjs";
 
 let server, browser, context, page, grain, frame, other;
@@ -25,6 +25,7 @@ before(async () => {
   await button.click();
   await page.waitForURL(/\/grain\//);
   grain = new URL(page.url()).pathname.split("/")[2];
+  await nameGrain(page, "Odd page");
   frame = await open();
 });
 after(cleanUp);

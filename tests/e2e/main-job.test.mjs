@@ -6,7 +6,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Server, administrator, appPackage, assertAccessible, cleanUp, eventually, grainFrame, launch,
-  processesOfGrain } from "./harness.mjs";
+  nameGrain, processesOfGrain } from "./harness.mjs";
 
 let server, browser, context, page, appId;
 const grains = [];
@@ -23,11 +23,11 @@ const idOf = (page) => new URL(page.url()).pathname.split("/")[2];
 /** Writes a note in TiddlyWiki and waits until its server has it. */
 async function writeNote(page, grain, title, text) {
   const wiki = await grainFrame(page);
-  await wiki.getByRole("button", { name: "create a new tiddler" }).first().click();
+  await wiki.getByTitle("Create a new tiddler").first().click();
   const editor = wiki.locator(".tc-tiddler-edit-frame").first();
   await editor.locator("input.tc-titlebar").fill(title);
   await editor.frameLocator(".tc-tiddler-frame iframe, iframe").first().locator("textarea").fill(text);
-  await editor.getByRole("button", { name: "confirm changes to this tiddler" }).click();
+  await editor.getByTitle(/^Confirm changes/).click();
   await eventually(`the note ${title} is on the server's disk`, () => {
     const dir = join(server.grainDir(grain), "wiki/tiddlers");
     return existsSync(dir) && readdirSync(dir).some((name) =>
@@ -41,8 +41,9 @@ async function makeWiki() {
   await page.waitForURL(/\/grain\//);
   const grain = idOf(page);
   grains.push(grain);
+  await nameGrain(page, `Wiki ${grains.length}`);
   const wiki = await grainFrame(page);
-  await wiki.getByRole("button", { name: "create a new tiddler" }).first().waitFor();
+  await wiki.getByTitle("Create a new tiddler").first().waitFor();
   return grain;
 }
 
@@ -83,7 +84,9 @@ test("open it again, find the note, and go on writing", async () => {
   page = await context.newPage();
   await page.goto(`${server.origin}/grain/${grains[0]}`);
   const wiki = await grainFrame(page);
-  await wiki.getByText("bread and dates").or(wiki.getByText("Shopping")).first().waitFor();
+  await wiki.getByRole("tab", { name: "Recent" }).click();
+  await wiki.getByRole("link", { name: "Shopping" }).first().click();
+  await wiki.getByText("bread and dates").first().waitFor();
   assert.match((await server.inGrain(grains[0], "/recipes/default/tiddlers/Shopping")).text, /bread and dates/);
   await writeNote(page, grains[0], "Trip", "to the sea");
 });

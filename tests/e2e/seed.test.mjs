@@ -6,7 +6,7 @@ import { spawnSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { Server, administrator, cleanUp, fileServer, grainFrame, launch, top } from "./harness.mjs";
+import { Server, administrator, cleanUp, fileServer, grainFrame, launch, nameGrain, top } from "./harness.mjs";
 
 let server, browser, admin, work, hash;
 
@@ -107,6 +107,7 @@ async function confirmAndOpen(page) {
   await page.waitForURL(/\/apps\//);
   await page.getByRole("button", { name: /^New / }).click();
   await page.waitForURL(/\/grain\//);
+  await nameGrain(page, "My widget");
   const frame = await grainFrame(page);
   await frame.getByRole("heading", { name: "A new widget" }).waitFor();
 }
