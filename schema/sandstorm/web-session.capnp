@@ -137,7 +137,7 @@ interface WebSession @0xa50711a14d35a8ce extends(UiSession) {
     mimeType @0 :Text;
     # Without parameters; may have `*` parts.
 
-    qValue @1 :Float32 = 0.5;
+    qValue @1 :Float32 = 1.0;
     # From 0 (not at all) to 1.
   }
 

@@ -37,6 +37,9 @@ struct Run {
     /// Steps left out, and why.
     left_out: Vec<String>,
     skips: PathBuf,
+    /// This program. Asked for at the start: cargo replaces the file while we run, and the kernel
+    /// then answers with the name of one that is gone.
+    xtask: PathBuf,
     soak: bool,
 }
 
@@ -52,6 +55,7 @@ pub fn run(soak: bool) -> Result<()> {
         steps: Vec::new(),
         left_out: Vec::new(),
         skips: scratch.path().join("skips"),
+        xtask: env::current_exe().context("this program has no path")?,
         soak,
     };
     let begin = Instant::now();
@@ -212,7 +216,7 @@ impl Run {
         let begin = Instant::now();
         let spawned = command
             .env("SANDSTORM_TEST_SKIPS", &self.skips)
-            .env("SANDSTORM_XTASK", env::current_exe().unwrap_or_default())
+            .env("SANDSTORM_XTASK", &self.xtask)
             // Programs are stripped: a backtrace would be a page of "unknown".
             .env("RUST_BACKTRACE", "0")
             .envs(SOAK.iter().filter(|_| self.soak).copied())
