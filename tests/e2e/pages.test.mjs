@@ -294,8 +294,10 @@ test("by keyboard alone: find, open, choose, trash, undo", async () => {
   await page.keyboard.type("Zephyr");
   await page.locator("#found li").first().filter({ hasText: "Zephyr" }).waitFor();
   await assertAccessible(page, "palette");
+  // The audit may have moved the focus: it goes back to the field, as a press of a key would.
+  await page.locator("dialog[open] input").first().focus();
   await page.keyboard.press("Enter");
-  await page.waitForURL(/\/grain\//);
+  await page.waitForURL(/\/grain\//, { waitUntil: "commit" });
   const grain = idOf(page);
   await page.goto(server.origin);
   await page.keyboard.press("/");
