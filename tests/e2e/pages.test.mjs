@@ -289,7 +289,7 @@ test("home changes by itself when something is made elsewhere, and the search na
 // ---- By keyboard ----
 
 test("by keyboard alone: find, open, choose, trash, undo", {
-  skip: "Enter in the palette has not been seen to open the grain here; to be settled, by hand and by this test",
+  skip: "a single letter typed into a field of the page is lost on the way back from the grain: not settled yet",
 }, async () => {
   await page.goto(server.origin);
   await page.keyboard.press("Control+k");
