@@ -4,10 +4,10 @@ use axum::extract::{Path, State};
 use maud::{Markup, html};
 use serde::Deserialize;
 
+use super::PageResult;
 use super::layout::{self, Nav, Page, token_field};
 use super::parts::{accent, app_icon, count, empty, fingerprint, icon, paragraphs, size, when};
 use super::viewer::{Person, Viewer};
-use super::PageResult;
 use crate::error::Error;
 use crate::identity::ActForm;
 use crate::install::manifest::{Details, Manifest};
