@@ -35,7 +35,10 @@ test:
 	@cargo build --release --locked --quiet -p xtask
 	@exec $(target)/xtask ci
 
-install uninstall:
+install:
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SANDSTORM_USER="$(SANDSTORM_USER)" deploy/scripts/install.sh $@
+
+uninstall:
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" SANDSTORM_USER="$(SANDSTORM_USER)" deploy/scripts/install.sh $@
 
 clean:
