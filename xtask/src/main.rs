@@ -11,6 +11,8 @@ mod root_home;
 mod run;
 mod shell_out;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -51,8 +53,19 @@ enum Task {
     Gen,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    // Printed by hand: with RUST_BACKTRACE set, anyhow would add a page of frames without names.
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::App(command) => app::run(command),
         Task::Run => run::run(),
         Task::Ci => ci::run(false),

@@ -289,6 +289,6 @@ fn accept(key: &str) -> String {
 mod tests {
     #[test]
     fn accept_of_the_rfc() {
-        assert_eq!(super::accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaYQmkK+xOo=");
+        assert_eq!(super::accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }
