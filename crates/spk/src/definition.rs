@@ -217,7 +217,8 @@ fn evaluate(file: &str, name: &str, imports: &[PathBuf]) -> Result<Vec<u8>> {
     }
     // A file name must not look like an option.
     let file = if file.starts_with('-') { format!("./{file}") } else { file.to_owned() };
-    let child = command.args([&file, name]).stdin(Stdio::null()).output();
+    // A PWD that does not fit makes it print a warning.
+    let child = command.args([&file, name]).env_remove("PWD").stdin(Stdio::null()).output();
     let output = match child {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::Definition(
@@ -228,9 +229,10 @@ fn evaluate(file: &str, name: &str, imports: &[PathBuf]) -> Result<Vec<u8>> {
     };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<&str> =
-            said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        return Err(Error::Definition(display_bytes(lines.join("; ").as_bytes())));
+        // The first error is the cause, what follows it mostly the consequence.
+        let lines = said.lines().map(str::trim).filter(|line| !line.contains("warning:"));
+        let first: Vec<&str> = lines.take(2).collect();
+        return Err(Error::Definition(display_bytes(first.join("; ").as_bytes())));
     }
     Ok(output.stdout)
 }

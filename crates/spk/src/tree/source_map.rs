@@ -106,11 +106,12 @@ impl<'a> Collector<'a> {
     /// No mapping has it, or it cannot be packed.
     pub fn listed(&mut self, path: &[u8]) -> Result<()> {
         let parts = relative(path)?;
-        if self.exists(&parts) {
+        if self.is_leaf(&parts) {
             return Ok(());
         }
         match self.find(&parts)? {
             Some(found) => self.add(&parts, found),
+            None if self.exists(&parts) => Ok(()),
             None => Err(self.nothing(path)),
         }
     }
@@ -166,7 +167,7 @@ impl<'a> Collector<'a> {
                     self.below(&inner)?;
                 }
                 // What we generate wins.
-                Some(_) if self.exists(&inner) => {}
+                Some(_) if self.is_leaf(&inner) => {}
                 Some(found) => self.add(&inner, found)?,
                 // Hidden here, or gone since it was listed.
                 None => {}
@@ -291,15 +292,23 @@ impl<'a> Collector<'a> {
     }
 
     fn exists(&self, path: &[&[u8]]) -> bool {
-        let Some((name, parents)) = path.split_last() else { return true };
+        path.is_empty() || self.at(path).is_some()
+    }
+
+    fn is_leaf(&self, path: &[&[u8]]) -> bool {
+        matches!(self.at(path), Some(Built::Leaf(_)))
+    }
+
+    fn at(&self, path: &[&[u8]]) -> Option<&Built> {
+        let (name, parents) = path.split_last()?;
         let mut here = &self.root;
         for part in parents {
-            match here.entries.get(*part) {
-                Some(Built::Directory(inner)) => here = inner,
-                _ => return false,
+            match here.entries.get(*part)? {
+                Built::Directory(inner) => here = inner,
+                Built::Leaf(_) => return None,
             }
         }
-        matches!(here.entries.get(*name), Some(Built::Leaf(_)))
+        here.entries.get(*name)
     }
 }
 
