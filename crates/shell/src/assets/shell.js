@@ -339,8 +339,23 @@ titleForm?.addEventListener("submit", async (event) => {
   renamed();
 });
 titleForm?.addEventListener("keydown", (event) => { if (event.key === "Escape") renamed(); });
+// Leaving the field saves. But an app that starts up behind it may pull the focus into its frame by
+// script, and what the person is typing would go there: then it is taken back. A press in the frame
+// counts as the person's wish; it shows as an activation of this page that no key of ours explains.
+let lastKey = -1e9, takenBack = 0;
+titleForm?.addEventListener("keydown", (event) => { lastKey = event.timeStamp; });
 titleForm?.addEventListener("focusout", (event) => {
-  if (!titleForm.hidden && !titleForm.contains(event.relatedTarget)) titleForm.requestSubmit();
+  if (titleForm.contains(event.relatedTarget)) return;
+  // Only a moment later it is known where the focus went; to another window is no leaving.
+  setTimeout(() => {
+    const now = document.activeElement;
+    if (titleForm.hidden || titleForm.contains(now)) return;
+    const sinceKey = performance.now() - lastKey;
+    const pressed = navigator.userActivation?.isActive !== false
+      && sinceKey > 1000 && (sinceKey > 6000 || frame.matches(":hover"));
+    if (now === frame && !pressed && takenBack++ < 5) $("#new-title").focus();
+    else titleForm.requestSubmit();
+  }, 50);
 });
 $("[data-star]")?.closest("form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -451,7 +466,7 @@ if (letters) {
   letters.checked = store.get("keys") !== "off";
   letters.onchange = () => store.set("keys", letters.checked ? "on" : "off");
 }
-let goTo = 0;
+let goTo = -Infinity;
 addEventListener("keydown", (event) => {
   if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k" && signedIn) { event.preventDefault(); palette(); return; }
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
@@ -470,7 +485,7 @@ addEventListener("keydown", (event) => {
   if (event.key === "Delete" && row) { $("input", row).checked = true; $("[value=trash]", list)?.click(); return; }
   if (store.get("keys") === "off") return;
   if (event.timeStamp - goTo < 1500) {
-    goTo = 0;
+    goTo = -Infinity;
     const to = { h: "/", a: "/apps", s: "/you" }[event.key];
     if (to) location.assign(to);
     return;
