@@ -5,6 +5,8 @@
 #
 #   prepare.sh build    what `make` and `make run` need
 #   prepare.sh test     that, and what `make test` needs
+#   prepare.sh bench    that, and the peers of `cargo xtask bench`
+#   prepare.sh soak     that, and what the long tests run inside the sandbox and around it
 #   prepare.sh check    only Rust
 #
 # Exit status: 0 all there, 1 something is missing and could not be installed (stderr says what to do).
@@ -14,7 +16,7 @@ say() { printf 'prepare: %s\n' "$*"; }
 die() { printf 'prepare: %s\n' "$*" >&2; exit 1; }
 
 what=${1:-}
-case $what in build | test | check) ;; *) die "usage: prepare.sh build|test|check" ;; esac
+case $what in build | test | bench | soak | check) ;; *) die "usage: prepare.sh build|test|bench|soak|check" ;; esac
 top=$(cd "$(dirname "$0")/../.." && pwd)
 PATH=${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:$PATH:/usr/sbin:/sbin
 
@@ -59,7 +61,7 @@ need libcapnp-dev test -e /usr/include/capnp/c++.capnp # the standard files that
 need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
 need nodejs has node                                   # the demo app comes by npm
 need npm has npm
-if [ "$what" = test ]; then
+if [ "$what" != build ]; then
     need busybox-static static_busybox                 # the hand-made app of the porting guide
     need python3-venv debian_venv                      # Radicale, and the independent RPC client
     need curl has curl
@@ -69,6 +71,24 @@ if [ "$what" = test ]; then
     need caddy has caddy                               # the peer of the benchmark
     need chromium has chromium                         # end-to-end tests
     need procps has ps
+fi
+if [ "$what" = bench ] || [ "$what" = soak ]; then
+    need bubblewrap has bwrap                          # the peers of `bench sandbox`, and containers to run in
+    need podman has podman
+    need runc has runc                                 # crun wants pure cgroup 2
+    need uidmap has newuidmap                          # rootless containers
+fi
+if [ "$what" = soak ]; then
+    need systemd-container has systemd-nspawn          # tests/containers
+    need debootstrap has debootstrap
+    need golang-go has go                              # real programs under the filter: tests/tests/runtimes.rs
+    need php-cli has php
+    need ruby has ruby
+    need openjdk-17-jdk-headless has javac
+    need sqlite3 has sqlite3
+    need postgresql test -d /usr/lib/postgresql
+    need mariadb-server-core has mariadbd
+    need git has git
 fi
 [ -z "$packages" ] && exit 0
 

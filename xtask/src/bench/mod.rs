@@ -3,6 +3,7 @@
 //! the row, and a missed one says so.
 
 mod load;
+mod sandbox;
 mod web;
 
 use anyhow::{Result, bail};
@@ -35,6 +36,8 @@ pub enum Goal {
     RatioAtMost(f64),
     /// ours must be at most this, whatever the peer needs.
     AtMost(f64),
+    /// ours must be at least this, whatever the peer reaches.
+    AtLeast(f64),
     /// Only told.
     None,
 }
@@ -49,7 +52,7 @@ impl Row {
     ) -> Row {
         let ratio = match (peer, goal) {
             (Some((_, peer)), _) => ours / peer,
-            (None, Goal::AtMost(limit)) => ours / limit,
+            (None, Goal::AtMost(limit) | Goal::AtLeast(limit)) => ours / limit,
             (None, _) => 1.0,
         };
         let (goal, met) = match goal {
@@ -60,6 +63,7 @@ impl Row {
                 (format!("at most {limit} times the peer"), Some(ratio <= limit))
             }
             Goal::AtMost(limit) => (format!("at most {limit} {unit}"), Some(ours <= limit)),
+            Goal::AtLeast(limit) => (format!("at least {limit} {unit}"), Some(ours >= limit)),
             Goal::None => (String::new(), None),
         };
         Row {
@@ -78,11 +82,18 @@ impl Row {
 /// A named group of measures; it may leave out what this machine lacks, with a word on stderr.
 type Bench = (&'static str, &'static str, fn() -> Result<Vec<Row>>);
 
-const BENCHES: &[Bench] = &[(
-    "web",
-    "requests, throughput, opening a sleeping grain, memory; against nginx and Caddy",
-    web::run,
-)];
+const BENCHES: &[Bench] = &[
+    (
+        "sandbox",
+        "starts, memory of idle grains, the filter; against fork+exec, a launcher, bwrap, podman",
+        sandbox::run,
+    ),
+    (
+        "web",
+        "requests, throughput, opening a sleeping grain, memory; against nginx and Caddy",
+        web::run,
+    ),
+];
 
 /// Runs one group, or all.
 pub fn run(name: Option<&str>, json: bool) -> Result<()> {
@@ -150,6 +161,8 @@ mod tests {
         assert_eq!(time.met, Some(false));
         let size = Row::new("size", "MB", 50.0, None, Goal::AtMost(40.0));
         assert_eq!((size.met, size.ratio), (Some(false), 1.25));
+        let starts = Row::new("starts", "1/s", 700.0, Some(("peer", 1000.0)), Goal::AtLeast(600.0));
+        assert_eq!((starts.met, starts.ratio), (Some(true), 0.7));
         assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
     }
 }

@@ -227,12 +227,23 @@ fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     }
 }
 
-/// An empty group: what a killed predecessor left under this name is removed first, so that its
-/// counters start at zero; if that fails it is used as it is.
+/// A group made anew, so that its counters start at zero.
+///
+/// What a killed predecessor left under this name is removed first. Where its processes are still
+/// dying that is refused, and the next name is taken: a group must not be used again after
+/// cgroup.kill, because Linux 6.14 and later kill whoever is born into one.
 fn fresh_group(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    let text = CString::new(name).map_err(io::Error::other)?;
-    let _ = fd::rmdirat(parent, &text);
-    make_dir(parent, name)
+    for n in 0..8 {
+        let name = if n == 0 { name.to_owned() } else { format!("{name}.{n}") };
+        let text = CString::new(name.as_str()).map_err(io::Error::other)?;
+        let _ = fd::rmdirat(parent, &text);
+        match fd::mkdirat(parent, &text, 0o755) {
+            Ok(()) => return open_beneath(parent, &name),
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EBUSY))
 }
 
 /// A version 1 group nested in the caller's own, or at the top where that cannot be opened.
