@@ -61,8 +61,8 @@ need libcapnp-dev test -e /usr/include/capnp/c++.capnp # the standard files that
 need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
 need nodejs has node                                   # the demo app comes by npm
 need npm has npm
+need busybox-static static_busybox                     # the launcher of packed apps, and the porting guide's app
 if [ "$what" != build ]; then
-    need busybox-static static_busybox                 # the hand-made app of the porting guide
     need python3-venv debian_venv                      # Radicale, and the independent RPC client
     need curl has curl
     need xz-utils has xz
