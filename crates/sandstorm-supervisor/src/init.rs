@@ -136,6 +136,7 @@ fn build(
         notes.push(format!("nested user namespaces are stopped by the filter alone ({e})"));
     }
     namespaces::prefer_as_oom_victim();
+    namespaces::limit_socket_buffers();
 
     // The grain's ids first, so that nothing below is done as root, not even root of a namespace.
     let privileged = trees.is_some();

@@ -27,6 +27,8 @@ pub struct Setup {
     pub name: &'static str,
     /// Bytes of `/sandstorm-http-bridge-config`.
     pub config: Option<Vec<u8>>,
+    /// Programs to put beside the probe.
+    pub files: Vec<PathBuf>,
 }
 
 impl Default for Setup {
@@ -37,6 +39,7 @@ impl Default for Setup {
             todays_form: false,
             name: "legacy-bridge",
             config: None,
+            files: vec![],
         }
     }
 }
@@ -80,10 +83,15 @@ impl Grain {
     }
 
     /// The probe app with these arguments.
-    pub fn with(mut setup: Setup, probe_args: &[&str]) -> Grain {
+    pub fn with(setup: Setup, probe_args: &[&str]) -> Grain {
+        Grain::on("127.0.0.1", setup, probe_args)
+    }
+
+    /// The probe app listening on this address.
+    pub fn on(host: &str, mut setup: Setup, probe_args: &[&str]) -> Grain {
         let port = free_port();
         if setup.command.is_empty() {
-            setup.command = vec!["/probe-app".into(), format!("127.0.0.1:{port}")];
+            setup.command = vec!["/probe-app".into(), format!("{host}:{port}")];
             setup.command.extend(probe_args.iter().map(|a| (*a).to_owned()));
         }
         Grain::spawn(setup, port)
@@ -93,6 +101,9 @@ impl Grain {
         let root = tempfile::tempdir().unwrap();
         for (name, target) in [("legacy-bridge", setup.name), ("probe-app", "probe-app")] {
             std::fs::copy(program(name), root.path().join(target)).unwrap();
+        }
+        for file in &setup.files {
+            std::fs::copy(file, root.path().join(file.file_name().unwrap())).unwrap();
         }
         std::fs::create_dir(root.path().join("var")).unwrap();
         if let Some(config) = &setup.config {

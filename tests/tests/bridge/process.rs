@@ -52,6 +52,23 @@ fn a_command_without_a_slash_is_found_in_path() {
     });
 }
 
+/// Node's `listen(port, "localhost")` ends up there.
+#[test]
+fn an_app_on_the_other_loopback_is_found() {
+    story(async {
+        if std::net::TcpListener::bind("[::1]:0").is_err() {
+            sandstorm_tests::skip::announce(
+                "an_app_on_the_other_loopback_is_found",
+                "this machine has no ::1",
+            );
+            return;
+        }
+        let grain = Grain::on("[::1]", Setup::default(), &[]);
+        assert_eq!(grain.session().await.get("echo").await.status, 200);
+        grain.wait_for_log("not on 127.0.0.1").await;
+    });
+}
+
 #[test]
 fn requests_wait_for_a_slow_start() {
     story(async {
@@ -87,6 +104,13 @@ fn the_apps_end_is_the_bridges_and_the_log_says_why() {
         let _ = session.try_get("exit?code=3", |_| {}).await;
         assert_eq!(grain.wait().await.code(), Some(3));
         grain.wait_for_log("** HTTP-BRIDGE: the app exited with status 3\n").await;
+
+        let mut grain = Grain::start().await;
+        let session = grain.session().await;
+        assert_eq!(session.get("echo").await.status, 200);
+        let _ = session.try_get("exit?code=0", |_| {}).await;
+        assert_eq!(grain.wait().await.code(), Some(1));
+        grain.wait_for_log("status 0 (it must stay in the foreground").await;
 
         let mut grain = Grain::start().await;
         grain.session().await.get("echo").await;
@@ -157,9 +181,40 @@ fn the_app_inherits_nothing_of_the_bridge() {
             u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
         };
         assert_eq!(field("SigBlk:"), 0);
-        // SIGPIPE is 13. The probe's own runtime ignores it; what counts is what exec handed on,
-        // and Rust's runtime leaves no trace of that. So ask a program without a runtime.
-        let _ = field("SigIgn:");
+    });
+}
+
+/// Rust's runtime ignores SIGPIPE in the bridge, and exec hands that on; the probe's own runtime
+/// would hide it. So a program in C is looked at: with the signal ignored, its pipes never end.
+#[test]
+fn the_app_is_killed_by_a_broken_pipe_as_everywhere() {
+    story(async {
+        let busybox = std::path::Path::new("/bin/busybox");
+        if !busybox.exists() {
+            sandstorm_tests::skip::announce(
+                "the_app_is_killed_by_a_broken_pipe_as_everywhere",
+                "busybox-static is not installed",
+            );
+            return;
+        }
+        let command = ["/busybox", "sleep", "60"].map(str::to_owned).to_vec();
+        let files = vec![busybox.to_owned()];
+        let grain = Grain::spawn(Setup { command, files, ..Setup::default() }, free_port());
+        let children = format!("/proc/{0}/task/{0}/children", grain.child.id());
+        // Between fork and exec it is still the bridge.
+        let status = loop {
+            let app = std::fs::read_to_string(&children).unwrap_or_default();
+            let status = std::fs::read_to_string(format!("/proc/{}/status", app.trim()));
+            match status {
+                Ok(status) if status.starts_with("Name:\tbusybox\n") => break status,
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        for (field, signals) in [("SigIgn:", 1 << (libc::SIGPIPE - 1)), ("SigBlk:", u64::MAX)] {
+            let line = status.lines().find(|l| l.starts_with(field)).unwrap();
+            let set = u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+            assert_eq!(set & signals, 0, "{line}");
+        }
     });
 }
 

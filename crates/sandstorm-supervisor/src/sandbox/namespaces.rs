@@ -108,6 +108,16 @@ pub fn prefer_as_oom_victim() {
     let _ = write_proc("/proc/self/oom_score_adj", "500");
 }
 
+/// Inside, while the host's /proc is there: what one TCP socket of the grain may hold in the
+/// kernel. Left alone it grows to the host's limits, 32 MiB and more a connection on newer kernels:
+/// then a slow app's unread upload waits there instead of in the browser, and an upload that was
+/// given up half-way reaches its end only after all of that was read.
+pub fn limit_socket_buffers() {
+    // Smallest, first, largest, in bytes. Refused where a container mounts /proc/sys read-only.
+    let _ = write_proc("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 1048576");
+    let _ = write_proc("/proc/sys/net/ipv4/tcp_wmem", "4096 65536 1048576");
+}
+
 /// Largest number that a process can have, while the host's /proc is there.
 pub fn pid_max() -> i32 {
     let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();

@@ -35,6 +35,8 @@ const HEAD_BUFFER: usize = 1 << 20;
 const MAX_FIELDS: usize = 200;
 /// From the first byte of a head to its end, and from one request to the next.
 const HEAD_TIME: Duration = Duration::from_secs(60);
+/// Bytes of an upload that wait in the kernel: 10 MB/s and more over a tenth of a second.
+const RECEIVE_BUFFER: usize = 1 << 20;
 /// More open connections than this wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 16_384;
 /// How long `SIGTERM` waits for answers that are under way.
@@ -68,6 +70,7 @@ impl Edge {
 
     /// Accepts until the drain begins.
     pub async fn listen(self, listener: TcpListener, via: Via) {
+        limit_receive_buffer(&listener);
         loop {
             let Ok(slot) = self.0.slots.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
@@ -194,6 +197,21 @@ impl Edge {
                 let _ = connection.await;
             }
         }
+    }
+}
+
+/// Bounds what the kernel holds of each connection's upload; what is accepted inherits it. Left
+/// alone it grows to 32 MiB and more on newer kernels, for every browser that sends to a slow app.
+fn limit_receive_buffer(listener: &TcpListener) {
+    use nix::sys::socket::{getsockopt, setsockopt, sockopt::RcvBuf};
+    // The kernel doubles it for its own bookkeeping, and caps it silently (net.core.rmem_max).
+    // Where the cap is low its own limit is, too, and a fixed small window would make far uploads
+    // slow: so it is tried on a socket of no use first.
+    let Ok(trial) = tokio::net::TcpSocket::new_v4() else { return };
+    let taken = setsockopt(&trial, RcvBuf, &RECEIVE_BUFFER).is_ok()
+        && getsockopt(&trial, RcvBuf).is_ok_and(|size| size >= 2 * RECEIVE_BUFFER);
+    if taken && let Err(e) = setsockopt(listener, RcvBuf, &RECEIVE_BUFFER) {
+        tracing::debug!("receive buffer: {e}");
     }
 }
 

@@ -31,6 +31,10 @@ pub fn answer(conn: &mut Conn, request: Request, record: &Record) -> io::Result<
         record.scripts.lock().expect("lock").insert(name.to_owned(), text);
         return plain(conn, 201, "text/plain", b"stored\n").map(|()| keep);
     }
+    if let Some(bell) = path.strip_prefix("/ring/") {
+        record.ring(bell);
+        return plain(conn, 200, "text/plain", b"rung\n").map(|()| keep);
+    }
     if let Some(name) = path.strip_prefix("/store/") {
         return store(conn, &request, name).map(|()| keep);
     }
@@ -270,15 +274,22 @@ fn events(conn: &mut Conn, request: &Request, record: &Record) -> io::Result<()>
         conn.wait_for_close();
         let _ = gone.send(());
     });
+    let bell = request.param("bell");
     let mut pause = request.number("first", 0);
     for at in 0..n {
         record.tag(tag.as_deref(), "writing", 0, at);
-        if is_gone.recv_timeout(Duration::from_millis(pause)).is_ok() {
-            record.tag(tag.as_deref(), "closed", 0, at);
-            return Ok(());
+        loop {
+            if is_gone.recv_timeout(Duration::from_millis(pause)).is_ok() {
+                record.tag(tag.as_deref(), "closed", 0, at);
+                return Ok(());
+            }
+            match &bell {
+                Some(bell) if record.rung(bell) <= at => pause = 5,
+                _ => break,
+            }
         }
         conn.write(format!("id: {at}\ndata: event {at}\n\n").as_bytes())?;
-        pause = request.number("every", 1000);
+        pause = if bell.is_some() { 0 } else { request.number("every", 1000) };
     }
     record.tag(tag.as_deref(), "done", 0, n);
     Ok(())

@@ -15,7 +15,7 @@
 //! | `/upload` | reads the body, however framed; JSON with length and hash; `?slow=MS` a pause each 64 KiB, `?early=CODE` answers first |
 //! | `/endless` | bytes without end; `?chunked=1`, `?piece=N` |
 //! | `/drip?n=N&ms=M` | a byte each M ms |
-//! | `/sse?first=MS&every=MS&n=N` | server-sent events |
+//! | `/sse?first=MS&every=MS&n=N` | server-sent events; `bell=NAME`: one each time `/ring/NAME` is asked for |
 //! | `/never` | reads, never answers |
 //! | `/ws` | WebSocket, see `websocket.rs` |
 //! | `/store/NAME` | PUT keeps a file in `/var`, GET reads it |

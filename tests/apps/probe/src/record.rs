@@ -15,6 +15,7 @@ pub struct Record {
     requests: Mutex<Vec<String>>,
     tags: Mutex<BTreeMap<String, Tag>>,
     pub scripts: Mutex<BTreeMap<String, String>>,
+    bells: Mutex<BTreeMap<String, u64>>,
     start: Instant,
 }
 
@@ -35,6 +36,7 @@ impl Default for Record {
             requests: Mutex::default(),
             tags: Mutex::default(),
             scripts: Mutex::default(),
+            bells: Mutex::default(),
             start: Instant::now(),
         }
     }
@@ -65,6 +67,16 @@ impl Record {
 
     pub fn requests_json(&self) -> String {
         format!("[{}]", self.requests.lock().expect("lock").join(",\n"))
+    }
+
+    /// Lets whoever waits for this bell go one step on.
+    pub fn ring(&self, bell: &str) {
+        *self.bells.lock().expect("lock").entry(bell.to_owned()).or_default() += 1;
+    }
+
+    /// How often the bell was rung so far.
+    pub fn rung(&self, bell: &str) -> u64 {
+        self.bells.lock().expect("lock").get(bell).copied().unwrap_or(0)
     }
 
     /// Notes where a tagged request stands.
