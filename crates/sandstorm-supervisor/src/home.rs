@@ -211,6 +211,7 @@ pub fn take_turn(
     )
     .map_err(storage("open the grain's lock", &path))?;
     let started = Instant::now();
+    let mut pause = Duration::from_millis(1);
     loop {
         if fd::try_lock(lock.as_fd()).map_err(storage("lock", &path))? {
             return Ok(Turn::Ours(lock));
@@ -224,6 +225,7 @@ pub fn take_turn(
         if started.elapsed() > LOCK_PATIENCE {
             return Err(Error::Locked(dirs.grain_name.to_string_lossy().into_owned()));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }

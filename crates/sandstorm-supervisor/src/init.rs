@@ -15,6 +15,7 @@ pub use crate::link::{Command, Link, Report};
 
 use crate::home::GrainDirs;
 use crate::sandbox::bpf;
+use crate::sandbox::cgroup::Cgroup;
 use crate::sandbox::limits::Limits;
 use crate::sandbox::mounts::{self, Trees};
 use crate::sandbox::namespaces::{self, INSIDE_ID};
@@ -35,6 +36,7 @@ pub struct Config<'a> {
     pub lock: BorrowedFd<'a>,
     /// Present in setuid and root mode when the grain has a uid of its own.
     pub slot: Option<Slot>,
+    pub cgroup: &'a Cgroup,
     /// Present when the mounts were prepared by root.
     pub trees: Option<Trees>,
     pub dirs: &'a GrainDirs,
@@ -68,6 +70,10 @@ pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
         Ok(kept) => kept,
         Err(_) => process::exit_now(1),
     };
+    // Before anything that could take memory or time of the grain's.
+    if let Err(error) = config.cgroup.enter() {
+        fail(&kept, "enter the grain's control groups", &error);
+    }
     // Ids and cgroup come from outside; until then nothing is touched.
     match kept.link.command() {
         Ok(Some(Command::Build)) => {}
@@ -90,14 +96,16 @@ pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
             };
             serve(&app, &signals)
         }
-        Err((what, error)) => {
-            let _ = kept.link.report(&Report::Failed {
-                step: what.to_owned(),
-                errno: error.raw_os_error().unwrap_or(libc::EIO),
-            });
-            process::exit_now(1)
-        }
+        Err((what, error)) => fail(&kept, what, &error),
     }
+}
+
+fn fail(kept: &Kept, what: &str, error: &io::Error) -> ! {
+    let _ = kept.link.report(&Report::Failed {
+        step: what.to_owned(),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    });
+    process::exit_now(1)
 }
 
 fn keep(config: &Config<'_>) -> io::Result<Kept> {

@@ -23,7 +23,7 @@ const CGROUP1_MAGIC: i64 = 0x0027_e0eb;
 pub struct Cgroup {
     /// Version 2 directory, to be born in.
     unified: Option<OwnedFd>,
-    /// Version 1 directories, to be joined.
+    /// `tasks` files of the version 1 groups, opened with the rights that may join them.
     v1: Vec<OwnedFd>,
     /// Open for writing: `1` ends every process of the grain, frozen or not.
     pub kill: Option<OwnedFd>,
@@ -83,12 +83,14 @@ impl Cgroup {
             for controller in ["memory", "pids", "cpu"] {
                 if !limited.contains(&controller) {
                     if let Some(dir) = v1_group(&paths, controller, name) {
-                        if set_v1(dir.as_fd(), controller, limits) {
+                        let tasks = open_at(dir.as_fd(), "tasks", libc::O_WRONLY);
+                        if let (true, Ok(tasks)) = (set_v1(dir.as_fd(), controller, limits), tasks)
+                        {
                             limited.push(controller);
                             if controller == "memory" {
                                 group.memory = v1_events(dir.as_fd());
                             }
-                            group.v1.push(dir);
+                            group.v1.push(tasks);
                         }
                     }
                 }
@@ -122,12 +124,8 @@ impl Cgroup {
         limits: &Limits,
         limited: &mut Vec<&'static str>,
     ) {
-        // The controllers must be handed down at each level; one that is missing is no reason to
-        // do without the others.
         for level in [top, parent] {
-            for controller in ["+memory", "+pids", "+cpu"] {
-                let _ = write_at(level.as_fd(), "cgroup.subtree_control", controller);
-            }
+            hand_down(level.as_fd());
         }
         let Ok(dir) = fresh_group(parent.as_fd(), name) else { return };
         if write_at(dir.as_fd(), "memory.max", &limits.memory.to_string()).is_ok() {
@@ -154,16 +152,52 @@ impl Cgroup {
         self.unified.as_ref().map(AsFd::as_fd)
     }
 
-    /// Puts a process (which waits) into the version 1 groups, and with `unified` into that too.
+    /// Puts a process (which waits) into the version 2 group, where it was not born there.
     ///
     /// # Errors
     /// The kernel's refusal; then the grain must not start, for it would be without its limits.
-    pub fn join(&self, pid: i32, unified: bool) -> io::Result<()> {
-        let groups = self.v1.iter().chain(self.unified.iter().filter(|_| unified));
-        for dir in groups {
-            write_at(dir.as_fd(), "cgroup.procs", &pid.to_string())?;
+    pub fn join(&self, pid: i32) -> io::Result<()> {
+        match &self.unified {
+            Some(dir) => write_at(dir.as_fd(), "cgroup.procs", &pid.to_string()),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Puts the calling process, which must have one thread, into the version 1 groups.
+    ///
+    /// Each thread moving itself is the one way that takes no machine-wide lock: moving a process
+    /// by its number waits for an RCU grace period a hierarchy, 5 to 20 ms together.
+    ///
+    /// # Errors
+    /// As `join`.
+    pub fn enter(&self) -> io::Result<()> {
+        self.v1.iter().try_for_each(|tasks| fd::write(tasks.as_raw_fd(), b"0").map(drop))
+    }
+
+    /// In the parent, once the child has them: nobody unprivileged may hold what can move
+    /// processes.
+    pub fn forget_entrances(&mut self) {
+        self.v1.clear();
+    }
+}
+
+/// Hands the controllers of a version 2 group down to those below it, as far as it has them.
+///
+/// Written only where something is missing: every such write locks all groups of the machine.
+fn hand_down(group: BorrowedFd<'_>) {
+    let words = |file: &str| {
+        let mut text = [0; 512];
+        let n = open_at(group, file, libc::O_RDONLY)
+            .and_then(|f| fd::read(f.as_raw_fd(), &mut text))
+            .unwrap_or(0);
+        String::from_utf8_lossy(&text[..n]).into_owned()
+    };
+    let (has, hands_down) = (words("cgroup.controllers"), words("cgroup.subtree_control"));
+    for controller in ["memory", "pids", "cpu"] {
+        let among = |list: &str| list.split_ascii_whitespace().any(|w| w == controller);
+        if among(&has) && !among(&hands_down) {
+            let _ = write_at(group, "cgroup.subtree_control", &format!("+{controller}"));
+        }
     }
 }
 

@@ -176,15 +176,16 @@ fn privileged_half(
         Some(slot) => slot.number.to_string(),
         None => plan.dirs.grain_name.to_string_lossy().into_owned(),
     };
-    let cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Root);
+    let mut cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Root);
     let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
-        Forked::Child => child_main(one_thread, plan, ends, link, Some(trees), slot),
+        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, Some(trees), slot),
         Forked::Parent(child) => child,
     };
-    cgroup
-        .join(child.pid, !joined)
-        .map_err(Error::kernel("put the grain into its control groups"))?;
+    cgroup.forget_entrances();
+    if !joined {
+        cgroup.join(child.pid).map_err(Error::kernel("put the grain into its control group"))?;
+    }
     release(&child, link, outside, true, identity)?;
     Ok((child, slot, cgroup))
 }
@@ -201,12 +202,12 @@ fn plain_half(
     let cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Delegated);
     let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
-        Forked::Child => child_main(one_thread, plan, ends, link, None, None),
+        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, None, None),
         Forked::Parent(child) => child,
     };
-    cgroup
-        .join(child.pid, !joined)
-        .map_err(Error::kernel("put the grain into its control groups"))?;
+    if !joined {
+        cgroup.join(child.pid).map_err(Error::kernel("put the grain into its control group"))?;
+    }
     let caller = identity.caller;
     release(&child, link, (caller.uid, caller.gid), false, identity)?;
     Ok((child, cgroup))
@@ -249,6 +250,7 @@ fn child_main(
     plan: &Plan<'_>,
     ends: ChildEnds,
     parents: &Link,
+    cgroup: &Cgroup,
     trees: Option<Trees>,
     slot: Option<Slot>,
 ) -> ! {
@@ -266,6 +268,7 @@ fn child_main(
             lock: plan.lock.as_fd(),
             slot,
             trees,
+            cgroup,
             dirs: plan.dirs,
             limits: &plan.args.limits,
             command: &plan.args.command,

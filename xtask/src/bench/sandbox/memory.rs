@@ -15,7 +15,7 @@ const MB: f64 = 1_000_000.0;
 
 pub fn rows(place: &Place, mode: Mode) -> Result<Vec<Row>> {
     let start = |from: usize, to: usize| -> Result<Vec<Started>> {
-        (from..to).map(|n| Seat::new(place, mode, 1000 + n)?.start("/stay")).collect()
+        (from..to).map(|n| Seat::new(place, mode, 1000 + n, 1)?.start("/stay")).collect()
     };
     // Warm: the program's pages are in the cache, the allocator of the kernel has its slabs.
     drop(start(0, 10)?);

@@ -26,16 +26,26 @@ const PODMAN_EVERY: usize = 6;
 const RATE_TURN: Duration = Duration::from_millis(1500);
 const RATE_TURNS: usize = 2;
 
+/// `$BENCH_PART` chooses one part: starts, rates, memory or filter.
 pub fn run() -> Result<Vec<Row>> {
+    let part = std::env::var("BENCH_PART").unwrap_or_default();
+    let wanted = |name: &str| part.is_empty() || part == name;
     let place = Place::new()?;
-    let mut rows = starts(&place)?;
-    for mode in place.modes() {
-        rows.extend(rates(&place, mode)?);
+    let mut rows = Vec::new();
+    if wanted("starts") {
+        rows.extend(starts(&place)?);
     }
     for mode in place.modes() {
-        rows.extend(memory::rows(&place, mode)?);
+        if wanted("rates") {
+            rows.extend(rates(&place, mode)?);
+        }
+        if wanted("memory") {
+            rows.extend(memory::rows(&place, mode)?);
+        }
     }
-    rows.extend(filter(&place)?);
+    if wanted("filter") {
+        rows.extend(filter(&place)?);
+    }
     Ok(rows)
 }
 
@@ -81,7 +91,7 @@ fn starts(place: &Place) -> Result<Vec<Row>> {
     });
     let mut seats = Vec::new();
     for mode in place.modes() {
-        seats.push((Seat::new(place, mode, 0)?, Vec::new()));
+        seats.push((Seat::new(place, mode, 0, 4)?, Vec::new()));
     }
     for round in 0..ROUNDS {
         for (seat, took) in &mut seats {
@@ -120,7 +130,7 @@ fn rates(place: &Place, mode: Mode) -> Result<Vec<Row>> {
         let (mut ours, mut peers) = (Vec::new(), Vec::new());
         for _ in 0..RATE_TURNS {
             ours.push(rate(at_once, |n| {
-                let seat = Seat::new(place, mode, n)?;
+                let seat = Seat::new(place, mode, 1 + n, 4)?;
                 Ok(Box::new(move || seat.start_and_kill()) as Start<'_>)
             })?);
             peers.push(rate(at_once, |_| {
@@ -175,7 +185,7 @@ fn filter(place: &Place) -> Result<Vec<Row>> {
     let mode = place.modes()[0];
     let (mut boxed, mut bare) = ([f64::MAX; 3], [f64::MAX; 3]);
     for round in 0..3 {
-        let text = Seat::new(place, mode, 100 + round)?.run_to_end("/calls")?;
+        let text = Seat::new(place, mode, 100 + round, 1)?.run_to_end("/calls")?;
         let inside = numbers(&text).with_context(|| format!("no numbers in the log:\n{text}"))?;
         let mut command = Command::new(place.package().join("calls"));
         let done = command.process_group(0).output()?;

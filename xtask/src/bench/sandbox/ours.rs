@@ -1,5 +1,6 @@
 //! One grain that is started again and again, by a client that is as light as can be.
 
+use std::cell::Cell;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::process::Child;
@@ -16,11 +17,13 @@ use super::{first_instruction, now};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A grain, and a runtime to call its supervisor with.
+/// Grains that take turns, so that a start never waits for the death of the one before; and a
+/// runtime to call their supervisors with.
 pub struct Seat<'a> {
     place: &'a Place,
     pub mode: Mode,
-    grain: String,
+    grains: Vec<String>,
+    turn: Cell<usize>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -35,21 +38,28 @@ impl Drop for Started {
 }
 
 impl<'a> Seat<'a> {
-    /// Makes the grain, by its first start.
-    pub fn new(place: &'a Place, mode: Mode, number: usize) -> Result<Seat<'a>> {
-        let grain = format!("bench{}{number:04}", if mode == Mode::Setuid { 's' } else { 'u' });
+    /// Makes the grains, by their first start.
+    pub fn new(place: &'a Place, mode: Mode, number: usize, grains: usize) -> Result<Seat<'a>> {
+        let letter = if mode == Mode::Setuid { 's' } else { 'u' };
+        let grains = (0..grains).map(|n| format!("bench{letter}{number:04}x{n}")).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let new = !place.grain_dir(&grain).exists();
-        let seat = Seat { place, mode, grain, runtime };
-        if new {
-            drop(seat.listen(&["--new"], "/first")?);
+        let seat = Seat { place, mode, grains, turn: Cell::new(0), runtime };
+        for grain in &seat.grains {
+            if !place.grain_dir(grain).exists() {
+                drop(seat.listen(grain, &["--new"], "/first")?);
+            }
         }
         Ok(seat)
     }
 
+    fn next(&self) -> &str {
+        self.turn.set((self.turn.get() + 1) % self.grains.len());
+        &self.grains[self.turn.get()]
+    }
+
     /// A supervisor that serves; its app has not been started.
-    pub fn listen(&self, options: &[&str], app: &str) -> Result<Started> {
-        let mut command = self.place.supervisor(self.mode, &self.grain, options, app);
+    fn listen(&self, grain: &str, options: &[&str], app: &str) -> Result<Started> {
+        let mut command = self.place.supervisor(self.mode, grain, options, app);
         let mut child = self.place.spawn_as_user(&mut command)?;
         let mut stdout = child.stdout.take().context("stdout is piped")?;
         let started = Started(child);
@@ -57,20 +67,19 @@ impl<'a> Seat<'a> {
         let n = stdout.read(&mut line)?;
         ensure!(
             &line[..n] == b"Listening...\n",
-            "{} does not serve ({:?}); its log:\n{}",
-            self.grain,
+            "{grain} does not serve ({:?}); its log:\n{}",
             String::from_utf8_lossy(&line[..n]),
-            self.log()
+            self.log(grain)
         );
         Ok(started)
     }
 
     /// The same with the app running: its exec has succeeded.
-    pub fn start(&self, app: &str) -> Result<Started> {
-        let started = self.listen(&[], app)?;
+    fn start_grain(&self, grain: &str, app: &str) -> Result<Started> {
+        let started = self.listen(grain, &[], app)?;
         let local = tokio::task::LocalSet::new();
         local.block_on(&self.runtime, async {
-            let dir = fs::File::open(self.place.grain_dir(&self.grain))?;
+            let dir = fs::File::open(self.place.grain_dir(grain))?;
             let stream = connect::connect_at(dir.as_fd(), "socket").await?;
             let vat = Vat::spawn(stream, Side::Client, None, Trust::Peer);
             let client: supervisor::Client = vat.bootstrap();
@@ -83,22 +92,27 @@ impl<'a> Seat<'a> {
         Ok(started)
     }
 
+    pub fn start(&self, app: &str) -> Result<Started> {
+        self.start_grain(self.next(), app)
+    }
+
     pub fn start_and_kill(&self) -> Result<()> {
         self.start("/first").map(drop)
     }
 
     /// Microseconds from before the spawn to the app's first instruction.
     pub fn first_instruction(&self) -> Result<f64> {
-        let seen = self.log().len();
+        let grain = self.next();
+        let seen = self.log(grain).len();
         let begin = now();
-        let _started = self.start("/first")?;
+        let _started = self.start_grain(grain, "/first")?;
         let waiting = Instant::now();
         loop {
-            if let Some(first) = self.log().get(seen..).and_then(first_instruction) {
+            if let Some(first) = self.log(grain).get(seen..).and_then(first_instruction) {
                 return Ok(first.saturating_sub(begin) as f64 / 1000.0);
             }
             if waiting.elapsed() > PATIENCE {
-                bail!("{} did not run its app; its log:\n{}", self.grain, self.log());
+                bail!("{grain} did not run its app; its log:\n{}", self.log(grain));
             }
             thread::sleep(Duration::from_millis(1));
         }
@@ -106,17 +120,18 @@ impl<'a> Seat<'a> {
 
     /// Waits for the end of an app that ends by itself; the grain's log.
     pub fn run_to_end(&self, app: &str) -> Result<String> {
-        let mut started = self.start(app)?;
+        let grain = self.next();
+        let mut started = self.start_grain(grain, app)?;
         let waiting = Instant::now();
         while started.0.try_wait()?.is_none() {
             ensure!(waiting.elapsed() < PATIENCE * 3, "{app} does not end");
             thread::sleep(Duration::from_millis(10));
         }
-        Ok(self.log())
+        Ok(self.log(grain))
     }
 
-    fn log(&self) -> String {
-        let bytes = fs::read(self.place.grain_dir(&self.grain).join("log")).unwrap_or_default();
+    fn log(&self, grain: &str) -> String {
+        let bytes = fs::read(self.place.grain_dir(grain).join("log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
