@@ -4,6 +4,7 @@
 //! `SANDSTORM_SOAK_SECONDS` makes the races longer.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -284,11 +285,13 @@ fn swapped_directories_lead_nowhere() -> Result<()> {
     let package = bench.home().join("apps").join(PACKAGE);
     let stop = Arc::new(AtomicBool::new(false));
     let mut swappers = Vec::new();
-    for (path, target) in [
+    // The outer before the inner, which matters for putting back.
+    let swapped = [
         (grain.clone(), treasure.clone()),
         (grain.join("sandbox"), treasure.join("sandbox")),
         (package, treasure.clone()),
-    ] {
+    ];
+    for (path, target) in swapped.clone() {
         let stop = stop.clone();
         let (uid, gid) = (bench.installation.uid, bench.installation.gid);
         swappers.push(std::thread::spawn(move || {
@@ -302,12 +305,7 @@ fn swapped_directories_lead_nowhere() -> Result<()> {
             let mut swaps = 0u32;
             while !stop.load(Ordering::Relaxed) {
                 // Another swap may have come between the halves of the last one.
-                if fs::symlink_metadata(&aside).is_ok() {
-                    if fs::symlink_metadata(&path).is_ok_and(|m| m.is_symlink()) {
-                        let _ = fs::remove_file(&path);
-                    }
-                    let _ = fs::rename(&aside, &path);
-                }
+                put_back(&path);
                 if fs::rename(&path, &aside).is_ok() {
                     let _ = symlink(&target, &path);
                     std::thread::yield_now();
@@ -344,11 +342,23 @@ fn swapped_directories_lead_nowhere() -> Result<()> {
     }
     stop.store(true, Ordering::Relaxed);
     let swaps: u32 = swappers.into_iter().map(|s| s.join().unwrap_or(0)).sum();
+    swapped.iter().for_each(|(path, _)| put_back(path));
     eprintln!("{swaps} swaps, {served} starts served, {refused} refused");
     ensure!(listing(&treasure)? == before, "the other's directory was changed");
     ensure!(served > 3 && refused > 3 && swaps > 50, "no race took place");
     drop(honest_start(&bench)?);
     Ok(())
+}
+
+/// Undoes a swap that stopped half way.
+fn put_back(path: &Path) {
+    let aside = path.with_extension("aside");
+    if fs::symlink_metadata(&aside).is_ok() {
+        if fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink()) {
+            let _ = fs::remove_file(path);
+        }
+        let _ = fs::rename(&aside, path);
+    }
 }
 
 /// Names, owners, modes and contents below a directory.
@@ -413,10 +423,12 @@ fn started_by_root_the_app_is_not_root() -> Result<()> {
     copy_package(&bench.home().join("apps").join(PACKAGE), &home.join("apps").join(PACKAGE))?;
     let mut command = Command::new(bench.installation.program("sandstorm-supervisor"));
     command.arg("--home").arg(&home).args(["--new", PACKAGE, GRAIN, "--", "/app"]);
-    command.stdout(std::process::Stdio::null());
+    command.stdout(std::process::Stdio::piped());
     let mut child = command.spawn()?;
-    let socket = home.join("grains").join(GRAIN).join("socket");
-    eventually("its socket", Duration::from_secs(10), || socket.exists().then_some(()))?;
+    // It says so once init has given up everything; its socket is there before.
+    let mut line = [0; 32];
+    let n = child.stdout.take().context("stdout is piped")?.read(&mut line)?;
+    ensure!(&line[..n] == b"Listening...\n", "{:?}", String::from_utf8_lossy(&line[..n]));
     let uids: Vec<u32> = processes::naming(GRAIN)
         .into_iter()
         .filter(|pid| *pid != child.id() as i32)
