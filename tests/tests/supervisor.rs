@@ -1,6 +1,7 @@
 //! The real supervisor in both of its modes, without a shell: start, serve, sleep, die, refuse.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ in_both_modes! {
     what_is_stored_is_there_after_sleep
     a_second_start_joins_the_first
     killing_the_supervisor_leaves_nothing
+    killing_the_supervisor_of_a_busy_grain_leaves_nothing
     a_grain_nobody_wants_falls_asleep
     the_app_sees_the_contract_and_nothing_else
     a_failed_start_says_what_is_missing
@@ -135,6 +137,31 @@ fn killing_the_supervisor_leaves_nothing(bench: &Bench) -> Result<()> {
     // And a new start meets no old writer, nor a stale socket.
     let again = bench.start(&[], GRAIN)?;
     on_one_thread(async { again.connect().await?.keep_alive().await })
+}
+
+/// Init must get the processor among hundreds of spinning processes, and must have seen each of
+/// them gone before the grain's lock is free.
+fn killing_the_supervisor_of_a_busy_grain_leaves_nothing(bench: &Bench) -> Result<()> {
+    let running = bench.start(&["--new"], GRAIN)?;
+    on_one_thread(async {
+        let session = running.connect().await?.session("Ada").await?;
+        session.get("/spin?n=250").await
+    })?;
+    let inside: Vec<i32> = running.inside().iter().map(|p| p.pid).collect();
+    ensure!(inside.len() == 252, "{} processes", inside.len());
+    let lock = fs::File::open(running.grain_dir.join("lock"))?;
+    // They begin to spin two seconds after their start.
+    std::thread::sleep(Duration::from_secs(3));
+    let began = Instant::now();
+    processes::kill(running.pid());
+    eventually("the lock", Duration::from_secs(10), || {
+        // SAFETY: a call on our own descriptor.
+        (unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0).then_some(())
+    })?;
+    println!("{:?} after the supervisor's death", began.elapsed());
+    let left = processes::all().into_iter().filter(|p| inside[1..].contains(&p.pid)).count();
+    ensure!(left == 0, "the lock was free and {left} processes still there");
+    Ok(())
 }
 
 fn a_grain_nobody_wants_falls_asleep(bench: &Bench) -> Result<()> {

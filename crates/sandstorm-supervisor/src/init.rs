@@ -1,8 +1,9 @@
 //! pid 1 of a grain: builds the inside of the sandbox, starts the app, reaps, forwards signals.
 //!
-//! It ends, and with it every process of the grain, when the supervisor's end of the link closes;
-//! a parent-death signal comes on top. It holds the grain's lock and uid slot, so a new start
-//! cannot meet an old writer. Trust: once it has reported `Ready` it has no privilege left and
+//! It ends when the supervisor's end of the link closes; a parent-death signal comes on top. Before
+//! that it kills every process of the grain and waits until each is gone: it holds the grain's lock
+//! and uid slot, and the kernel would close those before it kills, so that a new start could meet
+//! an old writer that is slow to die. Trust: once it has reported `Ready` it has no privilege left and
 //! runs under the same filter as the app, whose uid it shares; it is not dumpable, and reads
 //! nothing that the app wrote except the first bytes of a program that could not be executed.
 #![forbid(unsafe_code)]
@@ -59,6 +60,10 @@ struct Kept {
 /// Signals that init receives by descriptor and passes on to the app.
 const FORWARDED: &[i32] =
     &[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+
+/// The parent-death signal: received by descriptor like the forwarded ones, so that there is time
+/// to end in order.
+const ORPHANED: i32 = libc::SIGPWR;
 
 /// Numbers below this are set aside for the app's fds.
 const ABOVE: i32 = 10;
@@ -182,9 +187,9 @@ fn build(
     step("drop capabilities", creds::drop_capabilities())?;
     step("make init undumpable", creds::set_dumpable(false))?;
     // After the last change of ids, which clears it. If the supervisor died before, the link says so.
-    step("ask for a parent-death signal", creds::set_parent_death_signal(libc::SIGKILL))?;
+    step("ask for a parent-death signal", creds::set_parent_death_signal(ORPHANED))?;
 
-    let blocked: Vec<i32> = FORWARDED.iter().copied().chain([libc::SIGCHLD]).collect();
+    let blocked: Vec<i32> = FORWARDED.iter().copied().chain([libc::SIGCHLD, ORPHANED]).collect();
     step("block signals", signal::set_mask(&blocked))?;
     let signals = step("make a signalfd", signal::signalfd(&blocked))?;
     // Last of all: every step above needs a call that the filter refuses. Init lives under it too.
@@ -236,11 +241,13 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
             revents: 0,
         });
         if fd::poll(&mut waiting, -1).is_err() {
-            process::exit_now(1);
+            end();
         }
         if waiting[1].revents != 0 {
             for n in pending_signals(signals) {
-                if n == libc::SIGCHLD {
+                if n == ORPHANED {
+                    end();
+                } else if n == libc::SIGCHLD {
                     reap(link, &mut running);
                 } else if let Some(pid) = running {
                     let _ = process::kill(pid, n);
@@ -270,10 +277,18 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
                 Ok(Some(Command::Build | Command::Start)) => {}
                 // Asked to, or the supervisor is gone or not itself any more: everything here ends
                 // with us.
-                Ok(Some(Command::End) | None) | Err(_) => process::exit_now(0),
+                Ok(Some(Command::End) | None) | Err(_) => end(),
             }
         }
     }
+}
+
+/// Kills every other process of the grain, waits until the last is gone, and ends. Nobody can
+/// escape by forking: a fork with a deadly signal pending fails.
+fn end() -> ! {
+    let _ = process::kill_all_others();
+    process::reap_all();
+    process::exit_now(0)
 }
 
 /// Numbers of the signals that have come; the first four bytes of a `signalfd_siginfo` are the number.
@@ -309,6 +324,12 @@ fn start(app: &App<'_>, writes: bool) -> Result<i32, String> {
         Forked::Parent(child) => child,
     };
     drop(status);
+    // Exec may wait for a slow file system, but not longer than the supervisor lives.
+    let mut waiting = [(outcome.as_raw_fd(), libc::POLLIN), (app.kept.link.as_raw_fd(), 0)]
+        .map(|(fd, events)| libc::pollfd { fd, events, revents: 0 });
+    if fd::poll(&mut waiting, -1).is_err() || waiting[1].revents != 0 {
+        end();
+    }
     let mut text = [0; 512];
     match fd::read(outcome.as_raw_fd(), &mut text) {
         // Closed by exec: it runs.
@@ -327,6 +348,7 @@ fn become_app(app: &App<'_>, writes: bool) -> String {
         process::new_session()?;
         signal::reset_all()?;
         process::set_umask(0o007);
+        process::set_priority(0, 0)?;
         limit_self(app.limits, app.own_uid)?;
         fd::dup_onto(app.kept.null.as_raw_fd(), 0)?;
         fd::dup_onto(app.kept.output.as_raw_fd(), 1)?;

@@ -208,19 +208,27 @@ async fn serve(
     // Calls that wait for the app hear why it does not answer.
     grain.close_border(&why);
     let _ = fd::unlink_if_there(dirs.grain.as_fd(), c"socket");
-    if let Some(kill) = &sandbox.cgroup.kill {
-        let _ = fd::write(kill.as_raw_fd(), b"1");
-    }
-    let _ = tokio::time::timeout(LAST_WORDS, app_vat.disconnect()).await;
-    // Then the pipe ends too, after the app's last words.
+    // Init kills the app, waits for all of its processes and ends; the pipe ends with the app's
+    // last words.
     app.end();
+    let _ = tokio::time::timeout(LAST_WORDS, app_vat.disconnect()).await;
     let _ = tokio::time::timeout(LAST_WORDS, pump).await;
     connections.close(result.is_err()).await;
     // Whoever waits for our end may rely on it: every process of the grain is gone, and only then
     // its lock and its uid.
-    let mut gone =
-        [libc::pollfd { fd: sandbox.init.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-    let _ = fd::poll(&mut gone, LAST_WORDS.as_millis() as i32);
+    let gone = |patience| {
+        let mut init =
+            [libc::pollfd { fd: sandbox.init.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        matches!(fd::poll(&mut init, patience), Ok(1..))
+    };
+    if !gone(LAST_WORDS.as_millis() as i32) {
+        // A frozen grain, say. This reaches also what cannot run.
+        if let Some(kill) = &sandbox.cgroup.kill {
+            let _ = fd::write(kill.as_raw_fd(), b"1");
+        }
+        // A process that waits for a dead disk may still write one day: the lock is kept.
+        gone(-1);
+    }
     drop((sandbox.lock, sandbox.slot));
     result
 }

@@ -183,6 +183,9 @@ fn privileged_half(
         Forked::Parent(child) => child,
     };
     cgroup.forget_entrances();
+    // Hundreds of spinning processes of the app must not keep init from ending them. The app
+    // itself starts with the usual niceness; where we may not do this it takes a little longer.
+    let _ = process::set_priority(child.pid, -20);
     if !joined {
         cgroup.join(child.pid).map_err(Error::kernel("put the grain into its control group"))?;
     }

@@ -162,6 +162,31 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// SIGKILL to every process that this one may signal, but itself and pid 1.
+pub fn kill_all_others() -> io::Result<()> {
+    kill(-1, libc::SIGKILL)
+}
+
+/// Waits until this process has no child left.
+pub fn reap_all() {
+    loop {
+        let mut status = 0;
+        // SAFETY: status is valid for writes.
+        match check(i64::from(unsafe { libc::waitpid(-1, &raw mut status, 0) })) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Niceness of a process, 0 for the calling one.
+pub fn set_priority(pid: i32, nice: i32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(i64::from(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid as libc::id_t, nice) }))?;
+    Ok(())
+}
+
 /// Ends this process at once, running no destructor.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: never returns and touches no memory.

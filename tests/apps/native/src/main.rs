@@ -20,6 +20,13 @@ pub type Api = sandstorm_api::Client<capnp::text::Owned>;
 
 fn main() {
     // As a helper process (`/spawn`): wait until somebody ends us.
+    if std::env::args().nth(1).as_deref() == Some("spin") {
+        // Until all of them have been started.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        loop {
+            std::hint::spin_loop();
+        }
+    }
     if std::env::args().nth(1).as_deref() == Some("wait") {
         loop {
             std::thread::sleep(std::time::Duration::from_secs(3600));

@@ -58,6 +58,12 @@ impl web_session::Server for Session {
                     std::process::Command::new("/app").arg("wait").spawn().map_err(failed)?;
                 answer(results, "text/plain", child.id().to_string().as_bytes())
             }
+            "spin" => {
+                for _ in 0..number(1) {
+                    std::process::Command::new("/app").arg("spin").spawn().map_err(failed)?;
+                }
+                answer(results, "text/plain", b"spinning")
+            }
             "log" => {
                 flood(number(1));
                 answer(results, "text/plain", b"logged")
