@@ -18,6 +18,7 @@ mod live;
 mod middleware;
 mod net;
 mod pages;
+mod remove;
 mod router;
 mod state;
 mod store;

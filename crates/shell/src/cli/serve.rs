@@ -125,6 +125,7 @@ async fn sweep(app: App) {
     let mut every = tokio::time::interval(SWEEP);
     loop {
         every.tick().await;
+        app.installer.sweep();
         if let Err(e) = app.store.sweep().await {
             tracing::error!("sweeping: {e}");
         }

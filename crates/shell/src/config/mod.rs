@@ -168,7 +168,7 @@ pub struct AddressRange {
 }
 
 impl AddressRange {
-    fn parse_list(text: &str) -> Result<Vec<AddressRange>> {
+    pub fn parse_list(text: &str) -> Result<Vec<AddressRange>> {
         let mut out = Vec::new();
         for item in text.split([',', ' ']).filter(|item| !item.is_empty()) {
             if item.eq_ignore_ascii_case("loopback") {

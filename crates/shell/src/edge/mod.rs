@@ -6,6 +6,7 @@
 
 pub mod body;
 mod head;
+mod peers;
 pub mod reply;
 pub mod route;
 
@@ -23,6 +24,7 @@ use tower::ServiceExt;
 
 pub use body::{EdgeBody, Feed};
 pub use head::ClientAddr;
+use peers::Peers;
 pub use route::{GrainHost, Target, Via};
 
 use crate::grains::GrainBody;
@@ -37,6 +39,8 @@ const MAX_FIELDS: usize = 200;
 const HEAD_TIME: Duration = Duration::from_secs(60);
 /// Bytes of an upload that wait in the kernel: 10 MB/s and more over a tenth of a second.
 const RECEIVE_BUFFER: usize = 1 << 20;
+/// From the connection to the first byte of its first head.
+const FIRST_BYTE_TIME: Duration = Duration::from_secs(15);
 /// More open connections than this wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 16_384;
 /// How long `SIGTERM` waits for answers that are under way.
@@ -51,6 +55,7 @@ struct Inner {
     router: axum::Router,
     main: tokio::runtime::Handle,
     slots: Arc<tokio::sync::Semaphore>,
+    peers: Arc<Peers>,
     drain: CancellationToken,
     open: TaskTracker,
 }
@@ -58,11 +63,13 @@ struct Inner {
 impl Edge {
     /// Must be called on the main runtime.
     pub fn new(app: App, router: axum::Router) -> Edge {
+        let peers = Peers::new(app.config.trusted_proxies.clone());
         Edge(Arc::new(Inner {
             app,
             router,
             main: tokio::runtime::Handle::current(),
             slots: Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS)),
+            peers: Arc::new(peers),
             drain: CancellationToken::new(),
             open: TaskTracker::new(),
         }))
@@ -87,11 +94,15 @@ impl Edge {
                     continue;
                 }
             };
+            let Some(share) = self.0.peers.enter(peer.ip()) else {
+                tracing::debug!("{}: too many connections; closed", peer.ip());
+                continue;
+            };
             let _ = stream.set_nodelay(true);
             let edge = self.clone();
             self.0.open.spawn(async move {
                 edge.place(stream, peer, via).await;
-                drop(slot);
+                drop((slot, share));
             });
         }
     }
@@ -109,7 +120,7 @@ impl Edge {
     async fn place(self, stream: TcpStream, peer: SocketAddr, via: Via) {
         let mut first = [0u8; 2048];
         let peeked = tokio::select! {
-            peeked = tokio::time::timeout(HEAD_TIME, stream.peek(&mut first)) => peeked,
+            peeked = tokio::time::timeout(FIRST_BYTE_TIME, stream.peek(&mut first)) => peeked,
             () = self.0.drain.cancelled() => return,
         };
         let Ok(Ok(length @ 1..)) = peeked else { return };

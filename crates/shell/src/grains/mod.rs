@@ -6,7 +6,8 @@
 mod conn;
 mod cookies;
 mod core;
-pub mod errors;
+mod destroy;
+mod errors;
 mod gateway;
 mod log;
 mod manifest;
@@ -14,7 +15,6 @@ mod policy;
 pub mod pool;
 pub mod ports;
 mod proxy;
-mod remove;
 mod session;
 mod shared;
 mod slot;
@@ -269,27 +269,6 @@ impl Grains {
     pub async fn restart(&self, grain: &GrainId) -> Result<()> {
         self.stop(grain).await?;
         self.wake(grain).await
-    }
-
-    /// Stops it and removes its data for good, its row in the database included.
-    pub async fn destroy(&self, grain: &GrainId) -> Result<()> {
-        self.revoke_grain(grain);
-        self.kill(grain).await?;
-        let home = self.0.config.home.clone();
-        let id = grain.clone();
-        let moved = tokio::task::spawn_blocking(move || remove::set_aside(&home, id.as_str()))
-            .await
-            .map_err(|e| Error::Internal(e.to_string()))??;
-        self.0.store.destroy_grain(grain.as_str()).await?;
-        self.0.forget(grain);
-        if let Some(moved) = moved {
-            tokio::task::spawn_blocking(move || {
-                if let Err(e) = remove::remove_tree(&moved) {
-                    tracing::warn!("removing {}: {e}", moved.display());
-                }
-            });
-        }
-        Ok(())
     }
 
     pub fn tab_opened(&self, grain: &GrainId, _login: LoginId) -> TabGuard {

@@ -37,6 +37,9 @@ const DOWNLOAD: Duration = Duration::from_secs(3600);
 const STALL: Duration = Duration::from_secs(60);
 /// A file that failed only because of this machine is kept so long for another try.
 const KEEP: Duration = Duration::from_secs(3600);
+/// Files that are sent at once, by all and by one account: each may fill a gigabyte of the disk.
+const SENDERS: usize = 16;
+const SENDERS_EACH: usize = 4;
 /// Viewers hear of progress this often.
 const TELL: Duration = Duration::from_millis(250);
 
@@ -53,6 +56,8 @@ struct Inner {
     unpackers: Semaphore,
     jobs: Mutex<HashMap<PackageId, watch::Sender<Moment>>>,
     kept: Mutex<HashMap<PackageId, (Instant, TempFile, u64)>>,
+    /// Files that each account is sending.
+    senders: Mutex<HashMap<AccountId, usize>>,
 }
 
 /// Where a running job is at this moment.
@@ -74,8 +79,10 @@ enum Source {
 impl Installer {
     /// Prepares the folders and forgets what an earlier run left half-done.
     pub async fn start(config: &Config, store: Store, events: Events) -> Result<Installer> {
-        place::prepare(&config.home)
+        let left = place::prepare(&config.home)
             .map_err(Error::io(format!("preparing {}", config.home.display())))?;
+        // A large tree takes its time, and the names of new ones are never those of old ones.
+        tokio::task::spawn_blocking(move || place::remove_left_overs(&left));
         let interrupted = store.fail_interrupted_installs().await?;
         if interrupted > 0 {
             tracing::info!("{interrupted} installations were interrupted by the last stop");
@@ -89,6 +96,7 @@ impl Installer {
             unpackers: Semaphore::new(UNPACKERS),
             jobs: Mutex::default(),
             kept: Mutex::default(),
+            senders: Mutex::default(),
         })))
     }
 
@@ -99,10 +107,31 @@ impl Installer {
         announced: Option<u64>,
         by: AccountId,
     ) -> std::result::Result<PackageId, Failure> {
+        let _turn = self.turn(by)?;
         let received = Receiver::begin(&self.0.home, announced)?.receive(stream).await?;
         let id = received.id;
         self.begin(id, Source::File(received.file, received.size), Some(by)).await;
         Ok(id)
+    }
+
+    /// A place among those who send a file just now.
+    fn turn(&self, by: AccountId) -> std::result::Result<Turn, Failure> {
+        let mut senders = lock(&self.0.senders);
+        if senders.values().sum::<usize>() >= SENDERS
+            || senders.get(&by).is_some_and(|own| *own >= SENDERS_EACH)
+        {
+            return Err(Failure::machine(
+                "PKG-BUSY",
+                "Other files are being sent to this server just now. Try again when they are done.",
+            ));
+        }
+        *senders.entry(by).or_default() += 1;
+        Ok(Turn(self.clone(), by))
+    }
+
+    /// Forgets files that were kept for another try which nobody made.
+    pub fn sweep(&self) {
+        lock(&self.0.kept).retain(|_, (since, ..)| since.elapsed() < KEEP);
     }
 
     /// Downloads, without knowing the id beforehand, installs, and waits for the end.
@@ -432,6 +461,21 @@ impl Installer {
         let mut kept = lock(&self.0.kept);
         kept.retain(|_, (since, ..)| since.elapsed() < KEEP);
         kept.insert(*id, (Instant::now(), file, size));
+    }
+}
+
+/// Counts as one of the senders until it is dropped.
+struct Turn(Installer, AccountId);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut senders = lock(&self.0.0.senders);
+        if let Some(own) = senders.get_mut(&self.1) {
+            *own -= 1;
+            if *own == 0 {
+                senders.remove(&self.1);
+            }
+        }
     }
 }
 

@@ -8,9 +8,11 @@ use std::{
 };
 
 use super::receive::TempFile;
+use crate::remove::remove_all;
 
-/// The folders below the server's home that packages need, and what is left over in `tmp/`.
-pub fn prepare(home: &Path) -> io::Result<()> {
+/// The folders below the server's home that packages need. The answer is what an earlier run left
+/// in `tmp/`: to be removed, but no reason to wait or not to start.
+pub fn prepare(home: &Path) -> io::Result<Vec<PathBuf>> {
     for (name, mode) in [("tmp", 0o700), ("packages", 0o700), ("apps", 0o755)] {
         let path = home.join(name);
         match fs::DirBuilder::new().mode(mode).create(&path) {
@@ -19,10 +21,16 @@ pub fn prepare(home: &Path) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    for entry in fs::read_dir(home.join("tmp"))? {
-        remove(&entry?.path())?;
+    fs::read_dir(home.join("tmp"))?.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// Removes what `prepare` found. What cannot go is named and stays until the next start.
+pub fn remove_left_overs(found: &[PathBuf]) {
+    for path in found {
+        if let Err(error) = remove_all(path) {
+            tracing::warn!("removing what an earlier run left, {}: {error}", path.display());
+        }
     }
-    Ok(())
 }
 
 /// An empty folder in `tmp/` that goes, with all that is in it, when it is dropped.
@@ -54,7 +62,7 @@ impl Drop for WorkDir {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
             // Left-overs are wiped at the next start.
-            let _ = remove(path);
+            let _ = remove_all(path);
         }
     }
 }
@@ -67,21 +75,13 @@ pub fn keep(home: &Path, id: &str, mut work: WorkDir, file: TempFile) -> io::Res
     let tree = apps.join(id);
     if tree.exists() {
         // Not in the database, so nobody uses it: the server ended between rename and commit.
-        remove(&tree)?;
+        remove_all(&tree)?;
     }
     fs::rename(work.path(), &tree)?;
     work.0 = None;
     file.rename(&packages.join(format!("{id}.spk")))?;
     File::open(&apps)?.sync_all()?;
     File::open(&packages)?.sync_all()
-}
-
-/// Removes a file, or a tree whose folders may have been made unwritable.
-fn remove(path: &Path) -> io::Result<()> {
-    if !fs::symlink_metadata(path)?.is_dir() {
-        return fs::remove_file(path);
-    }
-    fs::remove_dir_all(path)
 }
 
 #[cfg(test)]
@@ -106,7 +106,13 @@ mod tests {
         drop(WorkDir::create(home.path()).unwrap());
         fs::create_dir_all(home.path().join("tmp/unpack.x/y")).unwrap();
         fs::write(home.path().join("tmp/upload.x"), "").unwrap();
-        prepare(home.path()).unwrap();
+        let locked = home.path().join("tmp/unpack.x/y/locked");
+        fs::create_dir(&locked).unwrap();
+        fs::write(locked.join("file"), "").unwrap();
+        fs::set_permissions(&locked, Permissions::from_mode(0o555)).unwrap();
+        let left = prepare(home.path()).unwrap();
+        assert_eq!(left.len(), 2);
+        remove_left_overs(&left);
         assert_eq!(fs::read_dir(home.path().join("tmp")).unwrap().count(), 0);
     }
 }

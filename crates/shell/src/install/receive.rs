@@ -19,8 +19,11 @@ use crate::ids::PackageId;
 /// Largest package file. The archive inside may have 2^30 bytes; xz makes incompressible input a
 /// little larger.
 pub const MAX_FILE: u64 = (1 << 30) + (32 << 20);
-/// Kept free on the disk, whatever comes (bytes).
-const RESERVE: u64 = 64 << 20;
+/// Kept free on the disk, whatever comes (bytes): grains and the database go on writing.
+const RESERVE: u64 = 256 << 20;
+/// The free space is looked at again after so many bytes: a sender may tell no size, several may
+/// send at once, and grains write meanwhile.
+const LOOK: u64 = 16 << 20;
 
 /// A file in `tmp/` that goes when it is dropped.
 #[derive(Debug)]
@@ -83,6 +86,8 @@ pub struct Receiver {
     file: File,
     hash: Sha256,
     size: u64,
+    /// The size at which the free space is looked at next.
+    look_at: u64,
     home: PathBuf,
 }
 
@@ -97,13 +102,19 @@ impl Receiver {
         }
         let (temp, file) = TempFile::create(&home.join("tmp"))
             .map_err(|error| Failure::io(home, "make a temporary file", &error))?;
-        Ok(Receiver { temp, file, hash: Sha256::new(), size: 0, home: home.to_owned() })
+        Ok(Receiver { temp, file, hash: Sha256::new(), size: 0, look_at: 0, home: home.to_owned() })
     }
 
     /// The next bytes. Blocks on the disk.
     pub fn push(&mut self, data: &[u8]) -> Result<(), Failure> {
         self.size += data.len() as u64;
         check_size(self.size)?;
+        if self.size >= self.look_at {
+            self.look_at = self.size + LOOK;
+            if free_bytes(&self.home).is_some_and(|free| free < RESERVE) {
+                return Err(Failure::disk_full(&self.home, None));
+            }
+        }
         self.hash.update(data);
         self.file.write_all(data).map_err(|error| Failure::io(&self.home, "store the file", &error))
     }

@@ -180,8 +180,14 @@ async fn trash(app: &App, login: &Login, ids: &[GrainId]) -> Result<()> {
     let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
     let refs: Vec<&str> = names.iter().map(String::as_str).collect();
     let moved = app.store.trash_grains(login.id(), &refs, true).await?;
+    // All ways in are closed first: a slow or failing stop must not leave one open.
     for id in ids {
-        app.grains.stop(id).await?;
+        app.grains.revoke_grain(id);
+    }
+    for stopped in futures::future::join_all(ids.iter().map(|id| app.grains.stop(id))).await {
+        if let Err(error) = stopped {
+            tracing::warn!("a grain that went to the trash: {error}");
+        }
     }
     if moved > 0 {
         let text = match (moved, app.store.grain(&names[0]).await?) {

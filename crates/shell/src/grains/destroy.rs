@@ -1,0 +1,110 @@
+//! The end of a grain: its files leave `grains/` in one step, and only when nothing writes them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{GrainId, Grains};
+use crate::error::{Error, Result};
+use crate::remove;
+
+/// How long a grain's processes may take to end after they were killed.
+const END_TIME: Duration = Duration::from_secs(15);
+
+impl Grains {
+    /// Stops it and removes its data for good, its row in the database included.
+    ///
+    /// # Errors
+    /// `Timeout` while processes of it are still there: then nothing was removed.
+    pub async fn destroy(&self, grain: &GrainId) -> Result<()> {
+        self.revoke_grain(grain);
+        self.kill(grain).await?;
+        let home = self.0.config.home.clone();
+        let id = grain.clone();
+        let moved = tokio::task::spawn_blocking(move || set_aside(&home, id.as_str()))
+            .await
+            .map_err(|e| Error::Internal(e.to_string()))??;
+        self.0.store.destroy_grain(grain.as_str()).await?;
+        self.0.forget(grain);
+        if let Some(moved) = moved {
+            tokio::task::spawn_blocking(move || {
+                if let Err(e) = remove::remove_all(&moved) {
+                    tracing::warn!("removing {}: {e}", moved.display());
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Moves the grain's directory out of `grains/`; `None` if there is none. One rename: after a
+/// crash the grain is whole or gone.
+fn set_aside(home: &Path, grain: &str) -> Result<Option<PathBuf>> {
+    let from = home.join("grains").join(grain);
+    let tmp = home.join("tmp");
+    fs::create_dir_all(&tmp).map_err(Error::io(tmp.display().to_string()))?;
+    // Held until the directory is away, so that no start gets between.
+    let _lock = lock(&from, END_TIME)?;
+    let to = tmp.join(format!("deleting.{grain}.{}", super::random_name()));
+    match fs::rename(&from, &to) {
+        Ok(()) => Ok(Some(to)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(format!("removing {}", from.display()))(e)),
+    }
+}
+
+/// Takes the lock that supervisor and init hold as long as a process of the grain is alive: the
+/// supervisor's own end alone does not say that its app has ended.
+fn lock(grain: &Path, patience: Duration) -> Result<Option<Flock<File>>> {
+    let path = grain.join("lock");
+    let opened =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
+    let mut file = match opened {
+        Ok(file) => file,
+        // Never started.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(path.display().to_string())(e)),
+    };
+    let begin = Instant::now();
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) => file = back,
+            Err((_, errno)) => return Err(Error::io(path.display().to_string())(errno.into())),
+        }
+        if begin.elapsed() > patience {
+            return Err(Error::Timeout("ending the app's processes"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grain_is_set_aside_only_when_nobody_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let grain = dir.path().join("grains/g1");
+        fs::create_dir_all(&grain).unwrap();
+        fs::write(grain.join("lock"), "").unwrap();
+        let held = lock(&grain, Duration::ZERO).unwrap().unwrap();
+        assert!(matches!(lock(&grain, Duration::ZERO), Err(Error::Timeout(_))));
+        let waiting = {
+            let home = dir.path().to_owned();
+            std::thread::spawn(move || set_aside(&home, "g1"))
+        };
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(grain.exists());
+        drop(held);
+        let moved = waiting.join().unwrap().unwrap().unwrap();
+        assert!(!grain.exists() && moved.join("lock").exists());
+        assert!(set_aside(dir.path(), "g1").unwrap().is_none());
+    }
+}
