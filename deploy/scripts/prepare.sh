@@ -88,7 +88,8 @@ if [ "$what" = soak ]; then
     need sqlite3 has sqlite3
     need postgresql test -d /usr/lib/postgresql
     need mariadb-server-core has mariadbd
-    need git has git
+    need mariadb-client-core has mariadb
+    need git test -e /usr/bin/git
 fi
 [ -z "$packages" ] && exit 0
 

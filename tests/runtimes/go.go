@@ -65,7 +65,10 @@ func main() {
 	for _, where := range [][2]string{{"tcp", "127.0.0.1:0"}, {"tcp", "[::1]:0"}, {"unix", "/var/go.sock"}} {
 		listener, err := net.Listen(where[0], where[1])
 		check(err)
-		go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
+		go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			w.Write(body)
+		}))
 		client := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) {
 			return net.Dial(where[0], listener.Addr().String())
 		}}}

@@ -58,6 +58,7 @@ const SOAK: &[Program] = &[
         debian: "php-cli",
         host: &[
             "/usr/bin/php",
+            "/usr/bin/php.default",
             "/usr/bin/php[0-9]*",
             "/etc/alternatives/php",
             "/usr/lib/php",
@@ -87,7 +88,10 @@ const SOAK: &[Program] = &[
         host: &["/usr/lib/jvm/java-17-openjdk-amd64", "/etc/java-17-openjdk"],
         workload: "Runtime.java",
         command: &["/usr/lib/jvm/java-17-openjdk-amd64/bin/java", "-cp", "/", "Runtime"],
-        options: &[],
+        // The loader finds $ORIGIN by /proc/self/exe, which a grain does not have.
+        options: &[
+            "LD_LIBRARY_PATH=/usr/lib/jvm/java-17-openjdk-amd64/lib:/usr/lib/jvm/java-17-openjdk-amd64/lib/server",
+        ],
     },
     Program {
         name: "go",
@@ -149,8 +153,8 @@ impl Program {
         fs::write(root.join("etc/group"), "app:x:1000:\n")?;
         for pattern in self.host {
             // The shell expands the pattern; a part that is not there may be no part of this version.
-            let script =
-                "for f in $1; do if [ -e \"$f\" ]; then cp -a --parents \"$f\" \"$2\"; fi; done";
+            let script = "for f in $1; do if [ -e \"$f\" ]; then \
+                tar -C / -cf - \"${f#/}\" | tar -C \"$2\" -xf -; fi; done";
             run(Command::new("sh").args(["-c", script, "sh", pattern]).arg(root))?;
         }
         if self

@@ -200,7 +200,11 @@ fn unpacker_calls() -> Result<BpfProgram> {
         // A thread's name.
         (libc::SYS_prctl, Exactly(0, u32::MAX as u64, libc::PR_SET_NAME as u64)),
         // The event loop.
+        // The older calls, which newer architectures never had.
+        #[cfg(target_arch = "x86_64")]
         (libc::SYS_epoll_wait, Nothing),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_poll, Nothing),
         (libc::SYS_epoll_pwait, Nothing),
         (libc::SYS_epoll_pwait2, Nothing),
         (libc::SYS_epoll_ctl, Nothing),
@@ -208,7 +212,7 @@ fn unpacker_calls() -> Result<BpfProgram> {
         (libc::SYS_clock_gettime, Nothing),
         (libc::SYS_clock_nanosleep, Nothing),
         (libc::SYS_nanosleep, Nothing),
-        (libc::SYS_poll, Nothing),
+        (libc::SYS_ppoll, Nothing),
         (libc::SYS_getrandom, Nothing),
         // Signals: the ends of threads, and an abort after a panic. `tgkill` reaches whoever has
         // our uid where Landlock has no scopes, so it may only abort.
