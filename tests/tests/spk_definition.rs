@@ -309,7 +309,7 @@ fn mistakes_in_a_definition() {
         ),
         ("appTitle", "appTitel = 1, appTitle", "appTitel"),
         ("id = \"", "id = \"x", "is no app id"),
-        ("/sandstorm/package.capnp", "/sandstorm/nothing.capnp", "Import failed"),
+        ("/sandstorm/package.capnp", "/sandstorm/nothing.capnp", "their directory with -I"),
     ] {
         author.write("d.capnp", &good.replacen(from, to, 1));
         author.pack_refused(words);

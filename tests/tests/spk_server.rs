@@ -131,6 +131,21 @@ fn unpack(
 }
 
 #[test]
+fn sixty_directories_deep_installs() {
+    let home = tempfile::tempdir().unwrap();
+    let work = home.path().join("work");
+    std::fs::create_dir(&work).unwrap();
+    let innermost = dir("d", vec![file("f", "innermost")]);
+    let nested = (1..60).fold(innermost, |inner, _| dir("d", vec![inner]));
+    let package = home.path().join("p.spk");
+    std::fs::write(&package, signed(&[tree(), vec![nested]].concat())).unwrap();
+    let (info, _) = unpack(&package, &work, |_| ());
+    assert_eq!(info.unwrap().entries, 4 + 61);
+    let file = work.join(vec!["d"; 60].join("/")).join("f");
+    assert_eq!(std::fs::read(file).unwrap(), b"innermost");
+}
+
+#[test]
 fn a_good_package_is_unpacked_and_described() {
     let home = tempfile::tempdir().unwrap();
     let work = home.path().join("work");

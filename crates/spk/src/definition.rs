@@ -232,7 +232,16 @@ fn evaluate(file: &str, name: &str, imports: &[PathBuf]) -> Result<Vec<u8>> {
         // The first error is the cause, what follows it mostly the consequence.
         let lines = said.lines().map(str::trim).filter(|line| !line.contains("warning:"));
         let first: Vec<&str> = lines.take(2).collect();
-        return Err(Error::Definition(display_bytes(first.join("; ").as_bytes())));
+        let said = display_bytes(first.join("; ").as_bytes());
+        // Its own words do not say where it looked.
+        return Err(Error::Definition(if said.contains("Import failed: /sandstorm/") {
+            format!(
+                "{said}: the schemas are neither in include/ beside this program's directory nor \
+                 in /usr/local/include or /usr/include; name their directory with -I"
+            )
+        } else {
+            said
+        }));
     }
     Ok(output.stdout)
 }
