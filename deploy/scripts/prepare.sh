@@ -6,7 +6,8 @@
 #   prepare.sh build    what `make` and `make run` need
 #   prepare.sh test     that, and what `make test` needs
 #   prepare.sh bench    that, and the peers of `cargo xtask bench`
-#   prepare.sh soak     that, and what the long tests run inside the sandbox and around it
+#   prepare.sh soak     that, what the long tests run inside the sandbox and around it, and cargo-deny
+#   prepare.sh fuzz     what `cargo xtask fuzz` needs: a C++ compiler, cargo-fuzz
 #   prepare.sh check    only Rust
 #
 # Exit status: 0 all there, 1 something is missing and could not be installed (stderr says what to do).
@@ -16,7 +17,10 @@ say() { printf 'prepare: %s\n' "$*"; }
 die() { printf 'prepare: %s\n' "$*" >&2; exit 1; }
 
 what=${1:-}
-case $what in build | test | bench | soak | check) ;; *) die "usage: prepare.sh build|test|bench|soak|check" ;; esac
+case $what in
+build | test | bench | soak | fuzz | check) ;;
+*) die "usage: prepare.sh build|test|bench|soak|fuzz|check" ;;
+esac
 top=$(cd "$(dirname "$0")/../.." && pwd)
 PATH=${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:$PATH:/usr/sbin:/sbin
 
@@ -41,6 +45,22 @@ and start again."
 fi
 [ "$what" = check ] && exit 0
 
+# --- Tools that only cargo has -------------------------------------------------------------------
+# Called last: they are compiled.
+cargo_tool() {
+    cargo "$1" --version >/dev/null 2>&1 && return
+    say "installing cargo-$1 with cargo install (some minutes)"
+    # Elsewhere: this checkout's flags and target directory are not for it.
+    (cd / && env -u CARGO_TARGET_DIR -u CARGO_BUILD_TARGET cargo install --quiet --locked "cargo-$1") ||
+        die "cargo could not install cargo-$1 (see above)"
+}
+cargo_tools() {
+    case $what in
+    soak) cargo_tool deny ;;
+    fuzz) cargo_tool fuzz ;;
+    esac
+}
+
 # --- Debian packages ----------------------------------------------------------------------------
 # One line a package: need PACKAGE TEST... (the package is missing when the test fails).
 packages=
@@ -62,7 +82,9 @@ need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
 need nodejs has node                                   # the demo app comes by npm
 need npm has npm
 need busybox-static static_busybox                     # the launcher of packed apps, and the porting guide's app
-if [ "$what" != build ]; then
+if [ "$what" = fuzz ]; then
+    need g++ has c++                                   # libFuzzer is C++
+elif [ "$what" != build ]; then
     need python3-venv debian_venv                      # Radicale, and the independent RPC client
     need curl has curl
     need xz-utils has xz
@@ -91,7 +113,10 @@ if [ "$what" = soak ]; then
     need mariadb-client-core has mariadb
     need git test -e /usr/bin/git
 fi
-[ -z "$packages" ] && exit 0
+if [ -z "$packages" ]; then
+    cargo_tools
+    exit 0
+fi
 
 if ! has apt-get; then
     die "these are missing (Debian's names):$packages
@@ -133,4 +158,5 @@ if [ -d /run/systemd/system ]; then
         case " $packages " in *" $unit"*) $root systemctl disable -q "$unit" 2>/dev/null || : ;; esac
     done
 fi
+cargo_tools
 say "done"

@@ -1,28 +1,5 @@
-//! The shell: the web server people talk to, and the only program that starts grains.
-//!
-//! Trust: everything that arrives here is hostile, from the network above as from supervisors
-//! and apps below. Each module's head says which side it faces.
-
-mod assets;
-mod check;
-mod cli;
-mod config;
-mod control;
-mod edge;
-mod error;
-mod grains;
-mod identity;
-mod ids;
-mod install;
-mod live;
-mod middleware;
-mod net;
-mod pages;
-mod remove;
-mod router;
-mod state;
-mod store;
+//! The program; everything is in the library beside it.
 
 fn main() -> std::process::ExitCode {
-    cli::main()
+    shell::main()
 }

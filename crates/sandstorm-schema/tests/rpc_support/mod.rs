@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each suite uses its part
 
 pub mod raw;
+pub mod script;
 
 use std::future::Future;
 use std::ops::Deref;

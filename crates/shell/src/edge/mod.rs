@@ -5,7 +5,7 @@
 //! threads; all others stay on the main runtime.
 
 pub mod body;
-mod head;
+pub mod head;
 mod peers;
 pub mod reply;
 pub mod route;

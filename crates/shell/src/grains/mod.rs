@@ -4,7 +4,7 @@
 //! [`Grains`] handle talks to them by channels and can be cloned and used from anywhere.
 
 mod conn;
-mod cookies;
+pub mod cookies;
 mod core;
 mod destroy;
 mod errors;
@@ -14,7 +14,7 @@ mod manifest;
 mod policy;
 pub mod pool;
 pub mod ports;
-mod proxy;
+pub mod proxy;
 mod session;
 mod shared;
 mod slot;

@@ -3,7 +3,7 @@
 //! Runs on the grain's home thread. Whatever the app does ends here: a broken answer is a clear
 //! error, a broken body a cut connection, and a client that leaves takes its call with it.
 
-mod answer;
+pub mod answer;
 mod body;
 mod call;
 pub mod context;

@@ -1,0 +1,4 @@
+//! A package's manifest.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_entries::package::manifest(data));
