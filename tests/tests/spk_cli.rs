@@ -298,14 +298,45 @@ fn a_tree_that_changes_is_noticed() {
     // Somebody keeps writing to it, and keeps its time stamp where it was.
     let mtime = author.path("app/f").metadata().unwrap().modified().unwrap();
     let file = fs::File::options().write(true).open(author.path("app/f")).unwrap();
+    let mut count = 0u32;
     while child.try_wait().unwrap().is_none() {
-        std::os::unix::fs::FileExt::write_at(&file, b"x", 5).unwrap();
+        // Other bytes each time: what is the same in both passes is no change.
+        count += 1;
+        std::os::unix::fs::FileExt::write_at(&file, &count.to_le_bytes(), 5).unwrap();
         file.set_modified(mtime).unwrap();
     }
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("f: it changed while it was packed"), "{}", stderr(&output));
     assert_eq!(names(author.0.path()), ["app", "key"]);
+}
+
+#[test]
+fn two_packs_of_hard_linked_trees_do_not_disturb_each_other() {
+    // Recipes share their files by hard links; making and removing those changes the inode's time.
+    let author = Author::new();
+    fs::write(author.path("app/f"), vec![1; 32 << 20]).unwrap();
+    let start = |out: &str| {
+        Command::new(sandstorm_tests::program("spk"))
+            .args(["pack", "app", "key", out])
+            .current_dir(author.0.path())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let mut children = [start("one.spk"), start("two.spk")];
+    let mut links = 0;
+    while children.iter_mut().any(|child| child.try_wait().unwrap().is_none()) {
+        fs::hard_link(author.path("app/f"), author.path("link")).unwrap();
+        fs::remove_file(author.path("link")).unwrap();
+        links += 1;
+    }
+    assert!(links > 10, "{links}");
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    assert!(fs::read(author.path("one.spk")).unwrap() == fs::read(author.path("two.spk")).unwrap());
 }
 
 #[test]

@@ -6,8 +6,6 @@ use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha512};
-
 use crate::error::{Error, Result, display_path};
 use crate::format::layout::Layout;
 use crate::format::limits::MAGIC;
@@ -38,46 +36,22 @@ pub fn write(
     let layout = Layout::of(tree)?;
     tree.must_not_hold(&key.to_bytes())?;
     progress.begin(Step::Hash, layout.bytes());
-    let mut hash = Tee { sink: std::io::sink(), hash: Sha512::new() };
-    layout.write(tree, &mut hash, progress)?;
-    let digest: [u8; 64] = hash.hash.finalize().into();
+    let hashed = layout.write(tree, &mut std::io::sink(), None, progress)?;
 
     progress.begin(Step::Compress, layout.bytes());
     let failed = |e| Error::io("cannot write the package")(e);
     let mut sink = BufWriter::with_capacity(256 << 10, sink);
     sink.write_all(&MAGIC).map_err(failed)?;
     let mut encoder = xz::Encoder::new(sink, threads).map_err(failed)?;
-    signature::write(key.signing(), &digest, &mut encoder)
+    signature::write(key.signing(), &hashed.digest, &mut encoder)
         .map_err(|e| failed(std::io::Error::other(e.to_string())))?;
-    let mut again = Tee { sink: BufWriter::with_capacity(64 << 10, encoder), hash: Sha512::new() };
-    layout.write(tree, &mut again, progress)?;
-    let second: [u8; 64] = again.hash.finalize().into();
-    if second != digest {
-        // No time stamp told, yet other bytes came: a mapping that is being written to.
-        return Err(Error::source(b"the tree", crate::error::SourceFault::Changed));
-    }
-    let encoder = again.sink.into_inner().map_err(|e| failed(e.into_error()))?;
+    let mut again = BufWriter::with_capacity(64 << 10, encoder);
+    layout.write(tree, &mut again, Some(&hashed), progress)?;
+    let encoder = again.into_inner().map_err(|e| failed(e.into_error()))?;
     let mut sink = encoder.finish().map_err(failed)?;
     sink.flush().map_err(failed)?;
     progress.end();
     Ok(())
-}
-
-struct Tee<W> {
-    sink: W,
-    hash: Sha512,
-}
-
-impl<W: Write> Write for Tee<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.sink.write(bytes)?;
-        self.hash.update(&bytes[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.sink.flush()
-    }
 }
 
 /// A file that gets its name when it is whole, and leaves nothing behind otherwise.

@@ -8,6 +8,7 @@ use sandstorm_schema::web_session_capnp::web_session::response as wire;
 
 /// The package's `/sandstorm-http-bridge-config`.
 pub fn config(data: &[u8]) {
+    legacy_bridge::log::mute();
     let Ok(config) = Config::parse(data) else { return };
     assert!(config.permission_names().iter().all(|name| !name.contains([',', '\r', '\n'])));
     if let Some(path) = config.api_path() {
@@ -19,6 +20,7 @@ pub fn config(data: &[u8]) {
 /// An app's answer, arriving in arbitrary pieces: head, body, and the response made of it. The
 /// first byte says how it is cut into reads, and whether the request was HEAD.
 pub fn response(data: &[u8]) {
+    legacy_bridge::log::mute();
     let Some((how, input)) = data.split_first() else { return };
     let (step, head_request) = (usize::from(how & 0x7f) + 1, how & 0x80 != 0);
     let mut scanner = HeadScanner::default();

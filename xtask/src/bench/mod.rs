@@ -4,6 +4,7 @@
 
 mod load;
 mod sandbox;
+mod spk;
 mod web;
 
 use anyhow::{Result, bail};
@@ -93,6 +94,7 @@ const BENCHES: &[Bench] = &[
         "requests, throughput, opening a sleeping grain, memory; against nginx and Caddy",
         web::run,
     ),
+    ("spk", "packing and unpacking, and the memory for it; against tar and xz", spk::run),
 ];
 
 /// Runs one group, or all.

@@ -3,10 +3,15 @@
 //!
 //! All names and directories come first, the contents of the files after them: readers find the
 //! whole structure in a few pages, and it compresses better.
+//!
+//! It is written twice, first to be hashed and then to be compressed. That both were the same is
+//! judged by the bytes themselves, for time stamps can be set.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
+
+use sha2::{Digest, Sha512};
 
 use super::archive::{check_link, check_name};
 use super::limits::{MAX_ARCHIVE_BYTES, MAX_DEPTH, MAX_ENTRIES, MAX_FILE_BYTES};
@@ -46,19 +51,51 @@ impl Layout {
         TABLE_BYTES + 8 * self.total
     }
 
-    /// Writes the archive part of the same tree. `progress` is told the bytes.
+    /// Writes the archive part of the same tree. `before` is what an earlier time wrote, if there
+    /// was one; `progress` is told the bytes.
     ///
     /// # Errors
-    /// A file that cannot be read or has changed; those of `sink`.
-    pub fn write(&self, tree: &Tree, sink: &mut impl Write, progress: &dyn Progress) -> Result<()> {
-        let mut out = Out { sink, written: 0, progress };
+    /// A file that cannot be read, or is not what it was when it was found or `before`; those of
+    /// `sink`.
+    pub fn write(
+        &self,
+        tree: &Tree,
+        sink: &mut impl Write,
+        before: Option<&Written>,
+        progress: &dyn Progress,
+    ) -> Result<Written> {
+        let mut out = Out {
+            sink,
+            written: 0,
+            hash: Sha512::new(),
+            marks: Vec::new(),
+            before: before.map_or(&[], |before| &before.marks),
+            progress,
+        };
         out.bytes(&0u32.to_le_bytes())?;
         out.bytes(&(self.total as u32).to_le_bytes())?;
         out.structure(tree, self)?;
         out.contents(tree)?;
         debug_assert_eq!(out.written, self.bytes());
-        Ok(())
+        let written = Written { digest: out.hash.finalize().into(), marks: out.marks };
+        match before {
+            // Cannot be: every mark was the same.
+            Some(before) if before.digest != written.digest => {
+                Err(Error::source(b"the tree", SourceFault::Changed))
+            }
+            _ => Ok(written),
+        }
     }
+}
+
+/// What was written.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Written {
+    /// SHA-512 of all bytes.
+    pub digest: [u8; 64],
+    /// After each file, the first bytes of the hash so far: enough to name the first file that is
+    /// not what it was.
+    marks: Vec<u64>,
 }
 
 /// Words of a text: its bytes and the NUL.
@@ -150,12 +187,17 @@ fn directories(tree: &Tree) -> impl Iterator<Item = &[Node]> {
 struct Out<'a, W> {
     sink: &'a mut W,
     written: u64,
+    hash: Sha512,
+    marks: Vec<u64>,
+    /// The marks of the time before.
+    before: &'a [u64],
     progress: &'a dyn Progress,
 }
 
 impl<W: Write> Out<'_, W> {
     fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
         self.sink.write_all(bytes).map_err(Error::io("cannot write the package"))?;
+        self.hash.update(bytes);
         self.written += bytes.len() as u64;
         Ok(())
     }
@@ -167,6 +209,17 @@ impl<W: Write> Out<'_, W> {
     fn pad(&mut self) -> Result<()> {
         let gap = (8 - self.written % 8) % 8;
         self.bytes(&[0; 8][..gap as usize])
+    }
+
+    /// A file is written; false when it is not what it was before.
+    fn mark(&mut self) -> bool {
+        let digest = self.hash.clone().finalize();
+        let mut start = [0; 8];
+        start.copy_from_slice(&digest[..8]);
+        let mark = u64::from_le_bytes(start);
+        let same = self.before.get(self.marks.len()).is_none_or(|before| *before == mark);
+        self.marks.push(mark);
+        same
     }
 
     /// The word of the segment that comes next.
@@ -270,6 +323,9 @@ impl<W: Write> Out<'_, W> {
                         self.progress.done(self.written)?;
                     }
                     file.check(&open)?;
+                    if !self.mark() {
+                        return Err(file.changed());
+                    }
                 }
                 Source::Tar(start) => {
                     let Some(tar) = &tree.tar else {
@@ -285,6 +341,9 @@ impl<W: Write> Out<'_, W> {
                         done += most as u64;
                         self.progress.done(self.written)?;
                     }
+                    if !self.mark() {
+                        return Err(Error::source(&node.name, SourceFault::Changed));
+                    }
                 }
             }
             self.pad()?;
@@ -294,5 +353,61 @@ impl<W: Write> Out<'_, W> {
             Some(tar) => tar.disk.check(&tar.file),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::progress::Silent;
+    use crate::tree::{dir, disk::Forbidden};
+
+    /// Writes a tree twice, with something done to its directory in between.
+    fn twice(between: impl FnOnce(&std::path::Path)) -> Result<Written> {
+        let home = tempfile::tempdir().unwrap();
+        let tree = home.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(tree.join(name), vec![7; 300_000]).unwrap();
+        }
+        let found = dir::scan(&tree, &Forbidden::default()).unwrap();
+        let layout = Layout::of(&found).unwrap();
+        let first = layout.write(&found, &mut std::io::sink(), None, &Silent).unwrap();
+        between(&tree);
+        layout.write(&found, &mut std::io::sink(), Some(&first), &Silent)
+    }
+
+    #[test]
+    fn a_file_that_changed_between_the_passes_is_named_even_if_its_time_is_put_back() {
+        let error = twice(|tree| {
+            let time = tree.join("b").metadata().unwrap().modified().unwrap();
+            let file = fs::File::options().write(true).open(tree.join("b")).unwrap();
+            file.write_at(b"x", 200_000).unwrap();
+            file.set_modified(time).unwrap();
+        });
+        let said = error.unwrap_err().to_string();
+        assert!(said.contains("/tree/b: it changed while it was packed"), "{said}");
+        // The same by its stamp alone, and another file of the same name, size and time.
+        for bytes in [vec![7; 300_000], vec![7; 300_001]] {
+            let error = twice(|tree| {
+                let time = tree.join("c").metadata().unwrap().modified().unwrap();
+                fs::write(tree.join("new"), &bytes).unwrap();
+                fs::File::open(tree.join("new")).unwrap().set_modified(time).unwrap();
+                fs::rename(tree.join("new"), tree.join("c")).unwrap();
+            });
+            assert!(error.unwrap_err().to_string().contains("/tree/c: it changed"));
+        }
+    }
+
+    #[test]
+    fn a_hard_link_made_or_removed_elsewhere_is_no_change() {
+        twice(|tree| {
+            fs::hard_link(tree.join("a"), tree.with_file_name("link")).unwrap();
+            fs::hard_link(tree.join("b"), tree.with_file_name("gone")).unwrap();
+            fs::remove_file(tree.with_file_name("gone")).unwrap();
+        })
+        .unwrap();
     }
 }

@@ -131,7 +131,9 @@ fn expected(nodes: &[Node], parent: &[u8], lines: &mut Lines) {
 fn written(tree: &Tree) -> Vec<u8> {
     let layout = Layout::of(tree).unwrap();
     let mut bytes = Vec::new();
-    layout.write(tree, &mut bytes, &Silent).unwrap();
+    let first = layout.write(tree, &mut std::io::sink(), None, &Silent).unwrap();
+    let again = layout.write(tree, &mut bytes, Some(&first), &Silent).unwrap();
+    assert_eq!(first, again);
     assert_eq!(bytes.len() as u64, layout.bytes());
     bytes
 }

@@ -22,14 +22,16 @@ pub struct DiskFile {
     stamp: Stamp,
 }
 
-/// Changes whenever somebody writes to the file, renames another one over it or sets its time.
+/// Changes when somebody writes to the file, renames another one over it or sets its time. Not the
+/// time of the inode's own change: a hard link made or removed elsewhere changes that, and is no
+/// change of the file. Who writes and sets the time back is found out by the bytes, which are read
+/// twice (`format::layout`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,
     inode: u64,
     size: i64,
     mtime: (i64, i64),
-    ctime: (i64, i64),
 }
 
 impl Stamp {
@@ -39,7 +41,6 @@ impl Stamp {
             inode: stat.st_ino,
             size: stat.st_size,
             mtime: (stat.st_mtime, stat.st_mtime_nsec),
-            ctime: (stat.st_ctime, stat.st_ctime_nsec),
         }
     }
 }
