@@ -73,6 +73,8 @@ const acts = {
   reconnect: () => connect(),
   fullscreen: () => enterFull(),
   "cancel-upload": () => uploading?.abort(),
+  palette: () => palette(),
+  wait: (el) => waitOn(el),
 };
 addEventListener("click", (event) => {
   const el = event.target.closest?.("[data-do], [data-copy]");
@@ -101,22 +103,19 @@ for (const notice of $$("#notices .notice")) {
   say(notice.textContent.trim());
 }
 
-// ---- The list ----
-const list = $("#list");
-if (list) {
-  const count = () => {
-    const n = $$("input[name=grain]:checked", list).length;
-    $("#chosen").textContent = `${n} chosen`;
-  };
-  list.addEventListener("change", count);
-  list.addEventListener("reset", () => setTimeout(count));
-  count();
-  addEventListener("pointerdown", (event) => {
-    const row = event.target.closest?.("a[data-wake]");
-    // The press wakes the grain; by the time the page is there it may be up.
-    if (row && event.button === 0) post(`/grains/${row.dataset.wake}/act`, { act: "wake" });
-  });
+// ---- The list: changed in place by search and news, so nothing here may hold on to its elements ----
+function count() {
+  const chosen = $("#chosen");
+  if (chosen) chosen.textContent = `${$$("#list input[name=grain]:checked").length} chosen`;
 }
+addEventListener("change", (event) => { if (event.target.name === "grain") count(); });
+addEventListener("reset", () => setTimeout(count));
+count();
+addEventListener("pointerdown", (event) => {
+  const row = event.target.closest?.("a[data-wake]");
+  // The press wakes the grain; by the time the page is there it may be up.
+  if (row && event.button === 0) post(`/grains/${row.dataset.wake}/act`, { act: "wake" });
+});
 function post(path, fields) {
   return fetch(path, { method: "POST", keepalive: true, body: new URLSearchParams({ token, ...fields }) });
 }
@@ -141,9 +140,11 @@ if (box && $("#count")) {
     }, 150);
   });
 }
+// Says that only a part of the page is wanted: news waits for a page on which it is seen.
+const part = { headers: { accept: "text/html", "x-sandstorm-part": "1" } };
 async function fetchPage(url) {
   try {
-    const answer = await fetch(url, { headers: { accept: "text/html" } });
+    const answer = await fetch(url, part);
     if (!answer.ok || answer.redirected) return null;
     return new DOMParser().parseFromString(await answer.text(), "text/html");
   } catch { return null; }
@@ -151,10 +152,19 @@ async function fetchPage(url) {
 function swap(old, next) {
   if (!old || !next) return;
   const chosen = new Set($$("input[name=grain]:checked", old).map((el) => el.value));
+  const had = old.contains(document.activeElement) ? document.activeElement : null;
+  // What just happened stays to be read, and to be undone.
+  const told = $("#notices", old);
+  if (told) $("#notices", next)?.replaceWith(told);
   old.replaceChildren(...next.childNodes);
   for (const el of $$("input[name=grain]", old)) el.checked = chosen.has(el.value);
   for (const el of $$("[data-show], [data-do]", old)) el.hidden = false;
+  count();
   tellTimes(old);
+  // The same link, box or button, made anew, has the focus again.
+  const same = (el) => el.tagName === had.tagName && el.className === had.className && el.id === had.id
+    && el.name === had.name && el.value === had.value && el.getAttribute("href") === had.getAttribute("href");
+  if (had) $$("a, button, input, summary, select", old).find(same)?.focus({ preventScroll: true });
 }
 
 // ---- Live ----
@@ -210,24 +220,28 @@ function refresh(what) {
 }
 async function load(el) {
   try {
-    const answer = await fetch(el.dataset.live);
+    const answer = await fetch(el.dataset.live, part);
     if (answer.ok) {
       const html = await answer.text();
       const page = new DOMParser().parseFromString(html, "text/html");
       const focus = document.activeElement;
+      const state = answer.headers.get("x-state");
+      const stillSlow = $(".slow", el) && !loaded && (state === "running" || state === "starting");
       const step = $("#step", el), next = $("#step", page);
-      if (step && next) {
+      if (stillSlow) {
+        // The error stays until something came.
+      } else if (step && next) {
         // Still waking: only the words change, so that nothing flickers.
         step.textContent = next.textContent;
-      } else if (step && answer.headers.get("x-state") === "running") {
+      } else if (step && state === "running") {
         // It runs, and its page is on the way: the frame says when.
         step.textContent = "Loading its page";
       } else if (!(el.contains(focus) && focus !== el && el.id !== "state")) {
         el.replaceChildren(...page.body.childNodes);
-        for (const part of $$("[data-show], [data-do]", el)) part.hidden = false;
+        for (const extra of $$("[data-show], [data-do]", el)) extra.hidden = false;
         tellTimes(el);
       }
-      stateOf(el, answer.headers.get("x-state"));
+      stateOf(el, state);
       const title = answer.headers.get("x-title");
       if (title) setTitle(decodeURIComponent(title));
     } else if (answer.status === 403 || answer.status === 404) {
@@ -242,7 +256,7 @@ async function load(el) {
 }
 let reload;
 function reloadList() {
-  if (!list && !$("#count")) return;
+  if (!$("#count")) return;
   clearTimeout(reload);
   reload = setTimeout(async () => {
     if ($("main").contains(document.activeElement) && document.activeElement.id !== "main") return;
@@ -250,7 +264,31 @@ function reloadList() {
     if (page) { swap($("main"), $("main", page)); swap($(".rail"), $(".rail", page)); }
   }, 300);
 }
-let loaded = false;
+// ---- Waiting for an app: after a minute it is an error, with ways out ----
+let loaded = false, slow;
+function lateSoon() {
+  clearTimeout(slow);
+  slow = setTimeout(async () => {
+    const panel = $("#state .waking");
+    if (!panel || loaded) return;
+    const answer = await fetch(`${$("#state").dataset.live}?slow=true`, part).catch(() => null);
+    if (!answer?.ok || answer.headers.get("x-state") !== "slow" || loaded) return;
+    $("#state").innerHTML = await answer.text();
+    alarm("The app does not answer");
+  }, 60000);
+}
+if ($("#state .waking")) lateSoon();
+function waitOn(el) {
+  const late = el.closest(".late");
+  if (late) {
+    // It comes back by itself.
+    late.classList.remove("late");
+    void late.offsetWidth;
+    late.classList.add("late");
+  } else el.closest(".panel").remove();
+  frame?.focus();
+  lateSoon();
+}
 function stateOf(el, state) {
   if (el.id === "steps") {
     const go = $("[data-go]", el);
@@ -265,7 +303,7 @@ function stateOf(el, state) {
 frame?.addEventListener("load", () => { loaded = true; refresh("all"); });
 function reveal() {
   document.body.classList.add("shown");
-  $("#state .waking")?.remove();
+  $("#state .waking, #state .slow")?.remove();
   if (document.activeElement === document.body || document.activeElement === null) frame.focus();
 }
 function ended() {
@@ -372,22 +410,24 @@ if (grain && location.hash === "#new") {
   rename();
 }
 
-// ---- Upload ----
+// ---- Upload: from its form, or dropped on any page but a grain's ----
 let uploading;
 const form = $("#upload");
-if (form) {
-  form.addEventListener("submit", (event) => {
-    const file = $("#file").files[0];
-    if (!file) return;
-    event.preventDefault();
-    upload(file);
-  });
-}
+form?.addEventListener("submit", (event) => {
+  const file = $("#file").files[0];
+  if (!file) return;
+  event.preventDefault();
+  upload(file);
+});
 function upload(file) {
+  if (uploading) return;
+  if (!form) uploadDialog();
   // fetch tells nothing about how much is sent.
   const request = uploading = new XMLHttpRequest();
   const started = Date.now();
-  form.querySelector("button.main").disabled = true;
+  const button = form && $("button.main", form);
+  if (button) button.disabled = true;
+  $("#upload-error")?.remove();
   $("#uploading").hidden = false;
   $("#upload-name").textContent = file.name;
   const mb = (n) => `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} MB`;
@@ -397,6 +437,17 @@ function upload(file) {
     const left = share > 0.02 ? Math.round((Date.now() - started) / share * (1 - share) / 1000) : 0;
     $("#upload-figures").textContent =
       `${mb(event.loaded)} of ${mb(event.total)}${left > 4 ? `, about ${left} s left` : ""}`;
+  };
+  const fail = (text) => {
+    uploading = null;
+    $("#uploading").hidden = true;
+    if (button) button.disabled = false;
+    const strip = document.createElement("div");
+    strip.id = "upload-error";
+    strip.className = "strip bad";
+    strip.append(Object.assign(document.createElement("span"), { textContent: text }));
+    (form || $("#uploading")).before(strip);
+    alarm(text);
   };
   request.onload = () => {
     if (request.status === 200) location.assign(`/install/${request.responseText.trim()}`);
@@ -409,32 +460,34 @@ function upload(file) {
   request.send(file);
   say(`Uploading ${file.name}`);
 }
-function fail(text) {
-  $("#uploading").hidden = true;
-  form.querySelector("button.main").disabled = false;
-  $("#upload-error")?.remove();
-  const strip = document.createElement("div");
-  strip.id = "upload-error";
-  strip.className = "strip bad";
-  strip.append(Object.assign(document.createElement("span"), { textContent: text }));
-  form.before(strip);
-  alarm(text);
+function uploadDialog() {
+  const dialog = makeDialog("Install an app");
+  const box = Object.assign(document.createElement("div"), { id: "uploading" });
+  const cancel = Object.assign(document.createElement("button"), { textContent: "Cancel" });
+  cancel.dataset.do = "cancel-upload";
+  const name = Object.assign(document.createElement("strong"), { id: "upload-name" });
+  const bar = Object.assign(document.createElement("progress"), { id: "upload-bar", max: 100 });
+  bar.setAttribute("aria-label", "Uploading");
+  box.append(name, bar, Object.assign(document.createElement("p"), { id: "upload-figures", className: "figures" }), cancel);
+  dialog.append(box);
+  dialog.addEventListener("close", () => uploading?.abort());
+  dialog.showModal();
 }
-// Drop on any page but the grain's.
-if (signedIn && !grain) {
+if ("member" in document.body.dataset && !grain) {
   let depth = 0;
   const isFile = (event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragenter", (event) => { if (isFile(event)) { depth++; document.body.classList.add("dragging"); } });
-  addEventListener("dragleave", (event) => { if (isFile(event) && --depth <= 0) document.body.classList.remove("dragging"); });
+  const drag = (on) => document.body.classList.toggle("dragging", on);
+  addEventListener("dragenter", (event) => { if (isFile(event)) { depth++; drag(true); } });
+  addEventListener("dragleave", (event) => { if (isFile(event) && --depth <= 0) drag(false); });
   addEventListener("dragover", (event) => { if (isFile(event)) event.preventDefault(); });
   addEventListener("drop", (event) => {
     if (!isFile(event)) return;
     event.preventDefault();
     depth = 0;
-    document.body.classList.remove("dragging");
+    drag(false);
     const file = event.dataTransfer.files[0];
-    if (!form) { location.assign("/install"); return; }
-    $("#file").files = event.dataTransfer.files;
+    if (!file) return;
+    if (form) $("#file").files = event.dataTransfer.files;
     upload(file);
   });
 }
@@ -482,7 +535,7 @@ addEventListener("keydown", (event) => {
   };
   if (event.key === "ArrowDown" && rows.length) return move(1);
   if (event.key === "ArrowUp" && row) return move(-1);
-  if (event.key === "Delete" && row) { $("input", row).checked = true; $("[value=trash]", list)?.click(); return; }
+  if (event.key === "Delete" && row) { $("input", row).checked = true; $("#list [value=trash]")?.click(); return; }
   if (store.get("keys") === "off") return;
   if (event.timeStamp - goTo < 1500) {
     goTo = -Infinity;
@@ -551,7 +604,7 @@ function palette() {
   };
   const ask = async () => {
     const mine = ++asked;
-    const answer = await fetch(`/palette?q=${encodeURIComponent(input.value)}`).catch(() => null);
+    const answer = await fetch(`/palette?q=${encodeURIComponent(input.value)}`, part).catch(() => null);
     if (mine !== asked || !answer?.ok) return;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     found.replaceChildren(...$$("li", page));
@@ -570,6 +623,7 @@ function palette() {
   });
   found.addEventListener("click", (event) => go(event.target.closest("li")));
   dialog.showModal();
+  input.focus();
   ask();
 }
 function makeNew(make) {

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 
 use super::{EdgeBody, reply};
 use crate::config::Config;
+use crate::pages::standalone::Sheet;
 
 /// Fields and bytes of a head, Cookie not counted: frames can make a browser send any number of
 /// cookies, and an overlong cookie must never lock a person out.
@@ -27,10 +28,17 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Response<EdgeBody>> {
         }
     }
     if fields > MAX_FIELDS || bytes > MAX_BYTES {
-        return Err(reply::plain(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "The request's header is larger than 100 fields or 64 KiB.\n",
-        ));
+        let sheet = Sheet {
+            title: "This request's head is too large",
+            why: &format!(
+                "It has {fields} fields and {bytes} bytes; up to {MAX_FIELDS} and {MAX_BYTES} are \
+                 read, cookies not counted."
+            ),
+            advice: "Go back and try again with a shorter address.",
+            code: "S-HEAD",
+            ..Sheet::default()
+        };
+        return Err(reply::told(request, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &sheet));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::EdgeBody;
 use crate::config::Config;
+use crate::pages::standalone::{Sheet, style_source};
 
 /// Plain text, never sniffed, never cached.
 pub fn plain(status: StatusCode, text: impl Into<String>) -> Response<EdgeBody> {
@@ -18,6 +19,28 @@ pub fn plain(status: StatusCode, text: impl Into<String>) -> Response<EdgeBody> 
     ];
     for (name, value) in fixed {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}
+
+/// The same as a page for people, as text for programs.
+pub fn told<B>(request: &Request<B>, status: StatusCode, sheet: &Sheet<'_>) -> Response<EdgeBody> {
+    let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    tracing::info!(code = sheet.code, status = status.as_u16(), "{}", sheet.title);
+    if !accept.is_some_and(|accept| accept.contains("text/html")) {
+        let text = format!("{}. {} {}", sheet.title, sheet.why, sheet.advice);
+        return plain(status, format!("{}\n", text.trim()));
+    }
+    let mut answer = plain(status, sheet.html());
+    let headers = answer.headers_mut();
+    let policy = format!(
+        "default-src 'none'; style-src {}; frame-ancestors 'none'; sandbox \
+         allow-top-navigation-by-user-activation",
+        style_source()
+    );
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     answer
 }
@@ -45,15 +68,19 @@ pub fn to_root<B>(config: &Config, request: &Request<B>) -> Response<EdgeBody> {
     redirect(StatusCode::TEMPORARY_REDIRECT, &format!("{}/{path}", config.root))
 }
 
-pub fn misdirected<B>(config: &Config, _request: &Request<B>) -> Response<EdgeBody> {
-    plain(
-        StatusCode::MISDIRECTED_REQUEST,
-        format!(
-            "Nothing is served under this name. This server is at {}/ (its operator sets that \
-             by ROOT_URL and WILDCARD_HOST).\n",
-            config.root
-        ),
-    )
+pub fn misdirected<B>(config: &Config, request: &Request<B>) -> Response<EdgeBody> {
+    let home = format!("{}/", config.root);
+    let asked = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let asked: String = asked.unwrap_or("this name").chars().take(100).collect();
+    let sheet = Sheet {
+        title: "Nothing is served under this name",
+        why: &format!("You asked for {asked}. This server is at {home}."),
+        advice: "Whoever runs this server sets its names by ROOT_URL and WILDCARD_HOST.",
+        code: "S-HOST",
+        home: Some(&home),
+        ..Sheet::default()
+    };
+    told(request, StatusCode::MISDIRECTED_REQUEST, &sheet)
 }
 
 /// Tells a page of the shell that names below the wildcard lead here.

@@ -4,6 +4,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::edge::EdgeBody;
 use crate::error::Error;
+use crate::pages::errors::sentence;
+use crate::pages::standalone::Sheet;
 
 /// An error as people see it: what happened, why, what to do, and a code that is in the log too.
 #[derive(Clone, Debug)]
@@ -39,62 +41,62 @@ impl Fault {
     pub fn of(error: Error, owner: bool) -> Fault {
         let status = error.status();
         let kind = error.code();
+        let told = |title: &str, why: String, advice: &str| {
+            Fault::new(status, kind, title, sentence(&why), advice)
+        };
         match error {
             Error::GrainFailed { reason, code, log_tail } => Fault {
                 status,
                 title: "The app stopped".into(),
-                why: if owner { reason } else { "It did not answer.".into() },
-                advice: "Load this page again to start it.".into(),
+                why: if owner { sentence(&reason) } else { "It did not answer.".into() },
+                advice: "What was saved is still there. Start it again; if it stops again, its \
+                         log says more."
+                    .into(),
                 code,
                 log_tail: if owner { log_tail } else { String::new() },
             },
-            Error::Disconnected(why) => Fault::new(
-                status,
-                kind,
+            Error::Disconnected(why) => told(
                 "The app stopped",
                 if owner { why } else { "It went away before it answered.".into() },
-                "Load this page again to start it.",
+                "What was saved is still there. Start it again.",
             ),
-            Error::NotFound(what) => Fault::new(
-                status,
-                kind,
+            Error::NotFound(what) => told(
                 "Not here for you",
                 format!("There is no such {what}, or it is not shared with you."),
                 "Open it from your list of grains.",
             ),
             Error::Forbidden(why) => {
-                Fault::new(status, kind, "This is not allowed", why, String::new())
+                told("This is not allowed", why, "Open the grain from your list of grains.")
             }
-            Error::BadRequest(why) => {
-                Fault::new(status, kind, "This request makes no sense", why, String::new())
-            }
-            Error::Unimplemented(why) => {
-                Fault::new(status, kind, "This app does not offer that", why, String::new())
-            }
+            Error::BadRequest(why) => told(
+                "The server did not understand this request",
+                why,
+                "Go back and try again. If it happens again, tell the app's author.",
+            ),
+            Error::Unimplemented(why) => told(
+                "This app does not offer that",
+                why,
+                "Go back. If you expected it to, tell the app's author.",
+            ),
             Error::Overloaded(why) => {
-                Fault::new(status, kind, "The app is busy", why, "Try again in a moment.")
+                told("The app has too much to do", why, "Wait a moment, then try again.")
             }
-            Error::BadGateway(why) => Fault::new(
-                status,
-                kind,
+            Error::BadGateway(why) => told(
                 "The app's answer makes no sense",
                 why,
-                "Tell the app's author, with the code below.",
+                "Try again. If it happens again, tell the app's author, with the code below.",
             ),
-            Error::Timeout(what) => Fault::new(
-                status,
-                kind,
+            Error::Timeout(what) => told(
                 "This took too long",
-                format!("{what} did not finish in time."),
-                "Load this page again, or restart the app from its menu.",
+                format!("{what} did not finish in time"),
+                "Try again, or restart the app from its menu.",
             ),
             other => {
-                let fault = Fault::new(
-                    status,
-                    kind,
+                let fault = told(
                     "We could not finish this",
-                    "Nothing was changed.",
-                    "Try again.",
+                    "Something went wrong on this server. Nothing was changed".into(),
+                    "Try again. If it happens again, whoever runs this server finds the code in \
+                     its log.",
                 );
                 tracing::error!(code = fault.code, "{other}");
                 fault
@@ -102,8 +104,8 @@ impl Fault {
         }
     }
 
-    /// As a page, JSON or text, by what the client accepts.
-    pub fn answer(&self, request: &HeaderMap) -> Response<EdgeBody> {
+    /// As a page, JSON or text, by what the client accepts. `home`: the shell's address.
+    pub fn answer(&self, request: &HeaderMap, home: &impl std::fmt::Display) -> Response<EdgeBody> {
         tracing::info!(
             code = self.code,
             status = self.status.as_u16(),
@@ -113,7 +115,12 @@ impl Fault {
         );
         let accept = request.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
         let (kind, body) = if accept.contains("text/html") {
-            ("text/html; charset=utf-8", self.html())
+            // The bar around a frame leads home by itself, and the frame could not.
+            let framed = request
+                .get("sec-fetch-dest")
+                .is_some_and(|dest| ["iframe", "frame"].iter().any(|frame| dest == frame));
+            let home = format!("{home}/");
+            ("text/html; charset=utf-8", self.html((!framed).then_some(&home)))
         } else if accept.contains("json") {
             ("application/json", self.json())
         } else {
@@ -138,7 +145,7 @@ impl Fault {
         }
         text += &format!("Code {}\n", self.code);
         if !self.log_tail.is_empty() {
-            text += &format!("\nLast lines of its log:\n{}\n", self.log_tail);
+            text += &format!("\nThe last lines of its log:\n{}\n", self.log_tail);
         }
         text
     }
@@ -151,43 +158,26 @@ impl Fault {
         .to_string()
     }
 
-    fn html(&self) -> String {
-        maud::html! {
-            (maud::DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    title { "Error: " (self.title) }
-                    style { (maud::PreEscaped(STYLE)) }
-                }
-                body {
-                    main {
-                        h1 { (self.title) }
-                        p { (self.why) }
-                        @if !self.advice.is_empty() { p { (self.advice) } }
-                        @if self.status.is_server_error() {
-                            p { a href="" { "Try again" } }
-                        }
-                        @if !self.log_tail.is_empty() {
-                            h2 { "Last lines of its log" }
-                            pre { (self.log_tail) }
-                        }
-                        p.code { "Code " (self.code) }
-                    }
-                }
+    fn html(&self, home: Option<&String>) -> String {
+        let again = match self.status {
+            StatusCode::BAD_GATEWAY if self.title == "The app stopped" => Some("Start again"),
+            status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
+                Some("Try again")
             }
+            _ => None,
+        };
+        Sheet {
+            title: &self.title,
+            why: &self.why,
+            advice: &self.advice,
+            code: &self.code,
+            log_tail: &self.log_tail,
+            again,
+            home: home.map(String::as_str),
         }
-        .into_string()
+        .html()
     }
 }
-
-const STYLE: &str = ":root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;\
-    margin:0;background:light-dark(#fbf9f5,#171512);color:light-dark(#221e19,#f3efe8)}\
-    main{max-width:40rem;margin:3rem auto;padding:0 1rem}h1{font-size:1.75rem;line-height:1.2}\
-    h2{font-size:1.125rem}pre{overflow:auto;padding:1rem;border-radius:6px;\
-    background:light-dark(#f2eee7,#0f0e0c)}a{color:light-dark(#09565a,#72d2c9)}\
-    .code{color:light-dark(#665e52,#aba294);font-size:.8125rem}";
 
 /// `kind` with four random characters, so that one occurrence can be found in the log.
 pub fn code(kind: &str) -> String {
@@ -210,9 +200,11 @@ mod tests {
             code: "G-START-AAAA".into(),
             log_tail: "<b>".into(),
         };
-        let page = Fault::of(error(), true).html();
+        let page = Fault::of(error(), true).html(None);
         assert!(page.contains("status 3 &lt;script&gt;") && page.contains("&lt;b&gt;"));
-        let page = Fault::of(error(), false).html();
+        assert!(page.contains(">Start again</a>") && !page.contains("My grains"));
+        let page = Fault::of(error(), false).html(Some(&"http://box/".to_owned()));
+        assert!(page.contains("href=\"http://box/\""));
         assert!(!page.contains("status 3") && !page.contains("&lt;b&gt;"));
         assert!(page.contains("G-START-AAAA"));
     }
@@ -223,7 +215,10 @@ mod tests {
         let kind = |accept: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-            fault.answer(&headers).headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned()
+            fault.answer(&headers, &"http://box").headers()[header::CONTENT_TYPE]
+                .to_str()
+                .unwrap()
+                .to_owned()
         };
         assert_eq!(kind("text/html,*/*;q=0.8"), "text/html; charset=utf-8");
         assert_eq!(kind("application/json"), "application/json");

@@ -27,7 +27,7 @@ pub async fn admit<B>(
 ) -> Result<Arc<GrainSession>, Refusal> {
     let headers = request.headers();
     let refuse = |fault: Fault| {
-        let mut answer = fault.answer(headers);
+        let mut answer = fault.answer(headers, &shared.config.root);
         let policy =
             policy::content_security(&shared.config, &session::origin(&shared.config, host));
         policy::apply(answer.headers_mut(), &policy);
@@ -98,7 +98,7 @@ fn hand_over<B>(shared: &Shared, request: &Request<B>, host: &GrainHost) -> Resp
                 "An address like this opens a grain once, within a minute.",
                 "Load the grain's page again.",
             )
-            .answer(request.headers()),
+            .answer(request.headers(), &shared.config.root),
         );
     };
     // A path of our own making, whatever was asked: `//elsewhere` and `\` lead off this host.

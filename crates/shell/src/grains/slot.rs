@@ -405,6 +405,8 @@ fn last_words(log: &str) -> Option<String> {
         return None;
     }
     let before = at.checked_sub(1).and_then(|at| lines[at].strip_prefix("** HTTP-BRIDGE: "));
+    // "The app exited with status 3" again, in the bridge's words, adds nothing.
+    let before = before.filter(|cause| !cause.starts_with("the app exited with status"));
     Some(match before {
         Some(cause) => format!("{} {}", sentence(words), sentence(cause)),
         None => sentence(words),

@@ -119,9 +119,9 @@ impl OptionalFromRequestParts<App> for Login {
     }
 }
 
-/// A signed-in browser of an administrator; for others the page is not there.
-#[derive(Clone, Debug)]
-pub struct Admin(pub Login);
+/// Proof that an administrator asks; for others the page is not there.
+#[derive(Clone, Copy, Debug)]
+pub struct Admin;
 
 impl FromRequestParts<App> for Admin {
     type Rejection = PageError;
@@ -130,7 +130,7 @@ impl FromRequestParts<App> for Admin {
         app: &App,
     ) -> std::result::Result<Admin, PageError> {
         let login = <Login as FromRequestParts<App>>::from_request_parts(parts, app).await?;
-        if login.is_admin() { Ok(Admin(login)) } else { Err(Error::NotFound("page").into()) }
+        if login.is_admin() { Ok(Admin) } else { Err(Error::NotFound("page").into()) }
     }
 }
 

@@ -148,6 +148,7 @@ fn refusal(error: capnp::Error) -> Failure {
     let said = error.extra.rsplit("remote exception: ").next().unwrap_or_default();
     let said = crate::identity::text::one_line(said, 300);
     let said = said.trim_end_matches('.');
+    let said = said.strip_prefix("not a package: ").unwrap_or(said);
     match error.kind {
         capnp::ErrorKind::Failed => Failure::file(
             "PKG-BAD",

@@ -35,20 +35,13 @@ fn rail(here: &str) -> Markup {
     }
 }
 
-async fn respond(
-    app: &App,
-    admin: &Admin,
-    mut viewer: Viewer,
-    path: &str,
-    title: &str,
-    body: Markup,
-) -> PageResult {
-    viewer.notices = app.store.take_notices(admin.0.id()).await?;
+async fn respond(mut viewer: Viewer, path: &str, title: &str, body: Markup) -> PageResult {
+    viewer.take_notices().await?;
     Ok(layout::respond(&viewer, Page::new(title, Nav::Admin, body).rail(rail(path)).wide()))
 }
 
 /// `GET /admin`.
-pub async fn overview(State(app): State<App>, admin: Admin, viewer: Viewer) -> PageResult {
+pub async fn overview(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResult {
     let people: HashMap<AccountId, Account> =
         app.store.accounts().await?.into_iter().map(|a| (a.id, a)).collect();
     let titles: HashMap<String, String> =
@@ -117,7 +110,7 @@ pub async fn overview(State(app): State<App>, admin: Admin, viewer: Viewer) -> P
             dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) }
         }
     };
-    respond(&app, &admin, viewer, "/admin", "Administration", body).await
+    respond(viewer, "/admin", "Administration", body).await
 }
 
 fn running_table(
@@ -138,8 +131,10 @@ fn running_table(
                     @for (grain, state) in running {
                         tr {
                             th scope="row" {
-                                (app_icon(&grain.package_id, false)) " "
-                                bdi { (titles.get(&grain.package_id).map_or("App", String::as_str)) }
+                                span.named {
+                                    (app_icon(&grain.package_id, false))
+                                    bdi { (titles.get(&grain.package_id).map_or("App", String::as_str)) }
+                                }
                             }
                             td { bdi { (people.get(&grain.owner).map_or("", |a| &a.display_name)) } }
                             td {
@@ -209,7 +204,7 @@ pub async fn act(State(app): State<App>, act: ActForm<AdminAct>) -> PageResult {
 }
 
 /// `GET /admin/people`.
-pub async fn people(State(app): State<App>, admin: Admin, viewer: Viewer) -> PageResult {
+pub async fn people(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResult {
     let people = app.store.accounts().await?;
     let mut owned: HashMap<AccountId, (i64, i64)> = HashMap::new();
     for grain in app.store.all_grains().await? {
@@ -230,7 +225,9 @@ pub async fn people(State(app): State<App>, admin: Admin, viewer: Viewer) -> Pag
                     @for person in &people {
                         @let (grains, bytes) = owned.get(&person.id).copied().unwrap_or_default();
                         tr {
-                            th scope="row" { (avatar(person)) " " bdi { (person.display_name) } }
+                            th scope="row" {
+                                span.named { (avatar(person)) bdi { (person.display_name) } }
+                            }
                             td {
                                 @match person.role {
                                     Role::Admin => { "Administrator" }
@@ -248,11 +245,11 @@ pub async fn people(State(app): State<App>, admin: Admin, viewer: Viewer) -> Pag
             }
         }
     };
-    respond(&app, &admin, viewer, "/admin/people", "People", body).await
+    respond(viewer, "/admin/people", "People", body).await
 }
 
 /// `GET /admin/packages`.
-pub async fn packages(State(app): State<App>, admin: Admin, viewer: Viewer) -> PageResult {
+pub async fn packages(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResult {
     let packages = app.store.packages().await?;
     let body = html! {
         div.heading { h1 { "Apps on this server " span.n { (packages.len()) } } }
@@ -272,9 +269,11 @@ pub async fn packages(State(app): State<App>, admin: Admin, viewer: Viewer) -> P
                         @for package in &packages {
                             tr {
                                 th scope="row" {
-                                    (app_icon(&package.package_id, false)) " "
-                                    a href=(format!("/install/{}", package.package_id)) {
-                                        bdi { (package.title) }
+                                    span.named {
+                                        (app_icon(&package.package_id, false))
+                                        a href=(format!("/install/{}", package.package_id)) {
+                                            bdi { (package.title) }
+                                        }
                                     }
                                 }
                                 td { bdi { (package.marketing_version) } " (" (package.app_version) ")" }
@@ -288,11 +287,27 @@ pub async fn packages(State(app): State<App>, admin: Admin, viewer: Viewer) -> P
             }
         }
     };
-    respond(&app, &admin, viewer, "/admin/packages", "Apps on this server", body).await
+    respond(viewer, "/admin/packages", "Apps on this server", body).await
+}
+
+/// What an audit line's word means; one that is not known here stands for itself.
+fn deed(action: &str) -> &str {
+    match action {
+        "admin-link" => "Made a sign-in link",
+        "app-install" => "Installed an app for all",
+        "grain-open" => "Made a link to a grain",
+        "grain-session" => "Opened a grain from a script",
+        "grain-destroy" => "Deleted a grain for good",
+        "grain-trash" => "Moved a grain to the trash",
+        "sign-in" => "Signed in",
+        "name server" => "Named the server",
+        "stop grain" => "Stopped a grain",
+        other => other,
+    }
 }
 
 /// `GET /admin/log`.
-pub async fn log(State(app): State<App>, admin: Admin, viewer: Viewer) -> PageResult {
+pub async fn log(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResult {
     let lines = app.store.audit_lines(500).await?;
     let people: HashMap<AccountId, String> =
         app.store.accounts().await?.into_iter().map(|a| (a.id, a.display_name)).collect();
@@ -305,16 +320,24 @@ pub async fn log(State(app): State<App>, admin: Admin, viewer: Viewer) -> PageRe
                     caption.unseen { "Audit log" }
                     thead { tr {
                         th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" }
-                        th scope="col" { "To what" } th scope="col" { "How" }
+                        th scope="col" { "Details" } th scope="col" { "Id" }
                     } }
                     tbody {
                         @for line in &lines {
                             tr {
                                 td { (when(line.at)) }
-                                td { bdi { (line.account.and_then(|id| people.get(&id).cloned()).unwrap_or_default()) } }
-                                td { (line.action) }
-                                td { bdi { (line.target) } }
+                                td {
+                                    @match line.account {
+                                        Some(id) => {
+                                            bdi { (people.get(&id).map_or("Somebody who left", String::as_str)) }
+                                        }
+                                        // Commands come over a socket that only the server's user opens.
+                                        None => { "Operator, by command" }
+                                    }
+                                }
+                                td { (deed(&line.action)) }
                                 td { bdi { (line.detail) } }
+                                td { code { bdi { (line.target) } } }
                             }
                         }
                     }
@@ -322,5 +345,5 @@ pub async fn log(State(app): State<App>, admin: Admin, viewer: Viewer) -> PageRe
             }
         }
     };
-    respond(&app, &admin, viewer, "/admin/log", "Audit log", body).await
+    respond(viewer, "/admin/log", "Audit log", body).await
 }

@@ -132,8 +132,10 @@ fn body(
                             }
                         }
                     }
-                    a.button href=(format!("/?app={}", package.app_id)) {
-                        (count(row.grains, "grain", "grains"))
+                    @if row.grains > 0 {
+                        a.button href=(format!("/?app={}", package.app_id)) {
+                            (count(row.grains, "grain", "grains"))
+                        }
                     }
                 }
                 None => { a.button.main href=(install(package)) { "Install" } }

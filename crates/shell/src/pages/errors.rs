@@ -167,7 +167,7 @@ fn content(viewer: &Viewer, status: StatusCode, code: &str, words: &str) -> Mark
                 }
                 @if viewer.login.is_some() {
                     a.button.main[!status.is_server_error()] href="/" { "My grains" }
-                    @if status == StatusCode::NOT_FOUND {
+                    @if matches!(status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN) {
                         a.button href=(format!("/sign-in?{}", layout::to_query(&viewer.path))) {
                             "Other account"
                         }

@@ -16,7 +16,7 @@ use crate::grains::{GrainState, Permissions};
 use crate::identity::Login;
 use crate::ids::GrainId;
 use crate::state::App;
-use crate::store::{Filter, Grain, GrainQuery, now_ms};
+use crate::store::{Action, Filter, Grain, GrainQuery, now_ms};
 
 /// What the frame may do: never navigate the page around it.
 pub const FLAGS: &str = "allow-scripts allow-same-origin allow-forms allow-modals \
@@ -68,6 +68,7 @@ pub async fn page(
     let recent = app.store.list_grains(person.login.id(), &recent).await?.rows;
     let recent: Vec<Grain> =
         recent.into_iter().map(|row| row.grain).filter(|g| g.id != grain.id).take(6).collect();
+    let again = another(app, &person.login, &grain).await?;
     let starred = app.store.starred(person.login.id(), &grain.id).await?;
     if grain.last_used + OPENED_EVERY_MS < now_ms() {
         app.store.grain_opened(&grain.id).await?;
@@ -79,7 +80,7 @@ pub async fn page(
         Some(app.grains.open(&person.login.key(), &grain_id, Permissions::All, &path).await?)
     };
     let body = html! {
-        (bar(&person, &grain, &recent, starred))
+        (bar(&person, &grain, &recent, again.as_ref(), starred))
         (notices(&person.viewer))
         div #state data-on=(format!("grain:{}", grain.id))
             data-live=(format!("/grains/{}/status", grain.id)) {
@@ -116,7 +117,25 @@ fn path_in_app(uri: &http::Uri, id: &str) -> String {
     if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") }
 }
 
-fn bar(person: &Person, grain: &Grain, recent: &[Grain], starred: bool) -> Markup {
+/// The action that made the grain, if the person's version of the app still has it.
+async fn another(app: &App, login: &Login, grain: &Grain) -> Result<Option<Action>, PageError> {
+    if !login.is_member() {
+        return Ok(None);
+    }
+    let Some(package) = app.store.app_of(login.id(), &grain.app_id).await? else {
+        return Ok(None);
+    };
+    let actions = app.store.actions(&package.package_id).await?;
+    Ok(actions.into_iter().find(|action| action.position == grain.action))
+}
+
+fn bar(
+    person: &Person,
+    grain: &Grain,
+    recent: &[Grain],
+    again: Option<&Action>,
+    starred: bool,
+) -> Markup {
     let viewer = &person.viewer;
     let act = format!("/grains/{}/act", grain.id);
     html! {
@@ -140,8 +159,22 @@ fn bar(person: &Person, grain: &Grain, recent: &[Grain], starred: bool) -> Marku
                             }
                         }
                     }
-                    a.line href="/new" { (icon("plus")) "New" }
+                    @if let Some(action) = again {
+                        form action="/new" method="post" {
+                            (token_field(viewer))
+                            button.line name="make"
+                                value=(format!("{} {}", grain.app_id, action.position)) {
+                                (icon("plus")) span { "New " bdi { (action.noun) } }
+                            }
+                        }
+                    }
+                    a.line href=(format!("/?app={}", grain.app_id)) {
+                        (icon("apps")) "All of this app"
+                    }
                     a.line href="/" { (icon("grains")) "All grains" }
+                    button.line data-do="palette" hidden {
+                        (icon("search")) "Go to anything" kbd { "Ctrl K" }
+                    }
                 }
             }
             (title_form(viewer, grain))

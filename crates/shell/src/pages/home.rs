@@ -88,7 +88,7 @@ pub async fn page(Query(wanted): Query<Wanted>, viewer: Viewer) -> PageResult {
     let Some(login) = viewer.login.clone() else { return super::sign_in::landing(viewer).await };
     let store = &viewer.app.store;
     let mut viewer = viewer.clone();
-    viewer.notices = store.take_notices(login.id()).await?;
+    viewer.take_notices().await?;
     let query = wanted.query();
     let list = store.list_grains(login.id(), &query).await?;
     let counts = store.count_grains(login.id()).await?;
@@ -102,7 +102,7 @@ pub async fn page(Query(wanted): Query<Wanted>, viewer: Viewer) -> PageResult {
         Filter::App(_) | Filter::All => "Grains",
     };
     let body = content(&person, &wanted, &query, &list, counts, &apps, title);
-    let rail = rail(&person, &wanted, &query, counts, &apps);
+    let rail = rail(&person, &wanted, &query, counts, &apps, !list.rows.is_empty());
     Ok(layout::respond(
         &person.viewer,
         Page::new(title, Nav::Grains, body).rail(rail).wide().search(&wanted.q),
@@ -115,6 +115,7 @@ fn rail(
     query: &GrainQuery,
     counts: GrainCounts,
     apps: &[AppRow],
+    filled: bool,
 ) -> Markup {
     let item = |name: Markup, show: &str, app: &str, here: bool| {
         let href = wanted.with(|w| {
@@ -126,7 +127,8 @@ fn rail(
     html! {
         nav.rail aria-label="Which grains" {
             @if person.login.is_member() {
-                a.button.main.new href="/new" aria-keyshortcuts="n" { (icon("plus")) "New" }
+                // Where the list is empty, the one filled button stands there.
+                a.button.new.main[filled] href="/new" aria-keyshortcuts="n" { (icon("plus")) "New" }
             }
             ul {
                 (item(html! { "All" }, "", "", query.filter == Filter::All))
@@ -137,6 +139,8 @@ fn rail(
                     html! { "Trash" @if counts.trash > 0 { span.n { (number(counts.trash)) } } },
                     "trash", "", query.filter == Filter::Trash))
             }
+            @let apps: Vec<&AppRow> =
+                apps.iter().filter(|app| app.grains > 0 || person.login.is_member()).collect();
             @if !apps.is_empty() {
                 h2 { "Apps" }
                 ul {
@@ -290,7 +294,7 @@ fn one_row(row: &GrainListItem, trash: bool) -> Markup {
             @if trash {
                 span.open { (app_icon(&grain.package_id, false)) span.title { bdi { (grain.title) } } }
             } @else {
-                a.open href=(format!("/grain/{id}")) data-wake=(id) {
+                a.open href=(format!("/grain/{id}")) data-wake=(id) title=(grain.title) {
                     (app_icon(&grain.package_id, false))
                     span.title { bdi { (grain.title) } }
                 }
@@ -360,10 +364,17 @@ fn nothing_here(
         ),
         _ => empty(
             "You have no grains yet",
-            html! { p { (new::A_GRAIN_IS) } },
+            html! {
+                p { (new::A_GRAIN_IS) " Press a button: it is made and opened." }
+                p.hint data-show hidden { "To install another app, drop its file anywhere here." }
+            },
             html! {
                 (new::buttons(&person.viewer, apps, 3, None))
-                a.button href="/new" { (count(apps.len() as i64, "app", "apps")) }
+                @if apps.len() > 3 {
+                    a.button href="/new" {
+                        "All " (count(apps.len() as i64, "app", "apps"))
+                    }
+                }
             },
         ),
     }

@@ -24,6 +24,8 @@ pub enum Nav {
     You,
     /// Administration.
     Admin,
+    /// The sign-in page: its form is all that it offers.
+    SignIn,
 }
 
 /// A page before it is wrapped.
@@ -207,7 +209,8 @@ fn document(viewer: &Viewer, page: Page) -> Markup {
                 }
             }
             body.grain-page[page.bare] data-signed-in=[signed_in.then_some("")]
-                data-token=[signed_in.then(|| viewer.token())] {
+                data-token=[signed_in.then(|| viewer.token())]
+                data-member=[viewer.login.as_ref().is_some_and(|l| l.is_member()).then_some("")] {
                 a.skip href="#main" { "Skip to the content" }
                 @if !page.bare { (top_bar(viewer, &page)) }
                 // The overview lists them with what to do.
@@ -236,7 +239,7 @@ fn top_bar(viewer: &Viewer, page: &Page) -> Markup {
                     label.unseen for="q" { "Search your grains" }
                     (icon("search"))
                     input #q type="search" name="q" value=(page.search) autocomplete="off"
-                        maxlength="200" aria-keyshortcuts="/";
+                        maxlength="200" placeholder="Search" aria-keyshortcuts="/";
                     kbd aria-hidden="true" { "Ctrl K" }
                 }
                 nav.places aria-label="Places" {
@@ -251,7 +254,7 @@ fn top_bar(viewer: &Viewer, page: &Page) -> Markup {
                     title="You" aria-current=[(page.nav == Nav::You).then_some("page")] {
                     (avatar(login.account()))
                 }
-            } @else {
+            } @else if page.nav != Nav::SignIn {
                 a.button href=(format!("/sign-in?{}", to_query(&viewer.path))) { "Sign in" }
             }
         }
@@ -269,11 +272,12 @@ fn bottom_bar(viewer: &Viewer, nav: Nav) -> Markup {
         }
     };
     let admin = viewer.login.as_ref().is_some_and(|login| login.is_admin());
+    let member = viewer.login.as_ref().is_some_and(|login| login.is_member());
     html! {
         nav.bottom aria-label="Main" {
             (item("/", "grains", "Grains", nav == Nav::Grains))
             (item("/apps", "apps", "Apps", nav == Nav::Apps))
-            (item("/new", "plus", "New", nav == Nav::New))
+            @if member { (item("/new", "plus", "New", nav == Nav::New)) }
             @if admin { (item("/admin", "gauge", "Admin", nav == Nav::Admin)) }
             (item("/you", "person", "You", nav == Nav::You))
         }

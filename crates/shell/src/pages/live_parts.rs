@@ -2,9 +2,10 @@
 //! script asks here for the next one when it hears that something changed, and without a script
 //! the page is loaded again.
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
+use serde::Deserialize;
 
 use super::grain::{mine, noun};
 use super::layout::{guard, token_field};
@@ -15,6 +16,7 @@ use crate::error::Error;
 use crate::grains::GrainState;
 use crate::identity::Login;
 use crate::ids::PackageId;
+use crate::install::failure::coded;
 use crate::state::App;
 use crate::store::Grain;
 
@@ -24,15 +26,29 @@ fn part(markup: Markup, state: &str) -> Response {
     response
 }
 
+/// What a page is told that waits for its frame.
+const SLOW_SECONDS: u32 = 60;
+
+/// The script says so when the frame has shown nothing for `SLOW_SECONDS`.
+#[derive(Debug, Deserialize)]
+pub struct Asked {
+    #[serde(default)]
+    slow: bool,
+}
+
 /// `GET /grains/ID/status`.
 pub async fn grain_status(
     State(app): State<App>,
     Path(id): Path<String>,
+    Query(asked): Query<Asked>,
     login: Login,
     viewer: Viewer,
 ) -> PageResult {
     let (id, grain) = mine(&app, &login, &id).await?;
     let state = app.grains.state(&id);
+    if asked.slow && !matches!(state, GrainState::Crashed { .. }) {
+        return Ok(part(not_answering(&viewer, &grain), "slow"));
+    }
     let word = match &state {
         GrainState::Asleep => "asleep",
         GrainState::Starting { .. } => "starting",
@@ -73,7 +89,11 @@ fn waking(viewer: &Viewer, grain: &Grain, step: &str) -> Markup {
             // Shown by the style sheet once it takes longer than it should.
             div.late {
                 p { "This takes longer than usual." }
-                div.buttons { (again(viewer, grain, false)) (log_link(grain)) }
+                div.buttons {
+                    button.main data-do="wait" hidden { "Wait" }
+                    (again(viewer, grain, "button"))
+                    (log_link(grain))
+                }
             }
         }
     }
@@ -87,14 +107,14 @@ fn crashed(viewer: &Viewer, grain: &Grain, reason: &str, code: &str, log_tail: &
         div.strip.bad {
             (icon("stop"))
             span { "The app stopped. " (reason) " " bdi { (saved) } " Code " code { (code) } }
-            (again(viewer, grain, true))
+            (again(viewer, grain, "main small"))
             (log_link(grain))
         }
         div.panel {
             section.problem {
                 h2 { "The app stopped" }
                 p { (reason) " " bdi { (saved) } }
-                div.buttons { (again(viewer, grain, false)) (log_link(grain)) }
+                div.buttons { (again(viewer, grain, "main")) (log_link(grain)) }
                 p.hint { "Code " code { (code) } }
                 @if !log_tail.trim().is_empty() {
                     h3 { "The last lines of its log" }
@@ -105,11 +125,34 @@ fn crashed(viewer: &Viewer, grain: &Grain, reason: &str, code: &str, log_tail: &
     }
 }
 
-fn again(viewer: &Viewer, grain: &Grain, small: bool) -> Markup {
+/// After a minute a wait is an error, though the app may still come.
+fn not_answering(viewer: &Viewer, grain: &Grain) -> Markup {
+    let code = coded("G-SLOW");
+    tracing::warn!(code, "grain {}: no answer within {SLOW_SECONDS} s of opening it", grain.id);
+    html! {
+        div.panel.slow {
+            section.problem {
+                h2 { "The app does not answer" }
+                p {
+                    "It has had " (SLOW_SECONDS) " seconds. What was saved is still there. Go on "
+                    "waiting, or start it again; its log may say what it is doing."
+                }
+                div.buttons {
+                    (again(viewer, grain, "main"))
+                    button data-do="wait" { "Go on waiting" }
+                    (log_link(grain))
+                }
+                p.hint { "Code " code { (code) } }
+            }
+        }
+    }
+}
+
+fn again(viewer: &Viewer, grain: &Grain, class: &str) -> Markup {
     html! {
         form.inline action=(format!("/grains/{}/act", grain.id)) method="post" {
             (token_field(viewer))
-            button.main.small[small] name="act" value="restart" { "Start again" }
+            button class=(class) name="act" value="restart" { "Start again" }
         }
     }
 }

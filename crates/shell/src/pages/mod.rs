@@ -23,6 +23,7 @@ mod new;
 mod notices;
 mod palette;
 mod sign_in;
+pub mod standalone;
 mod you;
 
 use axum::{

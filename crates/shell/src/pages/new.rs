@@ -79,6 +79,7 @@ pub fn buttons(viewer: &Viewer, apps: &[AppRow], most: usize, only: Option<&str>
             @for (i, (app, action)) in actions.take(most).enumerate() {
                 button.main[i == 0] name="make"
                     value=(format!("{} {}", app.package.app_id, action.position)) {
+                    (app_icon(&app.package.package_id, false))
                     span { "New " bdi { (action.noun) } }
                 }
             }

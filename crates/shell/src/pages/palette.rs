@@ -62,19 +62,21 @@ pub async fn found(
         add(None, Some(make), icon("plus"), text, &app.package.title);
     }
     let mut places = vec![
-        ("/", "Grains"),
-        ("/?show=starred", "Starred"),
-        ("/?show=trash", "Trash"),
-        ("/apps", "Apps"),
-        ("/install", "Install an app"),
-        ("/notices", "News"),
-        ("/you", "You"),
+        ("/", "Grains", "grains"),
+        ("/?show=starred", "Starred", "star"),
+        ("/?show=trash", "Trash", "trash"),
+        ("/apps", "Apps", "apps"),
+        ("/notices", "News", "bell"),
+        ("/you", "You", "person"),
     ];
-    if login.is_admin() {
-        places.push(("/admin", "Administration"));
+    if login.is_member() {
+        places.push(("/install", "Install an app", "plus"));
     }
-    for (href, name) in places.into_iter().filter(|(_, name)| fits(name)) {
-        add(Some(href.to_owned()), None, icon("back"), html! { (name) }, "Go to");
+    if login.is_admin() {
+        places.push(("/admin", "Administration", "gauge"));
+    }
+    for (href, name, symbol) in places.into_iter().filter(|(_, name, _)| fits(name)) {
+        add(Some(href.to_owned()), None, icon(symbol), html! { (name) }, "Go to");
     }
     let mut response = html! { ul { @for option in &options { (option) } } }.into_response();
     guard(&mut response);

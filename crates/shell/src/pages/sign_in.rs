@@ -54,7 +54,7 @@ fn sign_in(viewer: &Viewer, to: &str, status: StatusCode) -> Response {
             @if dev { (dev_form(to)) } @else { (no_provider()) }
         }
     };
-    layout::respond(viewer, Page::new("Sign in", Nav::None, body).status(status))
+    layout::respond(viewer, Page::new("Sign in", Nav::SignIn, body).status(status))
 }
 
 fn no_provider() -> Markup {

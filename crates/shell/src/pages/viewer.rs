@@ -58,7 +58,12 @@ pub struct Viewer {
     pub server: String,
     /// News to show once.
     pub notices: Vec<Notice>,
+    /// The script asks for a part of the page; nobody would see news in it.
+    part: bool,
 }
+
+/// Sent by the script when it wants only a part of a page.
+const PART_HEADER: &str = "x-sandstorm-part";
 
 /// What a server is called until its administrator says otherwise.
 pub const DEFAULT_NAME: &str = "Sandstorm";
@@ -83,7 +88,16 @@ impl Viewer {
             path: path.to_owned(),
             server: DEFAULT_NAME.into(),
             notices: Vec::new(),
+            part: headers.contains_key(PART_HEADER),
         }
+    }
+
+    /// Takes what this person should be told, to be shown on this page and no other.
+    pub async fn take_notices(&mut self) -> Result<(), PageError> {
+        if let (Some(login), false) = (&self.login, self.part) {
+            self.notices = self.app.store.take_notices(login.id()).await?;
+        }
+        Ok(())
     }
 
     /// A viewer of an error page: works when the database does not.
@@ -122,7 +136,7 @@ impl FromRequestParts<App> for Person {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Person, PageError> {
         let mut viewer = Viewer::from_request_parts(parts, app).await?;
         let login = viewer.login.clone().ok_or(PageError::SignIn)?;
-        viewer.notices = app.store.take_notices(login.id()).await?;
+        viewer.take_notices().await?;
         Ok(Person { viewer, login })
     }
 }

@@ -78,7 +78,7 @@ fn body(person: &Person, devices: &[LoginSession]) -> Markup {
             }
         }
         section {
-            form action="/sign-out" method="post" {
+            form.inline action="/sign-out" method="post" {
                 (token_field(viewer))
                 button { (icon("out")) "Sign out here" }
             }
@@ -184,8 +184,14 @@ pub async fn look(act: ActForm<LookForm>) -> PageResult {
 pub async fn about(viewer: Viewer) -> PageResult {
     let body = html! {
         div.heading { h1 { "About " bdi { (viewer.server) } } }
-        p { (super::new::A_GRAIN_IS) " The app that shows it cannot reach anything else." }
+        p { (super::new::A_GRAIN_IS) }
+        ul.short {
+            li { "The app that shows a grain cannot reach another grain, this server's files or the network." }
+            li { "What you make is yours alone until you share it." }
+            li { "What you throw away waits in the trash for 30 days." }
+        }
         dl.facts {
+            dt { "Address" } dd { (viewer.app.config.root.to_string()) }
             dt { "Software" } dd { "Sandstorm " (env!("CARGO_PKG_VERSION")) }
             dt { "Licence" } dd { "Apache-2.0" }
         }

@@ -81,7 +81,7 @@ pub async fn serve(
     };
     let mut answer = match result {
         Ok(answer) => only_in_its_frame(&local, &session, &parts, answer),
-        Err(fault) => fault.answer(&parts.headers).map(GrainBody::Whole),
+        Err(fault) => fault.answer(&parts.headers, &local.shared.config.root).map(GrainBody::Whole),
     };
     policy::apply(answer.headers_mut(), &session.policy);
     if !excess.is_empty() {
