@@ -379,7 +379,7 @@ titleForm?.addEventListener("submit", async (event) => {
 titleForm?.addEventListener("keydown", (event) => { if (event.key === "Escape") renamed(); });
 // Leaving the field saves. But an app that starts up behind it may pull the focus into its frame by
 // script, and what the person is typing would go there: then it is taken back. A press in the frame
-// counts as the person's wish; it shows as an activation of this page that no key of ours explains.
+// is the person's wish; it shows as an activation of this page that no key just typed explains.
 let lastKey = -1e9, takenBack = 0;
 titleForm?.addEventListener("keydown", (event) => { lastKey = event.timeStamp; });
 titleForm?.addEventListener("focusout", (event) => {
@@ -388,9 +388,7 @@ titleForm?.addEventListener("focusout", (event) => {
   setTimeout(() => {
     const now = document.activeElement;
     if (titleForm.hidden || titleForm.contains(now)) return;
-    const sinceKey = performance.now() - lastKey;
-    const pressed = navigator.userActivation?.isActive !== false
-      && sinceKey > 1000 && (sinceKey > 6000 || frame.matches(":hover"));
+    const pressed = navigator.userActivation?.isActive !== false && performance.now() - lastKey > 700;
     if (now === frame && !pressed && takenBack++ < 5) $("#new-title").focus();
     else titleForm.requestSubmit();
   }, 50);

@@ -473,9 +473,12 @@ mod tests {
             "{log}** HTTP-BRIDGE: the app exited with status 3\n\
              ** SANDSTORM SUPERVISOR: the app ended with exit status 3\n"
         );
+        assert_eq!(last_words(&log).as_deref(), Some("The app ended with exit status 3."));
+        let log = "** HTTP-BRIDGE: cannot run /app: not found\n\
+                   ** SANDSTORM SUPERVISOR: the app ended with exit status 127\n";
         assert_eq!(
-            last_words(&log).as_deref(),
-            Some("The app ended with exit status 3. The app exited with status 3.")
+            last_words(log).as_deref(),
+            Some("The app ended with exit status 127. Cannot run /app: not found.")
         );
         let log = format!("{log}** SANDSTORM SUPERVISOR: shut down as asked\n");
         assert_eq!(last_words(&log), None);

@@ -366,7 +366,7 @@ fn nothing_here(
             "You have no grains yet",
             html! {
                 p { (new::A_GRAIN_IS) " Press a button: it is made and opened." }
-                p.hint data-show hidden { "To install another app, drop its file anywhere here." }
+                p.hint.by-mouse data-show hidden { "To install another app, drop its file anywhere here." }
             },
             html! {
                 (new::buttons(&person.viewer, apps, 3, None))

@@ -45,7 +45,7 @@ fn chooser(viewer: &Viewer, note: Markup) -> Markup {
             (token_field(viewer))
             label for="file" { "App file" }
             input #file type="file" name="package" accept=".spk" required;
-            p.hint data-show hidden { "Or drop it anywhere on this page." }
+            p.hint.by-mouse data-show hidden { "Or drop it anywhere on this page." }
             div.buttons { button.main { "Upload" } }
             div #uploading hidden {
                 p { strong #upload-name {} }
