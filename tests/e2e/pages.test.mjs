@@ -503,14 +503,15 @@ test("a list of 2,014: its figures", async () => {
 // ---- By keyboard ----
 
 test("by keyboard alone: find, open, choose, trash, undo", async () => {
+  server.create(probe.appId, "--title", "Sirocco");
   await page.goto(server.origin);
   await page.keyboard.press("Control+k");
   await eventually("the palette's field has the focus", () => page.evaluate(() =>
     document.activeElement.getAttribute("role") === "combobox"), 5);
-  await page.keyboard.type("Zephyr");
-  await eventually("Zephyr is all that is found", async () =>
+  await page.keyboard.type("Sirocco");
+  await eventually("Sirocco is all that is found", async () =>
     await page.locator("#found li").count() === 1
-      && (await page.locator("#found li").textContent()).includes("Zephyr"), 5);
+      && (await page.locator("#found li").textContent()).includes("Sirocco"), 5);
   await assertAccessible(page, "palette");
   // The audit may have moved the focus: it goes back to the field, as a press of a key would.
   await page.locator("dialog[open] input").first().focus();
@@ -520,16 +521,16 @@ test("by keyboard alone: find, open, choose, trash, undo", async () => {
   await page.goto(server.origin);
   await page.keyboard.press("/");
   assert.equal(await page.evaluate(() => document.activeElement.id), "q");
-  await page.keyboard.type("zephyr");
+  await page.keyboard.type("sirocco");
   await eventually("one row is left", async () => await page.locator(".grains li").count() === 1);
   await page.locator(".grains .open").focus();
   await page.keyboard.press("x");
   await page.getByText("1 chosen").waitFor();
   await page.keyboard.press("Delete");
-  await page.getByText("Moved Zephyr to the trash.").first().waitFor();
+  await page.getByText("Moved Sirocco to the trash.").first().waitFor();
   await page.getByRole("button", { name: "Undo" }).focus();
   await page.keyboard.press("Enter");
-  await page.getByText("Restored Zephyr.").first().waitFor();
+  await page.getByText("Restored Sirocco.").first().waitFor();
   assert.equal(await page.locator(`a[href="/grain/${grain}"]`).count(), 1);
 });
 
