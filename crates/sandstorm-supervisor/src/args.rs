@@ -91,6 +91,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
                         ))
                     })?;
             }
+            #[cfg(feature = "unsafe-disable")]
+            b"--unsafe-disable" => crate::layers::disable(&utf8(value()?)?)?,
             b"--limit" => limits.set(&utf8(value()?)?)?,
             b"-n" | b"--new" => new = true,
             b"-h" | b"--help" => return Ok(Action::Print(help())),

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 pub use crate::link::{Command, Link, Report};
 
 use crate::home::GrainDirs;
+use crate::layers::{Layer, off};
 use crate::sandbox::bpf;
 use crate::sandbox::cgroup::Cgroup;
 use crate::sandbox::limits::Limits;
@@ -142,10 +143,14 @@ fn build(
     // A process group of its own (number 1), which the filter can keep the app away from.
     step("start a session", process::new_session())?;
     // While the host's /proc is there and (in setuid mode) we still own our files in it.
-    if let Err(e) = namespaces::hide_boot_time() {
+    if off(Layer::TimeNamespace) {
+        notes.push("no time namespace".to_owned());
+    } else if let Err(e) = namespaces::hide_boot_time() {
         notes.push(format!("uptime is visible to the app: no time namespace ({e})"));
     }
-    if let Err(e) = namespaces::forbid_nested() {
+    if off(Layer::Nested) {
+        notes.push("nested user namespaces are not forbidden".to_owned());
+    } else if let Err(e) = namespaces::forbid_nested() {
         notes.push(format!("nested user namespaces are stopped by the filter alone ({e})"));
     }
     namespaces::prefer_as_oom_victim();
@@ -180,18 +185,31 @@ fn build(
         kept.lock.as_fd(),
     ];
     keep.extend(kept.slot.as_ref().map(AsFd::as_fd));
-    step("close everything else", namespaces::close_all_but(&keep))?;
+    if !off(Layer::Descriptors) {
+        step("close everything else", namespaces::close_all_but(&keep))?;
+    }
 
-    step("set no_new_privs", creds::set_no_new_privs())?;
-    step("lock the capability sets", creds::lock_capability_sets())?;
-    step("drop capabilities", creds::drop_capabilities())?;
-    step("make init undumpable", creds::set_dumpable(false))?;
+    if !off(Layer::NoNewPrivs) {
+        step("set no_new_privs", creds::set_no_new_privs())?;
+    }
+    #[cfg(feature = "unsafe-disable")]
+    if off(Layer::Capabilities) {
+        step("keep capabilities over exec", creds::keep_over_exec())?;
+    }
+    if !off(Layer::Capabilities) {
+        step("lock the capability sets", creds::lock_capability_sets())?;
+        step("drop capabilities", creds::drop_capabilities())?;
+    }
+    step("make init undumpable", creds::set_dumpable(off(Layer::Dumpable)))?;
     // After the last change of ids, which clears it. If the supervisor died before, the link says so.
     step("ask for a parent-death signal", creds::set_parent_death_signal(ORPHANED))?;
 
     let blocked: Vec<i32> = FORWARDED.iter().copied().chain([libc::SIGCHLD, ORPHANED]).collect();
     step("block signals", signal::set_mask(&blocked))?;
     let signals = step("make a signalfd", signal::signalfd(&blocked))?;
+    if off(Layer::Seccomp) {
+        return Ok((signals, notes.join("\n")));
+    }
     // Last of all: every step above needs a call that the filter refuses. Init lives under it too.
     let program = bpf::app_program()
         .ok_or(("compile the filter", io::Error::from_raw_os_error(libc::E2BIG)))?;
@@ -359,6 +377,9 @@ fn become_app(app: &App<'_>, writes: bool) -> String {
         signal::ignore(libc::SIGXFSZ);
         let soft = if writes { libc::RLIM_INFINITY } else { 0 };
         process::set_limit(libc::RLIMIT_FSIZE, soft, libc::RLIM_INFINITY)?;
+        if off(Layer::Seccomp) {
+            return Ok(());
+        }
         let addition = bpf::app_addition().ok_or(io::ErrorKind::Other)?;
         process::install_filter(&addition)
     })();
@@ -368,6 +389,14 @@ fn become_app(app: &App<'_>, writes: bool) -> String {
     let Some(program) = app.command.first() else {
         return "the app has no command".into();
     };
+    #[cfg(feature = "unsafe-disable")]
+    if off(Layer::Pivot) {
+        // The package is the working directory, and `/` is the host's.
+        let relative = [b".", program.to_bytes()].concat();
+        if let Ok(program) = CString::new(relative) {
+            let _ = process::exec(&program, app.command, app.environ);
+        }
+    }
     let error = process::exec(program, app.command, app.environ);
     explain_exec(&program.to_string_lossy(), &error)
 }

@@ -12,6 +12,7 @@ mod harden;
 mod home;
 mod identity;
 mod init;
+mod layers;
 mod link;
 mod rpc;
 mod sandbox;

@@ -46,14 +46,17 @@ pub const ATTACKS: &[Attack] = &[
         }
     ),
     row!("proc", "no /proc", true, "read /proc/self/maps", |_| seen("/proc/self/maps")),
-    row!("proc-root", "no /proc", true, "walk to /proc/1/root", |_| seen("/proc/1/root/etc")),
+    row!("proc-root", "no /proc", true, "walk to /proc/1/root", |_| seen("/proc/1/root/.")),
     row!("proc-other", "no /proc", true, "read another process's environment", |_| {
         seen(&format!("/proc/{}/environ", call(libc::SYS_getppid, &[])))
     }),
     row!("sys", "no /sys", true, "list /sys/class", |_| seen("/sys/class")),
-    row!("cgroup-files", "no /sys", true, "reach the cgroup tree", |_| seen(
-        "/sys/fs/cgroup/cgroup.procs"
-    )),
+    row!("cgroup-files", "no /sys", true, "reach the cgroup tree", |_| {
+        match seen("/sys/fs/cgroup/cgroup.procs") {
+            Outcome::Refused(_) => seen("/sys/fs/cgroup/pids/cgroup.procs"),
+            there => there,
+        }
+    }),
     row!("dev-mem", "own /dev", true, "look for memory, disks or a terminal in /dev", |_| {
         let there: Vec<_> = [
             "mem",
@@ -119,9 +122,9 @@ pub const ATTACKS: &[Attack] = &[
         "old-root-fd",
         "descriptors closed",
         true,
-        "open etc/shadow by way of every open descriptor",
+        "open the host's etc/passwd by way of every open descriptor",
         |_| {
-            let path = c("etc/shadow");
+            let path = c("etc/passwd");
             let hit = (0..4096).find(|fd| {
                 is_open(*fd)
                     && call(libc::SYS_openat, &[i64::from(*fd), path.as_ptr() as i64, 0]) != -1

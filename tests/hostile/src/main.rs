@@ -11,6 +11,7 @@
 mod attack;
 mod files;
 mod kernel;
+mod layers;
 mod mounts;
 mod namespaces;
 mod privilege;
@@ -34,8 +35,9 @@ fn table() -> Vec<Attack> {
     .concat()
 }
 
-const USAGE: &str = "usage: hostile-app list | all [NAME=VALUE…] | one ATTACK [NAME=VALUE…]
-  list   one line an attack: name, layer that must stop it, whether it is safe to try bare, what it tries
+const USAGE: &str = "usage: hostile-app list | all [NAME=VALUE…] | some ATTACK,… [NAME=VALUE…]
+  list   one line an attack: name, layer that must stop it, whether it is safe to try bare, what it tries,
+         and the layers without which it must succeed (`off LAYER…`) or why that is not shown (`none WHY`)
   all    tries them all; with bare=1 only those that are safe outside a sandbox
   NAME=VALUE: tcp=PORT (a listener outside), abstract=NAME (an abstract socket outside),
               shm=KEY (a System V segment outside), hold=SECONDS (stay afterwards)";
@@ -43,21 +45,24 @@ const USAGE: &str = "usage: hostile-app list | all [NAME=VALUE…] | one ATTACK 
 fn main() {
     let mut args = std::env::args().skip(1);
     let mode = args.next().unwrap_or_default();
-    let only = if mode == "one" { args.next() } else { None };
+    let only = if mode == "some" { args.next() } else { None };
+    let chosen = |name: &str| only.as_ref().is_none_or(|list| list.split(',').any(|n| n == name));
     let context = Context::parse(args);
     match mode.as_str() {
         "list" => {
             for attack in table() {
                 let bare = if attack.safe_bare { "bare" } else { "boxed-only" };
-                println!("{}\t{}\t{bare}\t{}", attack.name, attack.layer, attack.tries);
+                let proof = match layers::proof(attack.name) {
+                    layers::Proof::Without(layers) => format!("off {}", layers.join(" ")),
+                    layers::Proof::Untried(why) => format!("none {why}"),
+                };
+                println!("{}\t{}\t{bare}\t{}\t{proof}", attack.name, attack.layer, attack.tries);
             }
         }
-        "all" | "one" => {
+        "all" | "some" => {
             let mut count = 0;
             for attack in table() {
-                if only.as_ref().is_some_and(|name| name != attack.name)
-                    || (context.bare && !attack.safe_bare)
-                {
+                if !chosen(attack.name) || (context.bare && !attack.safe_bare) {
                     continue;
                 }
                 let (verdict, detail) = attack.run(&context);

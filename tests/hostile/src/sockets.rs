@@ -78,7 +78,11 @@ pub const ATTACKS: &[Attack] = &[
             let address: SocketAddr = ([192, 0, 2, 1], 80).into();
             match TcpStream::connect_timeout(&address, Duration::from_millis(500)) {
                 Ok(_) => Outcome::Succeeded("connected".into()),
-                Err(error) => Outcome::Refused(error.to_string()),
+                Err(error) if error.raw_os_error() == Some(libc::ENETUNREACH) => {
+                    Outcome::Refused(error.to_string())
+                }
+                // Somebody's answer, or none: there was a way out.
+                Err(error) => Outcome::Succeeded(format!("a packet left: {error}")),
             }
         },
     },

@@ -31,7 +31,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use self::cgroup::{Cgroup, Right};
 use self::limits::Limits;
 use self::mounts::Trees;
-use self::namespaces::{FLAGS, INSIDE_ID, IdMap};
+use self::namespaces::{INSIDE_ID, IdMap};
 use crate::args::Args;
 use crate::error::Error;
 use crate::explain::{self, Signs, Step};
@@ -225,11 +225,11 @@ fn clone_into(
 ) -> Result<(Forked, bool), Error> {
     if let Some(dir) = cgroup.unified() {
         // A group of another kind, an older kernel or a filter without clone3: join afterwards.
-        if let Ok(forked) = process::clone(one_thread, FLAGS, Some(dir)) {
+        if let Ok(forked) = process::clone(one_thread, namespaces::flags(), Some(dir)) {
             return Ok((forked, true));
         }
     }
-    process::clone(one_thread, FLAGS, None)
+    process::clone(one_thread, namespaces::flags(), None)
         .map(|forked| (forked, false))
         .map_err(|e| kernel_error("make the grain's namespaces", e, Step::Namespaces, identity))
 }

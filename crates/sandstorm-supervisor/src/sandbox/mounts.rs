@@ -15,10 +15,18 @@ use super::namespaces::INSIDE_ID;
 use super::{StepError, devices, step};
 use crate::home::{self, GrainDirs};
 use crate::identity::AsRoot;
+use crate::layers::{Layer, off};
 use crate::sys::{fd, mount};
 
-const PACKAGE_FLAGS: u64 = mount::RDONLY | mount::NOSUID | mount::NODEV;
-const VAR_FLAGS: u64 = mount::NOSUID | mount::NODEV;
+/// Of the package.
+fn package_flags() -> u64 {
+    var_flags() | if off(Layer::ReadOnly) { 0 } else { mount::RDONLY }
+}
+
+/// Of everything that the app can write.
+fn var_flags() -> u64 {
+    if off(Layer::MountFlags) { 0 } else { mount::NOSUID | mount::NODEV }
+}
 
 /// Detached mounts, ready to be attached inside.
 #[derive(Debug)]
@@ -40,9 +48,9 @@ pub fn prepare(
     userns: Option<BorrowedFd<'_>>,
 ) -> io::Result<Trees> {
     let package = mount::clone_tree(dirs.package.as_fd())?;
-    mount::set_attributes(package.as_fd(), PACKAGE_FLAGS, userns)?;
+    mount::set_attributes(package.as_fd(), package_flags(), userns)?;
     let var = mount::clone_tree(dirs.sandbox.as_fd())?;
-    mount::set_attributes(var.as_fd(), VAR_FLAGS, userns)?;
+    mount::set_attributes(var.as_fd(), var_flags(), userns)?;
     Ok(Trees { package, var, dev: devices::make_nodes(root)?, dev_is_empty: false })
 }
 
@@ -89,8 +97,8 @@ pub fn prepare_inside(dirs: &GrainDirs) -> Result<Trees, StepError> {
         Ok(tree)
     };
     Ok(Trees {
-        package: step("copy the package's mount", tree(&package, PACKAGE_FLAGS))?,
-        var: step("copy the mount of the grain's data", tree(&sandbox, VAR_FLAGS))?,
+        package: step("copy the package's mount", tree(&package, package_flags()))?,
+        var: step("copy the mount of the grain's data", tree(&sandbox, var_flags()))?,
         dev: step("make /dev", devices::make_empty())?,
         dev_is_empty: true,
     })
@@ -106,6 +114,9 @@ pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
 
     let old_root = step("open the old root", fd::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0))?;
     step("attach the package", mount::attach(trees.package.as_fd(), old_root.as_fd()))?;
+    if off(Layer::Descriptors) {
+        step("keep a descriptor of the old root", fd::leak(&old_root))?;
+    }
     drop(old_root);
     let root = trees.package.as_fd();
 
@@ -128,7 +139,21 @@ pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
         step("make the files of /proc", files.attach(proc.as_fd()))?;
     }
 
+    #[cfg(feature = "unsafe-disable")]
+    if off(Layer::NoProc) {
+        for (kind, name) in [(c"proc", c"proc"), (c"sysfs", c"sys")] {
+            if let Some(dir) = mount_point(root, name)? {
+                let made = mount::fresh(kind, &[], 0)
+                    .and_then(|fs| mount::attach(fs.as_fd(), dir.as_fd()));
+                step("mount what a grain must not have", made)?;
+            }
+        }
+    }
+
     step("enter the package", fd::fchdir(root))?;
+    if off(Layer::Pivot) {
+        return Ok(());
+    }
     step("leave the old root", mount::pivot_to_working_directory())?;
     step("enter the new root", fd::chdir(c"/"))
 }
@@ -158,7 +183,7 @@ fn attach_tmpfs(what: &'static str, size: u64, target: BorrowedFd<'_>) -> Result
             (c"uid", &id),
             (c"gid", &id),
         ],
-        mount::NOSUID | mount::NODEV,
+        var_flags(),
     )
     .and_then(|fs| mount::attach(fs.as_fd(), target));
     step(what, made)

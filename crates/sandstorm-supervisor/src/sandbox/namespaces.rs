@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use crate::layers::{Layer, off};
 use crate::sys::process::{Child, Forked, SingleThread};
 use crate::sys::{fd, net, process};
 
@@ -16,13 +17,16 @@ pub const INSIDE_ID: u32 = 1000;
 
 /// Made with one clone; the time namespace comes later (`hide_boot_time`), because its offsets can
 /// only be set before a process is in it.
-pub const FLAGS: i32 = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP;
+pub fn flags() -> i32 {
+    let unless = |layer, flag| if off(layer) { 0 } else { flag };
+    libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | unless(Layer::PidNamespace, libc::CLONE_NEWPID)
+        | unless(Layer::NetNamespace, libc::CLONE_NEWNET)
+        | unless(Layer::IpcNamespace, libc::CLONE_NEWIPC)
+        | unless(Layer::UtsNamespace, libc::CLONE_NEWUTS)
+        | libc::CLONE_NEWCGROUP
+}
 
 /// One line of an id map: `inside` in the namespace is `outside` in ours.
 #[derive(Debug, Clone, Copy)]
@@ -129,7 +133,12 @@ pub fn pid_max() -> i32 {
 /// # Errors
 /// Only for loopback; some containers refuse to set a host name, which then stays the container's.
 pub fn settle_network() -> io::Result<()> {
-    let _ = net::set_host_name("sandbox");
+    if !off(Layer::UtsNamespace) {
+        let _ = net::set_host_name("sandbox");
+    }
+    if off(Layer::NetNamespace) {
+        return Ok(());
+    }
     net::loopback_up()
 }
 

@@ -124,6 +124,26 @@ pub fn lock_capability_sets() -> io::Result<()> {
     prctl(libc::PR_SET_SECUREBITS, 0xef, 0).map(drop)
 }
 
+/// Hands every permitted capability on to whatever this process executes. Only a build for tests
+/// does.
+#[cfg(feature = "unsafe-disable")]
+pub fn keep_over_exec() -> io::Result<()> {
+    let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };
+    let mut data = [CapData::default(); 2];
+    // SAFETY: header and data have the layout of version 3 and outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
+    for d in &mut data {
+        d.inheritable = d.permitted;
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) })?;
+    for capability in 0..64u64 {
+        // SAFETY: plain numbers.
+        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) };
+    }
+    Ok(())
+}
+
 /// Empties the effective, permitted and inheritable sets.
 pub fn drop_capabilities() -> io::Result<()> {
     let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };

@@ -230,6 +230,13 @@ pub fn poll(fds: &mut [libc::pollfd], timeout_ms: i32) -> io::Result<usize> {
     }
 }
 
+/// A copy that nobody closes, not even exec. Only a build for tests leaves one.
+#[cfg_attr(not(feature = "unsafe-disable"), allow(dead_code))]
+pub fn leak(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: duplicates a descriptor that we own.
+    check(i64::from(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD, 30) })).map(drop)
+}
+
 /// `readlinkat` of a short link, as bytes.
 pub fn read_link(path: &CStr) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0u8; 4096];

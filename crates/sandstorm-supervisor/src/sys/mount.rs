@@ -91,8 +91,13 @@ pub fn make_all_private() -> io::Result<()> {
 
 /// A detached fresh tmpfs with the given options and attributes.
 pub fn tmpfs(options: &[(&CStr, &CStr)], attributes: u64) -> io::Result<OwnedFd> {
-    // SAFETY: constant name.
-    let fs = check(unsafe { libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), FSOPEN_CLOEXEC) })
+    fresh(c"tmpfs", options, attributes)
+}
+
+/// The same for a file system of any kind that needs no device.
+pub fn fresh(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u64) -> io::Result<OwnedFd> {
+    // SAFETY: the name is NUL-terminated.
+    let fs = check(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })
         .map(owned)?;
     for (key, value) in options {
         // SAFETY: both strings are NUL-terminated and outlive the call.
