@@ -93,6 +93,7 @@ elif [ "$what" != build ]; then
     need caddy has caddy                               # the peer of the benchmark
     need chromium has chromium                         # end-to-end tests
     need procps has ps
+    need systemd-container has systemd-nspawn          # tests/containers
 fi
 if [ "$what" = bench ] || [ "$what" = soak ]; then
     need bubblewrap has bwrap                          # the peers of `bench sandbox`, and containers to run in
@@ -101,8 +102,6 @@ if [ "$what" = bench ] || [ "$what" = soak ]; then
     need uidmap has newuidmap                          # rootless containers
 fi
 if [ "$what" = soak ]; then
-    need systemd-container has systemd-nspawn          # tests/containers
-    need debootstrap has debootstrap
     need golang-go has go                              # real programs under the filter: tests/tests/runtimes.rs
     need php-cli has php
     need ruby has ruby

@@ -1,0 +1,60 @@
+//! The whole system inside containers, without extra rights: each script under `tests/containers`
+//! starts it there for real and runs the main job (install, create, write, read, sleep, wake).
+//! systemd-nspawn in every run, podman with and without root in the soak.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sandstorm_tests::{apps, bin, is_root, skip, soak, top};
+
+/// Runs one script; `tool` is what it needs beside our own programs.
+fn runs_in(script: &str, tool: &str) -> Result<()> {
+    if Command::new(tool).arg("--version").output().is_err() {
+        skip::announce(script, &format!("{tool} is not installed (prepare.sh soak installs it)"));
+        return Ok(());
+    }
+    let done = Command::new("timeout")
+        .arg(Duration::from_secs(300).as_secs().to_string())
+        .arg(top().join("tests/containers").join(script))
+        .env("SANDSTORM_BIN", bin())
+        .env("PACKAGE", apps::package("dufs")?)
+        .output()
+        .with_context(|| format!("cannot start {script}"))?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    println!("{said}");
+    ensure!(
+        done.status.success() && said.contains("CONTAINER OK"),
+        "{script}: {}\n{said}\n{}",
+        done.status,
+        String::from_utf8_lossy(&done.stderr)
+    );
+    Ok(())
+}
+
+#[test]
+fn systemd_nspawn() -> Result<()> {
+    if !is_root() {
+        sandstorm_tests::skip!(Ok(()), "systemd-nspawn wants root");
+    }
+    runs_in("nspawn.sh", "systemd-nspawn")
+}
+
+#[test]
+fn podman_with_root() -> Result<()> {
+    if !soak() {
+        sandstorm_tests::skip!(Ok(()), "podman with root: in the soak");
+    }
+    if !is_root() {
+        sandstorm_tests::skip!(Ok(()), "podman with root wants root");
+    }
+    runs_in("podman-rootful.sh", "podman")
+}
+
+#[test]
+fn podman_without_root() -> Result<()> {
+    if !soak() {
+        sandstorm_tests::skip!(Ok(()), "podman without root: in the soak");
+    }
+    runs_in("podman-rootless.sh", "podman")
+}
