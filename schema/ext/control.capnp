@@ -11,6 +11,7 @@ $import "/capnp/c++.capnp".namespace("sandstorm::ext");
 
 using import "/sandstorm/util.capnp".ByteStream;
 using import "/sandstorm/util.capnp".Handle;
+using import "report.capnp".LimitState;
 
 interface Control @0xad128e32e9be397e {
   # The bootstrap object.
@@ -64,6 +65,39 @@ interface Control @0xad128e32e9be397e {
 
   check @12 () -> (problems :List(Problem));
   # The server's own health check; an empty list is good news.
+
+  limitList @13 () -> (limits :List(LimitRow));
+  # The server's value of every limit, then every exception: by app, then by account.
+
+  limitSet @14 (subject :LimitSubject, name :Text, value :Text);
+  # An exception. `value` is a number, or one with K, M, G or T. It holds from the next start of a
+  # grain on. Where several apply, the account's beats the app's, and both beat the server's.
+
+  limitClear @15 (subject :LimitSubject, name :Text) -> (cleared :UInt32);
+  # Takes exceptions back: one, or with an empty `name` all of the subject's; how many there were.
+}
+
+struct LimitSubject @0xd49c34d4f8b8e40e {
+  union {
+    server @0 :Void;
+    # Everybody who has no exception. Set in the server's settings, not here.
+
+    app @1 :Text;
+    # An app id.
+
+    account @2 :Text;
+    # A handle.
+  }
+}
+
+struct LimitRow @0xb58dd2d4ad1e4e9f {
+  subject @0 :LimitSubject;
+  name @1 :Text;
+  value @2 :UInt64;
+  unit @3 :Text;
+
+  ceiling @4 :UInt64;
+  # The most that can be set.
 }
 
 struct ServerInfo @0xf67590feb7b8b820 {
@@ -132,6 +166,12 @@ struct GrainInfo @0x82279beafa44d29f {
     running @1;
     trash @2;
   }
+
+  limits @5 :List(LimitState);
+  # Of a running grain: what limits it. Empty when it does not run, or does not say.
+
+  size @6 :UInt64;
+  # Bytes on disk, as last measured.
 }
 
 struct PermissionChoice @0xf65aa71e56c481f3 {

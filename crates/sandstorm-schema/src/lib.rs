@@ -51,14 +51,18 @@ generated! {
     control_capnp = "gen/ext/control_capnp.rs";
     /// Ours: HTTP that `WebSession` cannot carry. Also reachable as `ext_http_capnp`.
     http_capnp = "gen/ext/http_capnp.rs";
+    /// Ours: what a supervisor knows of its grain's limits. Also reachable as `ext_report_capnp`.
+    report_capnp = "gen/ext/report_capnp.rs";
     /// Ours: the unpacking process. Also reachable as `ext_unpack_capnp`.
     unpack_capnp = "gen/ext/unpack_capnp.rs";
 }
 
 pub use control_capnp as ext_control_capnp;
 pub use http_capnp as ext_http_capnp;
+pub use report_capnp as ext_report_capnp;
 pub use unpack_capnp as ext_unpack_capnp;
 
+pub mod grain_limits;
 pub mod http_map;
 pub mod ids;
 pub mod limits;

@@ -14,12 +14,8 @@ fn with_stream<F: Future<Output = ()>>(test: impl FnOnce(BodyWriter, BodyReceive
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let (a, b) = UnixStream::pair().unwrap();
         let (client, receiver) = pipe();
-        let reader = Vat::spawn(
-            a,
-            Side::Server,
-            Some(client.client),
-            Trust::Hostile(GuardLimits::default()),
-        );
+        let reader =
+            Vat::spawn(a, Side::Server, Some(client.client), Trust::Hostile(GuardLimits::app()));
         let writer = Vat::spawn(b, Side::Client, None, Trust::Peer);
         let stream: byte_stream::Client = writer.bootstrap();
         test(BodyWriter::new(stream), receiver, reader, writer).await;

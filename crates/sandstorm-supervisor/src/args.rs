@@ -16,6 +16,8 @@ use crate::sandbox::limits::{Limits, TABLE};
 #[derive(Debug)]
 pub enum Action {
     Run(Box<Args>),
+    /// Try what a grain needs from this machine, without a grain, and say what there is.
+    Check,
     /// Print this and exit 0.
     Print(String),
 }
@@ -102,6 +104,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
                     env!("CARGO_PKG_VERSION")
                 )));
             }
+            b"--check" => return Ok(Action::Check),
             b"--system-calls" => return Ok(Action::Print(crate::sandbox::page::markdown())),
             b"--" => {
                 command = Some(words.by_ref().collect::<Vec<_>>());
@@ -217,6 +220,8 @@ Options:
   -e NAME=VALUE        one variable of the app's environment, which is empty otherwise
   --idle-seconds N     end the grain after N seconds without keepAlive or calls (90)
   --limit NAME=VALUE   one of the limits below; K, M, G, T are powers of 1024
+  --check              try what a grain needs of this machine, without a grain: prints the mode and
+                       what limits grains, or what to change (exit status 4)
   -h, --help           this text
   -V, --version        the version
   --system-calls       what apps and this program may ask of the kernel, as Markdown
@@ -250,7 +255,7 @@ mod tests {
     fn run(line: &[&str]) -> Args {
         match words(line).unwrap() {
             Action::Run(args) => *args,
-            Action::Print(text) => panic!("printed {text}"),
+            other => panic!("{other:?}"),
         }
     }
 

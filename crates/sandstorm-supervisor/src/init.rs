@@ -18,10 +18,10 @@ use crate::home::GrainDirs;
 use crate::layers::{Layer, off};
 use crate::sandbox::bpf;
 use crate::sandbox::cgroup::Cgroup;
-use crate::sandbox::limits::Limits;
+use crate::sandbox::limits::{Floor, Limits};
 use crate::sandbox::mounts::{self, Trees};
 use crate::sandbox::namespaces::{self, INSIDE_ID};
-use crate::sandbox::{StepError, limit_self, step};
+use crate::sandbox::{StepError, step};
 use crate::slot::Slot;
 use crate::sys::process::{self, Forked, SingleThread};
 use crate::sys::{creds, fd, signal};
@@ -43,6 +43,7 @@ pub struct Config<'a> {
     pub trees: Option<Trees>,
     pub dirs: &'a GrainDirs,
     pub limits: &'a Limits,
+    pub floor: Floor,
     pub command: &'a [CString],
     pub environ: &'a [CString],
 }
@@ -71,7 +72,6 @@ const ABOVE: i32 = 10;
 
 /// The child's whole life.
 pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
-    let own_uid = config.slot.is_some();
     let kept = match keep(&config) {
         Ok(kept) => kept,
         Err(_) => process::exit_now(1),
@@ -95,7 +95,7 @@ pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
                 one_thread,
                 kept: &kept,
                 limits: config.limits,
-                own_uid,
+                floor: config.floor,
                 command: config.command,
                 environ: config.environ,
                 pid_max,
@@ -222,7 +222,7 @@ struct App<'a> {
     one_thread: &'a SingleThread,
     kept: &'a Kept,
     limits: &'a Limits,
-    own_uid: bool,
+    floor: Floor,
     command: &'a [CString],
     environ: &'a [CString],
     pid_max: i32,
@@ -367,7 +367,7 @@ fn become_app(app: &App<'_>, writes: bool) -> String {
         signal::reset_all()?;
         process::set_umask(0o007);
         process::set_priority(0, 0)?;
-        limit_self(app.limits, app.own_uid)?;
+        app.limits.apply_to_self(app.floor)?;
         fd::dup_onto(app.kept.null.as_raw_fd(), 0)?;
         fd::dup_onto(app.kept.output.as_raw_fd(), 1)?;
         fd::dup_onto(app.kept.output.as_raw_fd(), 2)?;

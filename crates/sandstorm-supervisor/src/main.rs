@@ -49,6 +49,12 @@ fn run(one_thread: SingleThread) -> Result<(), Error> {
             let _ = std::io::stdout().write_all(text.as_bytes());
             Ok(())
         }
+        Action::Check => {
+            let identity = identity::establish()?;
+            let found = sandbox::check(&one_thread, &identity)?;
+            let _ = std::io::stdout().write_all(found.as_bytes());
+            Ok(())
+        }
         Action::Run(args) => start(one_thread, &args),
     }
 }

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
+use sandstorm_schema::ext_report_capnp::reporting_supervisor;
 use sandstorm_schema::grain_capnp::sandstorm_api;
 use sandstorm_schema::rpc::connect::{self, GuardLimits, Trust, Vat};
 use sandstorm_schema::supervisor_capnp::supervisor;
@@ -22,9 +23,10 @@ use tokio::sync::Notify;
 use crate::args::Args;
 use crate::error::Error;
 use crate::grain::app::App;
+use crate::grain::book::Book;
 use crate::grain::life::Life;
 use crate::grain::log::{self, Log};
-use crate::grain::storage::{self, Quota, Verdict};
+use crate::grain::storage::{self, Next, Quota, Verdict};
 use crate::home::GrainDirs;
 use crate::identity::{Caller, Mode};
 use crate::rpc::border;
@@ -130,6 +132,14 @@ async fn serve(
     let null = fd::open(c"/dev/null", libc::O_RDWR, 0).map_err(Error::kernel("open /dev/null"))?;
     let memory = Memory::watch(sandbox.cgroup.memory, args.limits.memory)
         .map_err(Error::kernel("listen for want of memory"))?;
+    let book = Book::new(
+        args.limits.clone(),
+        sandbox.floor,
+        sandbox.cgroup.limited,
+        sandbox.cgroup.counters,
+        memory.events.clone(),
+        log.clone(),
+    );
     let life = Life::new(args.idle);
     let core = CoreSlot::new();
     let locks = Rc::new(WakeLocks::default());
@@ -151,7 +161,7 @@ async fn serve(
         app_stream,
         Side::Server,
         Some(border.inward_face(api.client)),
-        Trust::Hostile(GuardLimits::default()),
+        Trust::Hostile(GuardLimits::app()),
     );
     let grain = Rc::new(Grain {
         app: app.clone(),
@@ -162,12 +172,17 @@ async fn serve(
         life: life.clone(),
         log: log.clone(),
         locks,
+        book: book.clone(),
         dir: duplicate()?,
         shutdown: Notify::new(),
         watchers: Rc::new(()),
     });
     let quota = Quota::new(args.limits.disk, args.limits.inodes);
-    let sizes = tokio::task::spawn_local(watch_storage(duplicate()?, grain.clone(), quota));
+    let mut sizes = tokio::task::spawn_local(watch_storage(duplicate()?, grain.clone(), quota));
+    let telling = {
+        let life = life.clone();
+        tokio::task::spawn_local(async move { book.tell(&life).await })
+    };
     let connections = Rc::new(Connections::default());
     let accepting =
         tokio::task::spawn_local(connections.clone().accept(listener, grain.clone(), caller));
@@ -189,6 +204,7 @@ async fn serve(
         () = life.ended() => End::Wanted("nobody uses the grain: falling asleep"),
         why = app.follow() => End::App(why),
         () = memory.ran_out() => End::App(String::new()),
+        why = &mut sizes => End::App(why.unwrap_or_else(|e| format!("the disk watch broke down: {e}"))),
         _ = app_vat.closed() => {
             // Its exit status says more than the closed connection.
             let why = tokio::time::timeout(EXIT_GRACE, app.follow()).await;
@@ -197,6 +213,7 @@ async fn serve(
     };
     accepting.abort();
     sizes.abort();
+    telling.abort();
     let (why, result) = match end {
         End::Wanted(why) => (why.to_owned(), Ok(())),
         End::App(why) => {
@@ -235,7 +252,7 @@ async fn serve(
 
 /// The grain's memory, as its control group sees it.
 struct Memory {
-    events: Option<MemoryEvents>,
+    events: Option<Rc<MemoryEvents>>,
     alarm: Option<AsyncFd<OwnedFd>>,
     limit: u64,
 }
@@ -243,7 +260,7 @@ struct Memory {
 impl Memory {
     fn watch(mut events: Option<MemoryEvents>, limit: u64) -> io::Result<Memory> {
         let alarm = events.as_mut().and_then(|e| e.alarm.take()).map(fd::watch_readable);
-        Ok(Memory { events, alarm: alarm.transpose()?, limit })
+        Ok(Memory { events: events.map(Rc::new), alarm: alarm.transpose()?, limit })
     }
 
     /// Returns when a process was killed for want of memory; the rest of the grain goes too, since
@@ -301,7 +318,8 @@ impl Connections {
             if !allowed || self.open.borrow().len() >= MAX_CONNECTIONS {
                 continue;
             }
-            let client: supervisor::Client = capnp_rpc::new_client(SupervisorImpl(grain.clone()));
+            let client: reporting_supervisor::Client =
+                capnp_rpc::new_client(SupervisorImpl(grain.clone()));
             let vat = Vat::spawn(stream, Side::Server, Some(client.client), Trust::Peer);
             let number = self.next.get();
             self.next.set(number + 1);
@@ -343,15 +361,19 @@ impl Connections {
     }
 }
 
-/// Watches what the grain takes on disk: tells the system, and keeps the disk limit.
-async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) {
+/// Watches what the grain takes on disk: tells the system, and keeps the disk limit. Returns when
+/// the grain has to end for it, with the reason.
+async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> String {
     let unreported = Cell::new(true);
     let life = grain.life.clone();
+    let mut end = String::new();
     storage::watch(dir, &life, async |usage, changed| {
+        grain.book.measured(usage);
         match quota.judge(usage) {
             Verdict::Same => {}
             Verdict::Nearly(text) => grain.log.note(&text),
             Verdict::Full(text) => {
+                grain.book.filled_up();
                 grain.log.note(&text);
                 grain.app.set_writes(false);
             }
@@ -359,6 +381,7 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) {
                 grain.log.note("there is room on the disk again: writes succeed");
                 grain.app.set_writes(true);
             }
+            Verdict::Runaway(text) => end = text,
         }
         if changed {
             unreported.set(true);
@@ -370,9 +393,14 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) {
             // A core of a shell that is gone: its successor is told at the next walk.
             unreported.set(!matches!(call.await, Ok(Ok(_))));
         }
-        quota.is_full()
+        match (end.is_empty(), quota.is_full()) {
+            (false, _) => Next::Never,
+            (true, true) => Next::Soon,
+            (true, false) => Next::AsUsual,
+        }
     })
     .await;
+    end
 }
 
 /// A line on stdout for whoever started us, who may not be reading.

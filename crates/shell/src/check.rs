@@ -3,8 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::config::{Config, Listen, Settings};
+use crate::identity::text::one_line;
 
 /// Something that keeps the server from working well.
 pub struct Problem {
@@ -20,6 +23,10 @@ fn problem(what: impl Into<String>, fix: impl Into<String>) -> Problem {
 
 /// Less free space than this, and installs and grains begin to fail.
 const FREE_BYTES: u64 = 1 << 30;
+/// The line of the supervisor's trial that tells its weaker mode.
+const USER_NAMESPACES: &str = "mode: user namespaces";
+/// The supervisor's trial takes milliseconds.
+const TRIAL: Duration = Duration::from_secs(10);
 /// Descriptors that a server with a few dozen grains needs.
 const FILES: u64 = 4096;
 
@@ -105,9 +112,7 @@ fn programs(config: &Config, out: &mut Vec<Problem>) {
         if name != "sandstorm-supervisor" {
             continue;
         }
-        if mode & 0o6000 == 0 {
-            user_namespaces(out);
-        } else if metadata.uid() != 0 || mode & 0o7777 != 0o4750 {
+        if mode & 0o6000 != 0 && (metadata.uid() != 0 || mode & 0o7777 != 0o4750) {
             out.push(problem(
                 format!(
                     "{} has owner {} and mode {:o}, so it refuses to run.",
@@ -120,30 +125,57 @@ fn programs(config: &Config, out: &mut Vec<Problem>) {
                     path.display()
                 ),
             ));
+            continue;
+        }
+        match try_supervisor(&path) {
+            Ok(said) if mode & 0o4000 != 0 && said.iter().any(|l| l == USER_NAMESPACES) => {
+                out.push(problem(
+                    "The supervisor is setuid root, but the kernel does not honour that here.",
+                    "Start the server without no_new_privs (a systemd option that implies it, a \
+                     container's flag), from a file system that is not mounted nosuid.",
+                ));
+            }
+            Ok(_) => {}
+            Err(said) => out.push(problem(
+                format!("No grain can start here: {said}"),
+                "Change what it names, or install the supervisor setuid root (`make install`).",
+            )),
         }
     }
 }
 
-/// Without the setuid bit everything hangs on these.
-fn user_namespaces(out: &mut Vec<Problem>) {
-    let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-    if read("/proc/sys/user/max_user_namespaces").as_deref() == Some("0")
-        || read("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0")
-    {
-        out.push(problem(
-            "User namespaces are switched off, and the supervisor is not setuid root.",
-            "Run `make install` (setuid), or sysctl -w user.max_user_namespaces=10000 \
-             kernel.unprivileged_userns_clone=1",
-        ));
+/// Lets the supervisor try what a grain's start needs; it alone knows, by its own rights and the
+/// profile that the machine may have for it.
+///
+/// # Errors
+/// What it says is missing, in sentences.
+pub fn try_supervisor(program: &Path) -> Result<Vec<String>, String> {
+    let failed = |e: std::io::Error| format!("{} cannot be started: {e}", program.display());
+    let mut child = Command::new(program)
+        .arg("--check")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let give_up = Instant::now() + TRIAL;
+    while child.try_wait().map_err(failed)?.is_none() {
+        if Instant::now() > give_up {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("{} --check did not end in {TRIAL:?}", program.display()));
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
-    if read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1")
-        && !nix::unistd::geteuid().is_root()
-    {
-        out.push(problem(
-            "AppArmor keeps unprivileged programs from using user namespaces.",
-            "Run `make install` (setuid), or give the supervisor an AppArmor profile with `userns`.",
-        ));
+    let done = child.wait_with_output().map_err(failed)?;
+    let lines = |bytes: &[u8]| -> Vec<String> {
+        String::from_utf8_lossy(bytes).lines().map(|l| one_line(l, 500)).collect()
+    };
+    if done.status.success() {
+        return Ok(lines(&done.stdout));
     }
+    Err(lines(&done.stderr).join(" "))
 }
 
 fn limits(out: &mut Vec<Problem>) {

@@ -18,6 +18,7 @@ mod grains;
 mod identity;
 mod ids;
 mod install;
+mod limits;
 mod live;
 mod middleware;
 mod net;

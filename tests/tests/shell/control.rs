@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
-use sandstorm_tests::{Mode, Server};
+use sandstorm_tests::{Installation, Mode, Server};
 
 use crate::probe;
 
@@ -122,5 +122,31 @@ async fn a_start_that_cannot_work_says_so() -> Result<()> {
         ensure!(said(&done).contains(part), "{part:?} is not in {}", said(&done));
     }
     drop(taken);
+    Ok(())
+}
+
+/// `shell check` finds out by trying: where no user namespace can be made, it says so.
+#[test]
+fn check_tries_what_a_start_needs() -> Result<()> {
+    let Some(installation) = Installation::new(Mode::UserNamespace)? else { return Ok(()) };
+    let check = |before: &str| -> Result<serde_json::Value> {
+        let shell = installation.program("shell");
+        let script = format!("{before} exec {} check --json", shell.display());
+        let mut command = std::process::Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "sh", "-c", &script])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("SANDSTORM_HOME", installation.home());
+        installation.as_user(&mut command);
+        let done = command.output()?;
+        serde_json::from_slice(&done.stdout)
+            .with_context(|| String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let named = |answer: &serde_json::Value| answer.to_string().contains("max_user_namespaces");
+    let with = check("")?;
+    ensure!(!named(&with), "{with}");
+    let without = check("echo 0 > /proc/sys/user/max_user_namespaces;")?;
+    ensure!(named(&without) && without["ok"] == false, "{without}");
     Ok(())
 }

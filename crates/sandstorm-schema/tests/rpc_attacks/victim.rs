@@ -13,20 +13,8 @@ use sandstorm_schema::rpc::{Crossing, Membrane, MembranePolicy};
 use crate::memory::{MIB, NOW};
 use crate::rpc_support::{call, get_cap, object, put_cap, put_data};
 
-/// Method numbers of the victim's object.
-pub mod method {
-    pub const ECHO: u16 = 0;
-    pub const ANSWER_64K: u16 = 1;
-    pub const NEVER_ANSWER: u16 = 2;
-    pub const KEEP: u16 = 3;
-    pub const CALL_KEPT: u16 = 4;
-    pub const DROP_KEPT: u16 = 5;
-    pub const OBJECT_AND_64K: u16 = 6;
-    pub const NEW_OBJECT: u16 = 7;
-    pub const ECHO_CAP: u16 = 8;
-    pub const KEPT_LATER: u16 = 9;
-    pub const ECHO_CAP_LATER: u16 = 10;
-}
+#[path = "method.rs"]
+pub mod method;
 
 pub fn victim_object() -> Client {
     let kept: Rc<RefCell<Vec<Client>>> = Rc::default();

@@ -24,6 +24,20 @@ use tokio::net::UnixStream;
 /// The interface that all objects of these tests have.
 pub const INTERFACE: u64 = 0xfeed_0000_0000_0001;
 
+/// Interface and method of a call that [`raw`] makes.
+pub fn addressed(method: u16) -> (u64, u16) {
+    (INTERFACE, method)
+}
+
+impl raw::Raw {
+    /// The attacker's end and the victim's.
+    pub fn pair() -> (raw::Raw, UnixStream) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (raw::Raw::new(ours), UnixStream::from_std(theirs).unwrap())
+    }
+}
+
 pub type Any = any_pointer::Owned;
 pub type Handler = dyn Fn(u16, Params<Any>, Results<Any>) -> Promise<(), capnp::Error>;
 

@@ -9,10 +9,12 @@ use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions};
 use capnp::serialize::OwnedSegments;
 use capnp_rpc::rpc_capnp::{call, cap_descriptor, message, resolve, return_};
 
-use super::INTERFACE;
+use super::addressed;
 
 pub struct Raw {
     pub socket: UnixStream,
+    /// An object of the victim's that is attacked, if not its bootstrap object.
+    pub given: Option<u32>,
     /// Received while something else was waited for.
     backlog: VecDeque<Reader<OwnedSegments>>,
 }
@@ -36,7 +38,8 @@ pub fn call_on(
     encode(|root| {
         let mut call = root.init_call();
         call.set_question_id(question);
-        call.set_interface_id(INTERFACE);
+        let (interface, method) = addressed(method);
+        call.set_interface_id(interface);
         call.set_method_id(method);
         call.reborrow().init_target().set_imported_cap(target);
         fill(call);
@@ -54,7 +57,8 @@ pub fn call_on_answer(
     encode(|root| {
         let mut call = root.init_call();
         call.set_question_id(question);
-        call.set_interface_id(INTERFACE);
+        let (interface, method) = addressed(method);
+        call.set_interface_id(interface);
         call.set_method_id(method);
         let mut promised = call.reborrow().init_target().init_promised_answer();
         promised.set_question_id(answer);
@@ -139,16 +143,11 @@ pub fn make_list_empty(message: &mut [u8], count: u32) {
 }
 
 impl Raw {
-    /// The attacker's end and the victim's.
-    pub fn pair() -> (Raw, tokio::net::UnixStream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        theirs.set_nonblocking(true).unwrap();
-        ours.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        ours.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
-        (
-            Raw { socket: ours, backlog: VecDeque::new() },
-            tokio::net::UnixStream::from_std(theirs).unwrap(),
-        )
+    /// The attacker's end of a connection.
+    pub fn new(socket: UnixStream) -> Raw {
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+        Raw { socket, given: None, backlog: VecDeque::new() }
     }
 
     /// False when the victim does not listen (any more).
@@ -212,8 +211,11 @@ impl Raw {
         }));
     }
 
-    /// Asks for the victim's bootstrap object and returns its id.
+    /// Asks for the victim's bootstrap object and returns its id, or the id of what was given.
     pub fn ask_bootstrap(&mut self) -> u32 {
+        if let Some(id) = self.given {
+            return id;
+        }
         self.send(&bootstrap(0));
         let id = self
             .receive_until(|m| match m.which() {

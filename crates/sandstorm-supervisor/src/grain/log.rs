@@ -35,6 +35,7 @@ pub struct Log {
     size: Cell<u64>,
     limit: u64,
     at_line_start: Cell<bool>,
+    slowed: Cell<u64>,
     watchers: RefCell<Vec<Weak<Watcher>>>,
 }
 
@@ -51,8 +52,19 @@ impl Log {
             size: Cell::new(size),
             limit,
             at_line_start: Cell::new(true),
+            slowed: Cell::new(0),
             watchers: RefCell::new(Vec::new()),
         }))
+    }
+
+    /// Bytes of the present file.
+    pub fn size(&self) -> u64 {
+        self.size.get()
+    }
+
+    /// How often the app's output had to wait for its share of bytes a second.
+    pub fn slowed(&self) -> u64 {
+        self.slowed.get()
     }
 
     /// A line of the supervisor's own.
@@ -227,6 +239,7 @@ pub async fn pump(log: &Log, output: pipe::Receiver) {
             filled = now;
         }
         if budget == 0 {
+            log.slowed.set(log.slowed.get() + 1);
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         }

@@ -1,6 +1,7 @@
 //! The running grain: its app, its log, its storage, its signs of life.
 
 pub mod app;
+pub mod book;
 pub mod life;
 pub mod log;
 pub mod storage;

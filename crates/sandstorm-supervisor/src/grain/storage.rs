@@ -124,9 +124,18 @@ impl Pace {
     }
 }
 
-/// Walks again and again, telling `report` every result, and whether it differs from the last.
-/// `report` answers whether it waits for a change.
-pub async fn watch(top: OwnedFd, life: &Life, mut report: impl AsyncFnMut(Usage, bool) -> bool) {
+/// What a report makes of the next walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A change is waited for.
+    Soon,
+    AsUsual,
+    Never,
+}
+
+/// Walks again and again, telling `report` every result, and whether it differs from the last;
+/// until it wants no more.
+pub async fn watch(top: OwnedFd, life: &Life, mut report: impl AsyncFnMut(Usage, bool) -> Next) {
     let mut last = None;
     let mut pace = Pace { pause: SOON };
     loop {
@@ -135,7 +144,11 @@ pub async fn watch(top: OwnedFd, life: &Life, mut report: impl AsyncFnMut(Usage,
         if let Ok(usage) = measure(&top).await {
             let changed = last != Some(usage);
             last = Some(usage);
-            soon = report(usage, changed).await || changed;
+            soon = match report(usage, changed).await {
+                Next::Soon => true,
+                Next::AsUsual => changed,
+                Next::Never => return,
+            };
         }
         let walk = started.elapsed();
         let until = Instant::now() + pace.next(walk, soon);
@@ -153,14 +166,24 @@ pub async fn watch(top: OwnedFd, life: &Life, mut report: impl AsyncFnMut(Usage,
     }
 }
 
+/// What a fuller grain is told: percent, and the level that this is.
+const WARNINGS: [(u64, u8); 2] = [(95, 2), (80, 1)];
+/// Percent below which a warning may be given again, and writes are let go again.
+const REST: u64 = 5;
+const ROOM: u64 = 98;
+/// Once writes fail, so much more and the grain is ended: some ways to take space are no writes
+/// (empty files, directories, pages of a file that is mapped and has holes).
+const MORE_BYTES: u64 = 64 << 20;
+const MORE_INODES: u64 = 2000;
+
 /// Whether the grain may write, by what it takes and what it may take; with some room between the
 /// two answers, so that they do not alternate.
 #[derive(Debug)]
 pub struct Quota {
-    bytes: u64,
-    inodes: u64,
-    full: bool,
-    warned: bool,
+    limit: Usage,
+    /// Least usage since writes began to fail.
+    full: Option<Usage>,
+    warned: u8,
 }
 
 /// What a new measurement means.
@@ -168,60 +191,72 @@ pub struct Quota {
 pub enum Verdict {
     /// As before.
     Same,
-    /// Nine tenths are used: tell the owner.
+    /// Four fifths, or nineteen twentieths, are used: tell the owner.
     Nearly(String),
     /// No more writes.
     Full(String),
     /// Writes again.
     Free,
+    /// It goes on without writing: end it.
+    Runaway(String),
 }
 
 impl Quota {
     pub fn new(bytes: u64, inodes: u64) -> Quota {
-        Quota { bytes, inodes, full: false, warned: false }
+        Quota { limit: Usage { bytes, inodes }, full: None, warned: 0 }
     }
 
     /// Whether writes fail now.
     pub fn is_full(&self) -> bool {
-        self.full
+        self.full.is_some()
+    }
+
+    fn percent(&self, usage: Usage) -> u64 {
+        let of = |used: u64, limit: u64| used.saturating_mul(100) / limit.max(1);
+        of(usage.bytes, self.limit.bytes).max(of(usage.inodes, self.limit.inodes))
+    }
+
+    fn words(&self, usage: Usage) -> String {
+        let Usage { bytes, inodes } = self.limit;
+        format!("{} of {} MiB, {} of {inodes} files", usage.bytes >> 20, bytes >> 20, usage.inodes)
     }
 
     pub fn judge(&mut self, usage: Usage) -> Verdict {
-        let above = |percent: u64| {
-            usage.bytes / 100 >= self.bytes * percent / 10_000
-                || usage.inodes * 100 >= self.inodes * percent
-        };
-        let words = || {
-            format!(
-                "{} of {} MiB and {} of {} files",
-                usage.bytes >> 20,
-                self.bytes >> 20,
-                usage.inodes,
-                self.inodes
-            )
-        };
-        if !self.full && above(100) {
-            self.full = true;
-            self.warned = true;
+        let percent = self.percent(usage);
+        let level = WARNINGS.iter().find(|(at, _)| percent >= *at).map_or(0, |(_, level)| *level);
+        if let Some(least) = &mut self.full {
+            least.bytes = least.bytes.min(usage.bytes);
+            least.inodes = least.inodes.min(usage.inodes);
+            let more =
+                usage.bytes > least.bytes + MORE_BYTES || usage.inodes > least.inodes + MORE_INODES;
+            if percent < ROOM {
+                self.full = None;
+                self.warned = level;
+                return Verdict::Free;
+            }
+            if more {
+                return Verdict::Runaway(format!(
+                    "ended: the disk limit is reached, and the app goes on taking space ({})",
+                    self.words(usage)
+                ));
+            }
+            return Verdict::Same;
+        }
+        if percent >= 100 {
+            self.full = Some(usage);
             return Verdict::Full(format!(
                 "the disk limit is reached ({}): writes fail until something is deleted",
-                words()
+                self.words(usage)
             ));
         }
-        if self.full && !above(98) {
-            self.full = false;
-            self.warned = above(85);
-            return Verdict::Free;
+        if level > self.warned {
+            self.warned = level;
+            let words = self.words(usage);
+            return Verdict::Nearly(format!("{percent} % of the disk limit are used ({words})"));
         }
-        if !self.full && !self.warned && above(90) {
-            self.warned = true;
-            return Verdict::Nearly(format!(
-                "nine tenths of the disk limit are used ({})",
-                words()
-            ));
-        }
-        if self.warned && !above(85) {
-            self.warned = false;
+        let rested = WARNINGS.iter().find(|(_, l)| *l == self.warned).map_or(0, |(at, _)| *at);
+        if level < self.warned && percent + REST < rested {
+            self.warned = level;
         }
         Verdict::Same
     }
@@ -262,14 +297,31 @@ mod tests {
         let mut quota = Quota::new(100 << 20, 1000);
         let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes });
         assert_eq!(at(50, 10), Verdict::Same);
-        assert!(matches!(at(91, 10), Verdict::Nearly(_)));
-        assert_eq!(at(92, 10), Verdict::Same);
+        assert!(matches!(at(81, 10), Verdict::Nearly(_)));
+        assert_eq!(at(82, 10), Verdict::Same);
+        assert!(matches!(at(95, 10), Verdict::Nearly(_)), "a second time");
+        assert_eq!(at(96, 10), Verdict::Same);
         assert!(matches!(at(101, 10), Verdict::Full(_)));
         assert_eq!(at(99, 10), Verdict::Same, "some room between");
         assert_eq!(at(97, 10), Verdict::Free);
         assert!(matches!(at(10, 1000), Verdict::Full(_)));
         assert_eq!(at(10, 500), Verdict::Free);
-        assert!(matches!(at(95, 10), Verdict::Nearly(_)), "warned again after a rest");
+        assert!(matches!(at(85, 10), Verdict::Nearly(_)), "warned again after a rest");
+    }
+
+    #[test]
+    fn who_goes_on_when_writes_fail_is_ended() {
+        let mut quota = Quota::new(100 << 20, 1000);
+        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes });
+        assert!(matches!(at(10, 1200), Verdict::Full(_)));
+        assert_eq!(at(10, 2900), Verdict::Same);
+        assert!(matches!(at(10, 3300), Verdict::Runaway(_)));
+        // Counted from the least there was since.
+        let mut quota = Quota::new(100 << 20, 1000);
+        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes });
+        assert!(matches!(at(400, 10), Verdict::Full(_)));
+        assert_eq!(at(150, 10), Verdict::Same);
+        assert!(matches!(at(215, 10), Verdict::Runaway(_)));
     }
 
     #[test]

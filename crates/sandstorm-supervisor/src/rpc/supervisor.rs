@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use capnp::Error;
 use capnp::capability::{Client, FromClientHook};
+use sandstorm_schema::ext_report_capnp::{grain_report, reporting_supervisor};
 use sandstorm_schema::grain_capnp::{main_view, ui_view};
 use sandstorm_schema::rpc::body::BodyWriter;
 use sandstorm_schema::rpc::membrane::Membrane;
@@ -20,6 +21,7 @@ use super::core::CoreSlot;
 use super::wake_lock::WakeLocks;
 use super::{border, log_watch};
 use crate::grain::app::App;
+use crate::grain::book::Book;
 use crate::grain::life::Life;
 use crate::grain::log::Log;
 use crate::grain::www::{self, Found};
@@ -42,6 +44,7 @@ pub struct Grain {
     pub life: Rc<Life>,
     pub log: Rc<Log>,
     pub locks: Rc<WakeLocks>,
+    pub book: Rc<Book>,
     /// The grain's directory.
     pub dir: OwnedFd,
     /// Told when the grain is to end.
@@ -211,6 +214,28 @@ impl supervisor::Server for SupervisorImpl {
         Ok(())
     }
 }
+
+impl grain_report::Server for SupervisorImpl {
+    async fn limits(
+        self: Rc<Self>,
+        _: grain_report::LimitsParams,
+        mut results: grain_report::LimitsResults,
+    ) -> Result<(), Error> {
+        let rows = self.0.book.rows();
+        let mut list = results.get().init_limits(rows.len() as u32);
+        for (index, row) in rows.iter().enumerate() {
+            let mut item = list.reborrow().get(index as u32);
+            item.set_name(row.name);
+            item.set_value(row.value);
+            item.set_by(row.by);
+            item.set_used(row.used);
+            item.set_hits(row.hits);
+        }
+        Ok(())
+    }
+}
+
+impl reporting_supervisor::Server for SupervisorImpl {}
 
 /// Writes a file into a stream, as long as it was when it was opened.
 async fn send_file(

@@ -17,6 +17,35 @@ use crate::sys::fd;
 
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 const CGROUP1_MAGIC: i64 = 0x0027_e0eb;
+/// Stands before a grain's name in version 1, where groups lie beside others.
+const V1_PREFIX: &str = "sandstorm-";
+
+/// What the groups can limit, in the order of the log.
+const CONTROLLERS: [Controller; 3] = [Controller::Memory, Controller::Pids, Controller::Cpu];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Controller {
+    Memory,
+    Pids,
+    Cpu,
+}
+
+impl Controller {
+    fn name(self) -> &'static str {
+        match self {
+            Controller::Memory => "memory",
+            Controller::Pids => "pids",
+            Controller::Cpu => "cpu",
+        }
+    }
+}
+
+/// Which version of control groups keeps a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    One,
+    Two,
+}
 
 /// Groups of one grain, and the handles that stay useful without privilege.
 #[derive(Debug, Default)]
@@ -25,11 +54,55 @@ pub struct Cgroup {
     unified: Option<OwnedFd>,
     /// `tasks` files of the version 1 groups, opened with the rights that may join them.
     v1: Vec<OwnedFd>,
+    /// Where the groups are, and what is put before the grain's name: only a trial removes them.
+    made: Vec<(OwnedFd, &'static str)>,
+    /// What is limited, and by what.
+    pub limited: Vec<(Controller, Version)>,
     /// Open for writing: `1` ends every process of the grain, frozen or not.
     pub kill: Option<OwnedFd>,
     pub memory: Option<MemoryEvents>,
+    pub counters: Counters,
     /// What is limited and how, for the log.
     pub notes: Vec<String>,
+}
+
+/// Open files of the groups, which say how often a limit was met.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// `memory.current` (2) or `memory.usage_in_bytes` (1).
+    memory: Option<OwnedFd>,
+    /// `pids.current` and `pids.events`.
+    pids: Option<(OwnedFd, OwnedFd)>,
+    /// `cpu.stat`.
+    cpu: Option<OwnedFd>,
+}
+
+impl Counters {
+    /// Bytes of memory in use.
+    pub fn memory(&self) -> Option<u64> {
+        self.memory.as_ref().and_then(|f| text(f.as_fd()).trim().parse().ok())
+    }
+
+    /// Processes and threads there are, and forks that were refused.
+    pub fn pids(&self) -> Option<(u64, u64)> {
+        let (current, events) = self.pids.as_ref()?;
+        Some((text(current.as_fd()).trim().parse().ok()?, count(events.as_fd(), "max ")))
+    }
+
+    /// Periods of 100 ms in which the grain was stopped for having had its processor time.
+    pub fn throttled(&self) -> Option<u64> {
+        self.cpu.as_ref().map(|f| count(f.as_fd(), "nr_throttled "))
+    }
+
+    fn open(&mut self, controller: Controller, version: Version, dir: BorrowedFd<'_>) {
+        let open = |name| open_at(dir, name, libc::O_RDONLY).ok();
+        match (controller, version) {
+            (Controller::Memory, Version::One) => self.memory = open("memory.usage_in_bytes"),
+            (Controller::Memory, Version::Two) => self.memory = open("memory.current"),
+            (Controller::Pids, _) => self.pids = open("pids.current").zip(open("pids.events")),
+            (Controller::Cpu, _) => self.cpu = open("cpu.stat"),
+        }
+    }
 }
 
 /// Tells whether the grain ran out of memory.
@@ -46,16 +119,21 @@ pub struct MemoryEvents {
 impl MemoryEvents {
     /// Kills for want of memory since the start.
     pub fn kills(&self) -> u64 {
-        count(self.counters.as_fd()).saturating_sub(self.before)
+        count(self.counters.as_fd(), "oom_kill ").saturating_sub(self.before)
     }
 }
 
-fn count(counters: BorrowedFd<'_>) -> u64 {
+fn text(file: BorrowedFd<'_>) -> String {
     let mut buffer = [0; 1024];
-    let n = fd::read_at(counters.as_raw_fd(), &mut buffer, 0).unwrap_or(0);
-    String::from_utf8_lossy(&buffer[..n])
+    let n = fd::read_at(file.as_raw_fd(), &mut buffer, 0).unwrap_or(0);
+    String::from_utf8_lossy(&buffer[..n]).into_owned()
+}
+
+/// The number on the line that starts with `word`; 0 where there is none.
+fn count(file: BorrowedFd<'_>, word: &str) -> u64 {
+    text(file)
         .lines()
-        .filter_map(|l| l.strip_prefix("oom_kill "))
+        .filter_map(|l| l.strip_prefix(word))
         .find_map(|v| v.trim().parse().ok())
         .unwrap_or(0)
 }
@@ -74,77 +152,132 @@ impl Cgroup {
     /// `name` is this grain's among all that run.
     pub fn prepare(name: &str, limits: &Limits, right: Right) -> Cgroup {
         let mut group = Cgroup::default();
-        let mut limited = Vec::new();
         let paths = own_paths();
         if let Some((top, parent)) = unified_parent(&paths, right) {
-            group.use_unified(&top, &parent, name, limits, &mut limited);
+            group.use_unified(&top, parent, name, limits);
         }
         if right == Right::Root {
-            for controller in ["memory", "pids", "cpu"] {
-                if !limited.contains(&controller) {
-                    if let Some(dir) = v1_group(&paths, controller, name) {
-                        let tasks = open_at(dir.as_fd(), "tasks", libc::O_WRONLY);
-                        if let (true, Ok(tasks)) = (set_v1(dir.as_fd(), controller, limits), tasks)
-                        {
-                            limited.push(controller);
-                            if controller == "memory" {
-                                group.memory = v1_events(dir.as_fd());
-                            }
-                            group.v1.push(tasks);
-                        }
-                    }
+            for controller in CONTROLLERS {
+                if group.by(controller).is_none() {
+                    group.use_v1(&paths, controller, name, limits);
                 }
             }
         }
-        let missing: Vec<_> =
-            ["memory", "pids", "cpu"].into_iter().filter(|c| !limited.contains(c)).collect();
-        if !limited.is_empty() {
-            group.notes.push(format!(
-                "limits by cgroup: {} (memory {} MiB, {} processes, {} % of a processor)",
-                limited.join(", "),
-                limits.memory >> 20,
-                limits.pids,
-                limits.cpu
-            ));
-        }
-        if !missing.is_empty() {
-            group.notes.push(format!(
-                "not limited by cgroup: {} (no controller that this program may use)",
-                missing.join(", ")
-            ));
+        group.note(limits);
+        group
+    }
+
+    /// What `prepare` would do here, undone again.
+    pub fn trial(limits: &Limits, right: Right) -> Cgroup {
+        let name = format!("check-{}", std::process::id());
+        let group = Cgroup::prepare(&name, limits, right);
+        for (parent, prefix) in &group.made {
+            if let Ok(name) = CString::new(format!("{prefix}{name}")) {
+                let _ = fd::rmdirat(parent.as_fd(), &name);
+            }
         }
         group
     }
 
-    fn use_unified(
-        &mut self,
-        top: &OwnedFd,
-        parent: &OwnedFd,
-        name: &str,
-        limits: &Limits,
-        limited: &mut Vec<&'static str>,
-    ) {
-        for level in [top, parent] {
+    /// What keeps this limit.
+    pub fn by(&self, controller: Controller) -> Option<Version> {
+        self.limited.iter().find(|(c, _)| *c == controller).map(|(_, version)| *version)
+    }
+
+    fn note(&mut self, limits: &Limits) {
+        let names = |version: Option<Version>| {
+            let names: Vec<_> = CONTROLLERS
+                .into_iter()
+                .filter(|c| self.by(*c) == version)
+                .map(Controller::name)
+                .collect();
+            names.join(", ")
+        };
+        let (two, one, none) = (names(Some(Version::Two)), names(Some(Version::One)), names(None));
+        let mut notes = Vec::new();
+        for (version, names) in [("2", two), ("1", one)] {
+            if !names.is_empty() {
+                notes.push(format!("limits by cgroup version {version}: {names}"));
+            }
+        }
+        if !notes.is_empty() {
+            notes.push(format!(
+                "memory {} MiB, {} processes, {} % of a processor, weight {}",
+                limits.memory >> 20,
+                limits.pids,
+                limits.cpu,
+                limits.weight
+            ));
+        }
+        if !none.is_empty() {
+            notes.push(format!(
+                "not limited by cgroup: {none} (no controller that this program may use)"
+            ));
+        }
+        self.notes = notes;
+    }
+
+    fn use_unified(&mut self, top: &OwnedFd, parent: OwnedFd, name: &str, limits: &Limits) {
+        for level in [top, &parent] {
             hand_down(level.as_fd());
         }
         let Ok(dir) = fresh_group(parent.as_fd(), name) else { return };
-        if write_at(dir.as_fd(), "memory.max", &limits.memory.to_string()).is_ok() {
-            limited.push("memory");
-            let _ = write_at(dir.as_fd(), "memory.swap.max", "0");
-            let _ = write_at(dir.as_fd(), "memory.oom.group", "1");
+        let set = |file: &str, value: String| write_at(dir.as_fd(), file, &value).is_ok();
+        if set("memory.max", limits.memory.to_string()) {
+            self.limited.push((Controller::Memory, Version::Two));
+            set("memory.swap.max", "0".into());
+            set("memory.oom.group", "1".into());
             self.memory = open_at(dir.as_fd(), "memory.events", libc::O_RDONLY).ok().map(|file| {
-                let before = count(file.as_fd());
+                let before = count(file.as_fd(), "oom_kill ");
                 MemoryEvents { counters: file, before, alarm: None }
             });
         }
-        if write_at(dir.as_fd(), "pids.max", &(limits.pids + 1).to_string()).is_ok() {
-            limited.push("pids");
+        if set("pids.max", (limits.pids + 1).to_string()) {
+            self.limited.push((Controller::Pids, Version::Two));
         }
-        if write_at(dir.as_fd(), "cpu.max", &format!("{} 100000", limits.cpu * 1000)).is_ok() {
-            limited.push("cpu");
+        if set("cpu.max", format!("{} 100000", limits.cpu * 1000)) {
+            self.limited.push((Controller::Cpu, Version::Two));
+            set("cpu.weight", limits.weight.to_string());
+        }
+        for (controller, version) in self.limited.clone() {
+            self.counters.open(controller, version, dir.as_fd());
         }
         self.kill = open_at(dir.as_fd(), "cgroup.kill", libc::O_WRONLY).ok();
         self.unified = Some(dir);
+        self.made.push((parent, ""));
+    }
+
+    /// A version 1 group nested in the caller's own, or at the top where that cannot be opened.
+    fn use_v1(
+        &mut self,
+        paths: &[(String, String)],
+        controller: Controller,
+        name: &str,
+        limits: &Limits,
+    ) {
+        let path = format!("/sys/fs/cgroup/{}", controller.name());
+        let Some(top) = open_hierarchy(&path, CGROUP1_MAGIC) else { return };
+        let own = paths
+            .iter()
+            .find(|(all, _)| all.split(',').any(|c| c == controller.name()))
+            .and_then(|(_, path)| open_beneath(top.as_fd(), path).ok());
+        let parent = own.unwrap_or(top);
+        let Ok(dir) = fresh_group(parent.as_fd(), &format!("{V1_PREFIX}{name}")) else { return };
+        self.made.push((parent, V1_PREFIX));
+        let tasks = open_at(dir.as_fd(), "tasks", libc::O_WRONLY);
+        if let (true, Ok(tasks)) = (set_v1(dir.as_fd(), controller, limits), tasks) {
+            self.limited.push((controller, Version::One));
+            self.counters.open(controller, Version::One, dir.as_fd());
+            if controller == Controller::Memory {
+                self.memory = v1_events(dir.as_fd());
+            }
+            self.v1.push(tasks);
+        }
+    }
+
+    /// Lets go of the way to the groups above, which only making and removing need.
+    pub fn settle(&mut self) {
+        self.made.clear();
     }
 
     /// The version 2 group for a child to be born in.
@@ -280,36 +413,28 @@ fn fresh_group(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     Err(io::Error::from_raw_os_error(libc::EBUSY))
 }
 
-/// A version 1 group nested in the caller's own, or at the top where that cannot be opened.
-fn v1_group(paths: &[(String, String)], controller: &str, name: &str) -> Option<OwnedFd> {
-    let top = open_hierarchy(&format!("/sys/fs/cgroup/{controller}"), CGROUP1_MAGIC)?;
-    let own = paths
-        .iter()
-        .find(|(controllers, _)| controllers.split(',').any(|c| c == controller))
-        .and_then(|(_, path)| open_beneath(top.as_fd(), path).ok());
-    let parent = own.unwrap_or(top);
-    fresh_group(parent.as_fd(), &format!("sandstorm-{name}")).ok()
-}
-
-fn set_v1(dir: BorrowedFd<'_>, controller: &str, limits: &Limits) -> bool {
+fn set_v1(dir: BorrowedFd<'_>, controller: Controller, limits: &Limits) -> bool {
     let set = |file: &str, value: u64| write_at(dir, file, &value.to_string()).is_ok();
     match controller {
-        "memory" => {
+        Controller::Memory => {
             // Memory and swap together can only be set above memory alone, so a reused group may
             // need the other order.
             let _ = set("memory.limit_in_bytes", limits.memory);
             let _ = set("memory.memsw.limit_in_bytes", limits.memory);
             set("memory.limit_in_bytes", limits.memory)
         }
-        "pids" => set("pids.max", limits.pids + 1),
-        "cpu" => set("cpu.cfs_period_us", 100_000) && set("cpu.cfs_quota_us", limits.cpu * 1000),
-        _ => false,
+        Controller::Pids => set("pids.max", limits.pids + 1),
+        Controller::Cpu => {
+            // 1024 shares are what weight 100 is in version 2.
+            let _ = set("cpu.shares", (limits.weight * 1024 / 100).max(2));
+            set("cpu.cfs_period_us", 100_000) && set("cpu.cfs_quota_us", limits.cpu * 1000)
+        }
     }
 }
 
 fn v1_events(dir: BorrowedFd<'_>) -> Option<MemoryEvents> {
     let counters = open_at(dir, "memory.oom_control", libc::O_RDONLY).ok()?;
-    let before = count(counters.as_fd());
+    let before = count(counters.as_fd(), "oom_kill ");
     let alarm = fd::eventfd().ok().filter(|event| {
         let line = format!("{} {}", event.as_raw_fd(), counters.as_raw_fd());
         write_at(dir, "cgroup.event_control", &line).is_ok()

@@ -28,8 +28,8 @@ pub mod syscalls;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use self::cgroup::{Cgroup, Right};
-use self::limits::Limits;
+use self::cgroup::{Cgroup, Controller, Right};
+use self::limits::{Floor, Limits};
 use self::mounts::Trees;
 use self::namespaces::{INSIDE_ID, IdMap};
 use crate::args::Args;
@@ -65,6 +65,8 @@ pub struct Sandbox {
     pub slot: Option<Slot>,
     pub lock: OwnedFd,
     pub cgroup: Cgroup,
+    /// What resource limits do because the groups do not.
+    pub floor: Floor,
     /// How it was built, for explaining what failed inside.
     pub mode: Mode,
     /// What the log should say about how the grain runs.
@@ -120,7 +122,9 @@ pub fn enter(
         }
     };
     notes.append(&mut cgroup.notes);
-    Ok(Sandbox { init, link, app, output, slot, lock, cgroup, mode: identity.mode, notes })
+    cgroup.settle();
+    let floor = floor(&cgroup, slot.is_some());
+    Ok(Sandbox { init, link, app, output, slot, lock, cgroup, floor, mode: identity.mode, notes })
 }
 
 /// Setuid and root mode: a uid for the grain, id-mapped mounts, real device nodes.
@@ -179,7 +183,10 @@ fn privileged_half(
     let mut cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Root);
     let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
-        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, Some(trees), slot),
+        Forked::Child => {
+            let floor = floor(&cgroup, slot.is_some());
+            child_main(one_thread, plan, ends, link, &cgroup, Some(trees), slot, floor)
+        }
         Forked::Parent(child) => child,
     };
     cgroup.forget_entrances();
@@ -205,7 +212,10 @@ fn plain_half(
     let cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Delegated);
     let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
-        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, None, None),
+        Forked::Child => {
+            let floor = floor(&cgroup, false);
+            child_main(one_thread, plan, ends, link, &cgroup, None, None, floor)
+        }
         Forked::Parent(child) => child,
     };
     if !joined {
@@ -248,6 +258,16 @@ fn release(
     link.send(&init::Command::Build).map_err(Error::kernel("tell init to go on"))
 }
 
+/// What resource limits have to do in place of the groups that there are not.
+fn floor(cgroup: &Cgroup, own_uid: bool) -> Floor {
+    Floor {
+        processes: own_uid || process::counts_processes_by_namespace(),
+        group: cgroup.by(Controller::Pids).is_some(),
+        memory: cgroup.by(Controller::Memory).is_none(),
+        processor: cgroup.by(Controller::Cpu).is_none(),
+    }
+}
+
 fn child_main(
     one_thread: &SingleThread,
     plan: &Plan<'_>,
@@ -256,6 +276,7 @@ fn child_main(
     cgroup: &Cgroup,
     trees: Option<Trees>,
     slot: Option<Slot>,
+    floor: Floor,
 ) -> ! {
     // Our copy of the supervisor's end would keep the link open after its death. Whoever owns the
     // number never drops it: this process does not return.
@@ -274,6 +295,7 @@ fn child_main(
             cgroup,
             dirs: plan.dirs,
             limits: &plan.args.limits,
+            floor,
             command: &plan.args.command,
             environ: &plan.args.environ,
         },
@@ -286,7 +308,71 @@ fn kernel_error(what: &'static str, source: io::Error, kind: Step, identity: &Id
     Error::Kernel { step: what, source, advice }
 }
 
-/// What the app finds itself limited by, for init.
-pub fn limit_self(limits: &Limits, own_uid: bool) -> io::Result<()> {
-    limits.apply_to_self(own_uid)
+/// Tries, without a grain, what decides whether one can run here; a line for each finding.
+///
+/// # Errors
+/// `Kernel` with advice when no grain could start.
+pub fn check(one_thread: &SingleThread, identity: &Identity) -> Result<String, Error> {
+    let limits = Limits::default();
+    let cgroup = match &identity.privileged {
+        Some(privileged) => privileged.as_root(|_| {
+            try_namespaces(one_thread, identity)?;
+            Ok(Cgroup::trial(&limits, Right::Root))
+        })?,
+        None => {
+            try_namespaces(one_thread, identity)?;
+            Cgroup::trial(&limits, Right::Delegated)
+        }
+    };
+    let mode = match identity.mode {
+        Mode::Setuid => "mode: setuid",
+        Mode::Root => "mode: root",
+        Mode::UserNamespace => "mode: user namespaces",
+    };
+    let lines = [mode.to_owned()].into_iter().chain(identity.warning.clone()).chain(cgroup.notes);
+    Ok(lines.map(|line| line + "\n").collect())
+}
+
+/// The namespaces of a grain, its id map, and one mount inside: some systems let the first
+/// succeed and refuse the last.
+fn try_namespaces(one_thread: &SingleThread, identity: &Identity) -> Result<(), Error> {
+    let (link, child_link) = Link::pair().map_err(Error::kernel("make a link"))?;
+    let child = match process::clone(one_thread, FLAGS, None)
+        .map_err(|e| kernel_error("make namespaces", e, Step::Namespaces, identity))?
+    {
+        Forked::Child => {
+            let number = link.as_raw_fd() as u32;
+            let _ = fd::close_between(number, number);
+            let tried = child_link.command().and_then(|_| namespaces::try_a_mount());
+            process::exit_now(tried.map_or_else(|e| e.raw_os_error().unwrap_or(libc::EIO), |()| 0))
+        }
+        Forked::Parent(child) => child,
+    };
+    let caller = identity.caller;
+    let privileged = identity.privileged.is_some();
+    let released = release(&child, &link, (caller.uid, caller.gid), privileged, identity);
+    drop(link);
+    let ended = process::wait_for(child.pid).map_err(Error::kernel("wait for a child"))?;
+    released?;
+    match ended {
+        process::Ended::Status(0) => Ok(()),
+        process::Ended::Status(errno) => {
+            let error = io::Error::from_raw_os_error(errno);
+            Err(kernel_error(
+                "mount something inside a user namespace",
+                error,
+                Step::Inside,
+                identity,
+            ))
+        }
+        process::Ended::Signal(n) => {
+            let error = io::Error::other(format!("the attempt was ended by signal {n}"));
+            Err(kernel_error(
+                "mount something inside a user namespace",
+                error,
+                Step::Inside,
+                identity,
+            ))
+        }
+    }
 }

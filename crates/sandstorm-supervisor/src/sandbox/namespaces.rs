@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::layers::{Layer, off};
 use crate::sys::process::{Child, Forked, SingleThread};
-use crate::sys::{fd, net, process};
+use crate::sys::{fd, mount, net, process};
 
 /// The uid and gid that every app sees as its own.
 pub const INSIDE_ID: u32 = 1000;
@@ -126,6 +126,15 @@ pub fn limit_socket_buffers() {
 pub fn pid_max() -> i32 {
     let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
     text.trim().parse().unwrap_or(4_194_304)
+}
+
+/// Inside, for a trial: what every grain's start does with mounts.
+///
+/// # Errors
+/// EPERM or EACCES where an LSM keeps capabilities out of user namespaces.
+pub fn try_a_mount() -> io::Result<()> {
+    mount::make_all_private()?;
+    mount::tmpfs(&[(c"size", c"4096")], mount::NOSUID | mount::NODEV).map(drop)
 }
 
 /// Inside: loopback up, host name set.

@@ -249,6 +249,21 @@ pub fn set_soft_limit_of(
     Ok(true)
 }
 
+/// Whether RLIMIT_NPROC counts by uid and user namespace (Linux 5.14 and newer), not by uid alone.
+pub fn counts_processes_by_namespace() -> bool {
+    // SAFETY: all-zero is a valid utsname, valid for writes; the kernel ends its texts with a NUL.
+    let release = unsafe {
+        let mut name: libc::utsname = std::mem::zeroed();
+        libc::uname(&raw mut name);
+        CStr::from_ptr(name.release.as_ptr()).to_string_lossy().into_owned()
+    };
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        return false;
+    };
+    (major, minor) >= (5, 14)
+}
+
 /// Sets the mask for new files.
 pub fn set_umask(mask: u32) {
     // SAFETY: no pointers, cannot fail.

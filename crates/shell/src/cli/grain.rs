@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use sandstorm_schema::ext_control_capnp::{control, grain_info};
+use sandstorm_schema::ext_report_capnp::limit_state;
 use sandstorm_schema::rpc::body::pipe;
 
 use super::{Context, client, print};
@@ -152,6 +153,8 @@ async fn list(context: &Context, control: &control::Client) -> capnp::Result<()>
                     grain_info::State::Asleep => "asleep",
                     grain_info::State::Trash => "trash",
                 },
+                "size": grain.get_size(),
+                "limits": limits(grain.get_limits()?)?,
             }));
         }
         after = page.get_next()?.to_string()?;
@@ -163,15 +166,52 @@ async fn list(context: &Context, control: &control::Client) -> capnp::Result<()>
     print(context, serde_json::Value::Array(rows.clone()), || {
         for row in &rows {
             println!(
-                "{}  {:8} {:12} {}",
+                "{}  {:8} {:12} {:>9} {}  {}",
                 text(row, "grainId"),
                 text(row, "state"),
                 text(row, "owner"),
-                text(row, "title")
+                format!("{:.1} MB", row["size"].as_f64().unwrap_or(0.0) / 1e6),
+                text(row, "title"),
+                match kept_by(row) {
+                    kinds if kinds.is_empty() => kinds,
+                    kinds => format!("(limited by {kinds})"),
+                }
             );
         }
     });
     Ok(())
+}
+
+/// What limits a running grain, one object a limit.
+fn limits(
+    rows: capnp::struct_list::Reader<'_, limit_state::Owned>,
+) -> capnp::Result<serde_json::Value> {
+    rows.iter()
+        .map(|row| {
+            Ok(serde_json::json!({
+                "name": row.get_name()?.to_string()?,
+                "value": row.get_value(),
+                "by": row.get_by()?.to_string()?,
+                "used": row.get_used(),
+                "hits": row.get_hits(),
+            }))
+        })
+        .collect::<capnp::Result<Vec<_>>>()
+        .map(serde_json::Value::Array)
+}
+
+/// The same in one word each: what keeps memory, processes, processor and disk.
+fn kept_by(row: &serde_json::Value) -> String {
+    let mut kinds: Vec<&str> = Vec::new();
+    for limit in row["limits"].as_array().into_iter().flatten() {
+        let by = limit["by"].as_str().unwrap_or_default();
+        let told =
+            ["memory", "pids", "cpu", "disk"].contains(&limit["name"].as_str().unwrap_or(""));
+        if told && !kinds.contains(&by) {
+            kinds.push(by);
+        }
+    }
+    kinds.join(", ")
 }
 
 async fn log(

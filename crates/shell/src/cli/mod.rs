@@ -5,6 +5,7 @@
 mod app;
 mod client;
 mod grain;
+mod limit;
 mod serve;
 
 use std::path::PathBuf;
@@ -41,6 +42,9 @@ enum Command {
     /// Grains
     #[command(subcommand)]
     Grain(grain::Command),
+    /// What one grain may use
+    #[command(subcommand)]
+    Limit(limit::Command),
     /// Look for what keeps the server from working, and say how to mend it
     Check(Box<Settings>),
 }
@@ -75,6 +79,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }),
         Command::App(command) => app::run(&context, command),
         Command::Grain(command) => grain::run(&context, command),
+        Command::Limit(command) => limit::run(&context, command),
         Command::Check(settings) => check(&context, *settings),
     }
 }
@@ -134,11 +139,25 @@ mod tests {
             "grain log g",
             "grain delete g --now",
             "check --json",
+            "limit list --json",
+            "limit set --app abc memory=2G",
+            "limit set --account ada disk=1T",
+            "limit clear --app abc",
+            "limit clear --account ada disk",
         ] {
             let words = std::iter::once("shell").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in ["", "grain", "grain create", "nothing", "app install"] {
+        for line in [
+            "limit set memory=2G",
+            "limit set --app a --account b memory=2G",
+            "limit clear",
+            "",
+            "grain",
+            "grain create",
+            "nothing",
+            "app install",
+        ] {
             let words = std::iter::once("shell").chain(line.split_whitespace());
             assert_eq!(Cli::try_parse_from(words).err().map(|e| e.exit_code()), Some(2), "{line}");
         }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::limits::Chosen;
 pub use hosts::{GrainHosts, Origin, Wildcard};
 pub use settings::{Settings, home};
 
@@ -25,6 +26,8 @@ pub struct Config {
     pub grain_hosts: GrainHosts,
     /// From the last sign of life to sleep.
     pub idle: Duration,
+    /// What grains run under, where it is not the table's default.
+    pub grain_limits: Chosen,
     pub trusted_proxies: Vec<AddressRange>,
     pub allow_private_downloads: bool,
     pub allow_dev_accounts: bool,
@@ -118,6 +121,7 @@ impl Config {
             root,
             grain_hosts,
             idle,
+            grain_limits: Chosen::from_setting(value(&settings.grain_limits).unwrap_or_default())?,
             trusted_proxies: AddressRange::parse_list(
                 value(&settings.trusted_proxies).unwrap_or("loopback"),
             )?,

@@ -31,6 +31,10 @@ pub struct Settings {
     /// Seconds from the last closed tab to sleep, 2 or more [default: 60]
     #[arg(long, env = "GRAIN_IDLE_SECONDS", value_name = "SECONDS")]
     pub grain_idle_seconds: Option<String>,
+    /// What one grain may use where no exception is made, as NAME=VALUE with commas
+    /// [default: the values of `shell limit list`]
+    #[arg(long, env = "GRAIN_LIMITS", value_name = "LIST")]
+    pub grain_limits: Option<String>,
     /// Addresses or ranges whose X-Forwarded-For counts, with commas [default: loopback]
     #[arg(long, env = "TRUSTED_PROXIES", value_name = "LIST")]
     pub trusted_proxies: Option<String>,
@@ -87,6 +91,7 @@ impl Settings {
                 "grain_mode" => &mut self.grain_mode,
                 "grain_ports" => &mut self.grain_ports,
                 "grain_idle_seconds" => &mut self.grain_idle_seconds,
+                "grain_limits" => &mut self.grain_limits,
                 "trusted_proxies" => &mut self.trusted_proxies,
                 "allow_private_downloads" => &mut self.allow_private_downloads,
                 "allow_dev_accounts" => &mut self.allow_dev_accounts,

@@ -98,6 +98,15 @@ impl ControlImpl {
         let accounts = self.app.store.accounts().await.map_err(say)?;
         let owners: HashMap<_, _> =
             accounts.into_iter().map(|account| (account.id, account.handle)).collect();
+        // All at once: each is one question to one running supervisor, with a time limit.
+        let limits = futures::future::join_all(rows.iter().map(|row| async {
+            match row.id.parse() {
+                // One that does not say what limits it is listed without.
+                Ok(id) => self.app.grains.limits(&id).await.unwrap_or_default(),
+                Err(_) => Vec::new(),
+            }
+        }))
+        .await;
         let mut out = results.get();
         if let (true, Some(last)) = (more, rows.last()) {
             out.set_next(&*last.id);
@@ -110,6 +119,17 @@ impl ControlImpl {
             item.set_app_id(&*row.app_id);
             item.set_owner(owners.get(&row.owner).map_or("", String::as_str));
             item.set_state(self.state_of(row));
+            item.set_size(u64::try_from(row.size).unwrap_or(0));
+            let limits = &limits[index];
+            let mut list = item.init_limits(limits.len() as u32);
+            for (index, limit) in limits.iter().enumerate() {
+                let mut item = list.reborrow().get(index as u32);
+                item.set_name(&*limit.name);
+                item.set_value(limit.value);
+                item.set_by(&*limit.by);
+                item.set_used(limit.used);
+                item.set_hits(limit.hits);
+            }
         }
         Ok(())
     }

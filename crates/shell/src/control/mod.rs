@@ -5,6 +5,7 @@
 //! not take the server along. Runs on a thread of its own.
 
 mod grains;
+mod limits;
 mod server;
 mod upload;
 
@@ -115,7 +116,7 @@ async fn accept(app: App, listener: UnixListener) {
         }
         let object = server::ControlImpl::new(app.clone());
         let client: control::Client = capnp_rpc::new_client(object);
-        let trust = Trust::Hostile(GuardLimits::default());
+        let trust = Trust::Hostile(GuardLimits::control());
         let vat = Vat::spawn(stream, Side::Server, Some(client.client), trust);
         tokio::task::spawn_local(async move {
             let _ = vat.closed().await;

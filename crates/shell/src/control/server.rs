@@ -179,6 +179,30 @@ impl control::Server for ControlImpl {
         self.delete(params, results).await
     }
 
+    async fn limit_list(
+        self: Rc<Self>,
+        _: control::LimitListParams,
+        results: control::LimitListResults,
+    ) -> capnp::Result<()> {
+        self.limits_list(results).await
+    }
+
+    async fn limit_set(
+        self: Rc<Self>,
+        params: control::LimitSetParams,
+        _: control::LimitSetResults,
+    ) -> capnp::Result<()> {
+        self.limits_set(params).await
+    }
+
+    async fn limit_clear(
+        self: Rc<Self>,
+        params: control::LimitClearParams,
+        results: control::LimitClearResults,
+    ) -> capnp::Result<()> {
+        self.limits_clear(params, results).await
+    }
+
     async fn check(
         self: Rc<Self>,
         _: control::CheckParams,

@@ -118,9 +118,12 @@ impl Conn {
     ) -> Result<Rc<Conn>> {
         let pid =
             stream.peer_cred().ok().and_then(|cred| cred.pid()).and_then(|p| p.try_into().ok());
-        let vat = Vat::spawn(stream, Side::Client, None, Trust::Hostile(GuardLimits::default()));
+        let vat = Vat::spawn(stream, Side::Client, None, Trust::Hostile(GuardLimits::supervisor()));
         let identities = Rc::new(RefCell::new(Identities::new()));
+        let supervisor: supervisor::Client = vat.bootstrap();
         let core = CoreImpl {
+            supervisor: supervisor.clone(),
+            fullness: Cell::new(-1),
             shared: shared.clone(),
             entry: entry.clone(),
             identities: identities.clone(),
@@ -128,7 +131,7 @@ impl Conn {
         // How it ends does not matter to those who wait: it is over.
         let closed = vat.closed().map(drop).boxed_local().shared();
         let conn = Rc::new(Conn {
-            supervisor: vat.bootstrap(),
+            supervisor,
             vat: Cell::new(Some(vat)),
             closed,
             core: capnp_rpc::new_client(core),

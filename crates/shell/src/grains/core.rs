@@ -10,12 +10,17 @@ use sandstorm_schema::activity_capnp::notification_target;
 use sandstorm_schema::grain_capnp::session_context;
 use sandstorm_schema::identity_capnp::identity;
 use sandstorm_schema::rpc::error::{failed, unimplemented};
-use sandstorm_schema::supervisor_capnp::sandstorm_core;
+use sandstorm_schema::supervisor_capnp::{sandstorm_core, supervisor};
 use sandstorm_schema::util_capnp::handle;
 
+use super::report;
 use super::session::GrainSession;
 use super::shared::{Entry, Shared};
+use crate::identity::text::one_line;
+use crate::store::Tone;
 
+/// Percent of the disk limit at which the owner is told.
+const WARN_AT: [i64; 3] = [100, 95, 80];
 /// Ongoing notifications of one grain at once.
 const MAX_LOCKS: usize = 16;
 
@@ -26,6 +31,10 @@ pub struct CoreImpl {
     pub shared: Arc<Shared>,
     pub entry: Arc<Entry>,
     pub identities: Rc<std::cell::RefCell<Identities>>,
+    /// Whose report it is: asked for what limits the disk.
+    pub supervisor: supervisor::Client,
+    /// Percent of the disk limit when it was last looked at.
+    pub fullness: std::cell::Cell<i64>,
 }
 
 impl sandstorm_core::Server for CoreImpl {
@@ -49,6 +58,8 @@ impl sandstorm_core::Server for CoreImpl {
         match self.shared.store.grain_size(grain.as_str(), bytes).await {
             Ok(()) => {
                 self.shared.events.send(crate::state::Event::GrainChanged(grain.clone()));
+                // Not awaited: the supervisor waits for us.
+                tokio::task::spawn_local(self.clone().look_at_fullness());
                 Ok(())
             }
             Err(e) => {
@@ -90,6 +101,54 @@ impl sandstorm_core::Server for CoreImpl {
         _: sandstorm_core::MakeTokenResults,
     ) -> Result<(), Error> {
         Err(unimplemented("capabilities cannot be saved yet"))
+    }
+}
+
+impl CoreImpl {
+    /// Notes how full the grain's disk limit is, and tells the owner before it is reached.
+    async fn look_at_fullness(self: Rc<Self>) {
+        let grain = &self.entry.grain;
+        // An older supervisor does not say; then nobody is warned, and its log says it.
+        let Ok(rows) = report::limits(&self.supervisor).await else { return };
+        let Some(percent) = report::percent_of_disk(&rows) else { return };
+        let percent = i64::try_from(percent).unwrap_or(i64::MAX);
+        if self.fullness.replace(percent) == percent {
+            return;
+        }
+        if let Err(e) = self.note_fullness(percent).await {
+            tracing::warn!("fullness of grain {grain}: {e}");
+        }
+    }
+
+    async fn note_fullness(&self, percent: i64) -> crate::error::Result<()> {
+        let (store, grain) = (&self.shared.store, &self.entry.grain);
+        let before = store.grain_fullness(grain.as_str(), percent).await?;
+        let Some(step) = WARN_AT.into_iter().find(|step| (before + 1..=percent).contains(step))
+        else {
+            return Ok(());
+        };
+        let Some(row) = store.grain(grain.as_str()).await? else { return Ok(()) };
+        let title = one_line(&row.title, 60);
+        let (tone, text) = match step {
+            100 => (
+                Tone::Bad,
+                format!(
+                    "“{title}” has used up its disk space: it cannot save anything until \
+                     something in it is deleted."
+                ),
+            ),
+            _ => (
+                Tone::Warning,
+                format!(
+                    "“{title}” uses {percent} % of its disk space. When it is full, it \
+                         cannot save anything."
+                ),
+            ),
+        };
+        tracing::info!("grain {grain}: {percent} % of its disk limit");
+        store.notify(row.owner, tone, &text, None).await?;
+        self.shared.events.send(crate::state::Event::AccountChanged(row.owner));
+        Ok(())
     }
 }
 

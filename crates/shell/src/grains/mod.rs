@@ -15,6 +15,7 @@ mod policy;
 pub mod pool;
 pub mod ports;
 pub mod proxy;
+pub mod report;
 mod session;
 mod shared;
 mod slot;
@@ -269,6 +270,19 @@ impl Grains {
     pub async fn restart(&self, grain: &GrainId) -> Result<()> {
         self.stop(grain).await?;
         self.wake(grain).await
+    }
+
+    /// What limits a running grain, as its supervisor says; nothing for one that sleeps.
+    pub async fn limits(&self, grain: &GrainId) -> Result<Vec<report::LimitState>> {
+        self.on_home(self.0.entry(grain), |local, entry| {
+            Box::pin(async move {
+                match local.slot(&entry).running() {
+                    Some(conn) => report::limits(&conn.supervisor).await,
+                    None => Ok(Vec::new()),
+                }
+            })
+        })
+        .await?
     }
 
     pub fn tab_opened(&self, grain: &GrainId, _login: LoginId) -> TabGuard {

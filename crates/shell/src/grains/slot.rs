@@ -22,6 +22,7 @@ use super::shared::Entry;
 use super::spawn::{self, Child, Started, printable};
 use super::{GrainState, errors};
 use crate::error::{Error, Result};
+use crate::limits;
 
 /// Between two signs of life of ours to a supervisor.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -315,7 +316,10 @@ async fn launch(slot: &Rc<Slot>, local: &Rc<Local>, row: &crate::store::Grain) -
         .await
         .map_err(|e| Error::Internal(e.to_string()))??;
     let new = !grain_dir(local, entry).join("sandbox").exists();
-    match spawn::spawn(config, &entry.grain, &package, new, &command).await? {
+    let limits =
+        limits::effective(&local.shared.store, &config.grain_limits, &row.app_id, row.owner)
+            .await?;
+    match spawn::spawn(config, &entry.grain, &package, new, &limits, &command).await? {
         Started::Listening(child) => open(local, entry, Some(child)).await,
         Started::AlreadyRunning => open(local, entry, None).await,
     }

@@ -17,6 +17,7 @@ use super::manifest;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::{GrainId, PackageId};
+use crate::limits::Chosen;
 
 /// From exec to `Listening...`; a machine under load starts slowly, but not this slowly.
 const LISTEN_TIME: Duration = Duration::from_secs(30);
@@ -62,11 +63,12 @@ pub async fn spawn(
     grain: &GrainId,
     package: &PackageId,
     new: bool,
+    limits: &Chosen,
     command: &manifest::Command,
 ) -> Result<Started> {
     let program = config.bin.join("sandstorm-supervisor");
     let mut child = Command::new(&program)
-        .args(arguments(&config.home, grain, package, new, command))
+        .args(arguments(&config.home, grain, package, new, limits, command))
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -125,6 +127,7 @@ fn arguments(
     grain: &GrainId,
     package: &PackageId,
     new: bool,
+    limits: &Chosen,
     command: &manifest::Command,
 ) -> Vec<OsString> {
     let mut words: Vec<OsString> = vec!["--home".into(), home.into()];
@@ -135,6 +138,9 @@ fn arguments(
         words.extend(["-e".into(), pair.into()]);
     }
     words.extend(["--idle-seconds".into(), SUPERVISOR_IDLE.to_string().into()]);
+    for assignment in limits.assignments() {
+        words.extend(["--limit".into(), assignment.into()]);
+    }
     words.extend([package.to_string().into(), grain.as_str().into(), "--".into()]);
     words.extend(command.argv.iter().map(OsString::from));
     words

@@ -14,7 +14,7 @@ use std::{
 };
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
-use sandstorm_schema::rpc::connect::{Trust, Vat};
+use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
 use sandstorm_schema::unpack_capnp::{Step, progress, unpacker};
 use tokio::io::AsyncReadExt;
 
@@ -105,7 +105,7 @@ async fn talk(
     });
     ours.set_nonblocking(true).map_err(start)?;
     let stream = tokio::net::UnixStream::from_std(ours).map_err(start)?;
-    let vat = Vat::spawn(stream, Side::Client, None, Trust::Hostile(Default::default()));
+    let vat = Vat::spawn(stream, Side::Client, None, Trust::Hostile(GuardLimits::unpacker()));
 
     let (alive, mut heard) = tokio::sync::watch::channel(());
     let progress = ProgressImpl { report: Box::new(report), alive };

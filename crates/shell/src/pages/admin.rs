@@ -13,6 +13,7 @@ use super::parts::{app_icon, avatar, count, fingerprint, icon, number, size, whe
 use super::viewer::{NAME_SETTING, Viewer};
 use crate::error::Error;
 use crate::grains::GrainState;
+use crate::grains::report::summary;
 use crate::identity::ActForm;
 use crate::identity::login::Admin;
 use crate::identity::text::one_line;
@@ -26,7 +27,8 @@ fn rail(here: &str) -> Markup {
             ul {
                 @for (href, name) in [
                     ("/admin", "Overview"), ("/admin/people", "People"),
-                    ("/admin/packages", "Apps"), ("/admin/log", "Audit log"),
+                    ("/admin/packages", "Apps"), ("/admin/limits", "Limits"),
+                    ("/admin/log", "Audit log"),
                 ] {
                     li { a href=(href) aria-current=[(href == here).then_some("page")] { (name) } }
                 }
@@ -35,7 +37,7 @@ fn rail(here: &str) -> Markup {
     }
 }
 
-async fn respond(mut viewer: Viewer, path: &str, title: &str, body: Markup) -> PageResult {
+pub(super) async fn respond(mut viewer: Viewer, path: &str, title: &str, body: Markup) -> PageResult {
     viewer.take_notices().await?;
     Ok(layout::respond(&viewer, Page::new(title, Nav::Admin, body).rail(rail(path)).wide()))
 }
@@ -53,7 +55,9 @@ pub async fn overview(State(app): State<App>, _: Admin, viewer: Viewer) -> PageR
         let Ok(id) = grain.id.parse::<GrainId>() else { continue };
         let state = app.grains.state(&id);
         if !matches!(state, GrainState::Asleep) {
-            running.push((grain, state));
+            // One that does not say is listed without.
+            let limits = app.grains.limits(&id).await.unwrap_or_default();
+            running.push((grain, state, summary(&limits)));
         }
     }
     let config = app.config.clone();
@@ -115,7 +119,7 @@ pub async fn overview(State(app): State<App>, _: Admin, viewer: Viewer) -> PageR
 
 fn running_table(
     viewer: &Viewer,
-    running: &[(Grain, GrainState)],
+    running: &[(Grain, GrainState, String)],
     people: &HashMap<AccountId, Account>,
     titles: &HashMap<String, String>,
 ) -> Markup {
@@ -125,10 +129,11 @@ fn running_table(
                 caption.unseen { "Running grains" }
                 thead { tr {
                     th scope="col" { "App" } th scope="col" { "Owner" } th scope="col" { "State" }
-                    th scope="col" { "Opened" } th scope="col" { span.unseen { "Acts" } }
+                    th scope="col" { "Limited by" } th scope="col" { "Opened" }
+                    th scope="col" { span.unseen { "Acts" } }
                 } }
                 tbody {
-                    @for (grain, state) in running {
+                    @for (grain, state, limits) in running {
                         tr {
                             th scope="row" {
                                 span.named {
@@ -146,6 +151,7 @@ fn running_table(
                                     GrainState::Asleep => {}
                                 }
                             }
+                            td { (limits) }
                             td { (when(grain.last_used)) }
                             td {
                                 form.inline action="/admin" method="post" {

@@ -72,9 +72,29 @@ pub fn grain_state(viewer: &Viewer, grain: &Grain, state: &GrainState, opening: 
         GrainState::Asleep if opening => waking(viewer, grain, "Waking it up"),
         GrainState::Starting { step } => waking(viewer, grain, step),
         GrainState::Running if opening => waking(viewer, grain, "Loading its page"),
-        GrainState::Asleep | GrainState::Running | GrainState::Stopping => html! {},
+        GrainState::Asleep | GrainState::Running | GrainState::Stopping => nearly_full(grain),
         GrainState::Crashed { reason, code, log_tail } => {
             crashed(viewer, grain, reason, code, log_tail)
+        }
+    }
+}
+
+/// Percent of the disk limit from which on the page says so.
+const NEARLY_FULL: i64 = 80;
+
+fn nearly_full(grain: &Grain) -> Markup {
+    html! {
+        @if grain.fullness >= 100 {
+            p.strip.bad {
+                (icon("stop"))
+                span { "The disk space of this " (noun(grain)) " is used up. Nothing can be saved "
+                    "until something in it is deleted." }
+            }
+        } @else if grain.fullness >= NEARLY_FULL {
+            p.strip.warning {
+                (icon("warning"))
+                span { (grain.fullness) " % of the disk space of this " (noun(grain)) " are used." }
+            }
         }
     }
 }

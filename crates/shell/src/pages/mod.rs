@@ -10,6 +10,7 @@ mod parts;
 mod viewer;
 
 mod admin;
+mod admin_limits;
 mod apps;
 mod gallery;
 mod grain;
@@ -77,6 +78,7 @@ pub fn routes(app: &App) -> Router<App> {
         .route("/admin", get(admin::overview).post(admin::act))
         .route("/admin/people", get(admin::people))
         .route("/admin/packages", get(admin::packages))
+        .route("/admin/limits", get(admin_limits::page).post(admin_limits::act))
         .route("/admin/log", get(admin::log))
         .route("/you", get(you::page).post(you::act))
         .route("/you/look", post(you::look))

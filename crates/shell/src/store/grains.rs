@@ -31,6 +31,8 @@ pub struct Grain {
     pub last_used: i64,
     /// Bytes of its storage, as last measured.
     pub size: i64,
+    /// Percent of its disk limit, as last measured.
+    pub fullness: i64,
     /// Since when it is in the trash.
     pub trashed_at: Option<i64>,
     /// When it last ended by itself.
@@ -59,8 +61,8 @@ pub struct NewGrain<'a> {
 }
 
 pub(super) const COLUMNS: &str = "g.id, g.package_id, g.app_id, g.app_version, g.owner, g.title,
-    g.noun, g.action, g.started, g.created, g.last_used, g.size, g.trashed_at, g.exit_at,
-    g.exit_code, g.exit_reason";
+    g.noun, g.action, g.started, g.created, g.last_used, g.size, g.fullness, g.trashed_at,
+    g.exit_at, g.exit_code, g.exit_reason";
 
 /// What the search box looks through.
 fn search_text(title: &str, app_title: &str) -> String {

@@ -14,6 +14,7 @@ mod grain_list;
 mod grain_sessions;
 mod grains;
 mod installs;
+mod limits;
 mod links;
 mod notices;
 mod packages;
@@ -37,6 +38,7 @@ pub use grain_list::{Filter, GrainCounts, GrainListItem, GrainPage, GrainQuery, 
 pub use grain_sessions::GrainSessionRow;
 pub use grains::{Grain, NewGrain};
 pub use installs::{Install, InstallState};
+pub use limits::{LimitRow, LimitSubject};
 pub use links::LinkPurpose;
 pub use notices::{Notice, Tone};
 pub use packages::{Action, AppRow, NewPackage, Package};

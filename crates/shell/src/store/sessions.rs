@@ -23,8 +23,6 @@ pub struct LoginSession {
     pub last_seen: i64,
     /// The browser's own words; hostile text.
     pub user_agent: String,
-    /// Keys the host labels of grains opened from here.
-    pub host_key: [u8; 32],
 }
 
 /// A session just made: the only moment at which its secret is known.
@@ -42,7 +40,6 @@ struct SessionRow {
     created: i64,
     last_seen: i64,
     user_agent: String,
-    host_key: Vec<u8>,
     account: AccountId,
     display_name: String,
     handle: String,
@@ -67,15 +64,11 @@ impl TryFrom<SessionRow> for LoginSession {
             created: row.created,
             last_seen: row.last_seen,
             user_agent: row.user_agent,
-            host_key: row.host_key.try_into().map_err(|key: Vec<u8>| super::StoreError::Value {
-                what: "host key",
-                value: format!("{} bytes", key.len()),
-            })?,
         })
     }
 }
 
-const COLUMNS: &str = "s.id, s.created, s.last_seen, s.user_agent, s.host_key, s.account,
+const COLUMNS: &str = "s.id, s.created, s.last_seen, s.user_agent, s.account,
     a.display_name, a.handle, a.role, a.created AS account_created, a.suspended
     FROM login_sessions s JOIN accounts a ON a.id = s.account";
 
@@ -87,15 +80,14 @@ impl Store {
         let agent: String = user_agent.chars().filter(|c| !c.is_control()).take(300).collect();
         let id = sqlx::query_scalar(
             "INSERT INTO login_sessions
-               (hash, account, created, last_seen, expires, user_agent, host_key)
-             VALUES ($1, $2, $3, $3, $4, $5, $6) RETURNING id",
+               (hash, account, created, last_seen, expires, user_agent)
+             VALUES ($1, $2, $3, $3, $4, $5) RETURNING id",
         )
         .bind(&hash_secret(&secret)[..])
         .bind(account)
         .bind(now)
         .bind(now + SESSION_DAYS * DAY)
         .bind(agent)
-        .bind(&random::<32>()[..])
         .fetch_one(&self.write)
         .await?;
         Ok(NewLogin { secret, id })

@@ -48,6 +48,51 @@ async fn the_file_is_private_and_migrates_once() {
     assert_eq!(again.setting("none").await.unwrap(), None);
 }
 
+/// A database as the first version wrote it: today's server opens it, and who was signed in stays so.
+#[tokio::test]
+async fn a_database_of_the_first_version_migrates() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db.sqlite");
+    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let old = SqlitePool::connect_with(options).await.unwrap();
+    let all = sqlx::migrate!("./migrations");
+    let first = sqlx::migrate::Migrator {
+        migrations: all.migrations[..1].to_vec().into(),
+        ..sqlx::migrate::Migrator::DEFAULT
+    };
+    first.run(&old).await.unwrap();
+    let secret = [7; 32];
+    sqlx::query("INSERT INTO accounts VALUES (1, 'Ada', 'ada', 'admin', 5, NULL)")
+        .execute(&old)
+        .await
+        .unwrap();
+    sqlx::query("INSERT INTO login_sessions VALUES (1, $1, 1, 5, 5, $2, 'a browser', $3)")
+        .bind(&hash_secret(&secret)[..])
+        .bind(now_ms() + 1_000_000)
+        .bind(&[1; 32][..])
+        .execute(&old)
+        .await
+        .unwrap();
+    old.close().await;
+
+    let store = Store::open(&path).await.unwrap();
+    let session = store.login(&secret).await.unwrap().expect("still signed in");
+    assert_eq!(
+        (session.account.handle.as_str(), session.user_agent.as_str()),
+        ("ada", "a browser")
+    );
+    let columns: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM pragma_table_info('login_sessions')")
+            .fetch_all(&store.read)
+            .await
+            .unwrap();
+    assert!(!columns.contains(&"host_key".to_owned()), "{columns:?}");
+    store.create_login(session.account.id, "another browser").await.unwrap();
+    // And it stays at this version.
+    store.close().await;
+    assert!(Store::open(&path).await.unwrap().login(&secret).await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn one_credential_is_one_account() {
     let (_dir, store) = store().await;

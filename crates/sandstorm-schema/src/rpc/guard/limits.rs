@@ -147,12 +147,6 @@ impl GuardLimits {
     }
 }
 
-impl Default for GuardLimits {
-    fn default() -> Self {
-        Self::app()
-    }
-}
-
 // The limits must leave room for each other, and for what honest peers send.
 const _: () = {
     let (app, supervisor, unpacker) =

@@ -1,0 +1,129 @@
+//! The grain's limits as they stand: what keeps each, how much is used, how often it was met.
+//!
+//! Trust: numbers of the kernel and of this program; nothing of the app's.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::life::Life;
+use super::log::Log;
+use super::storage::Usage;
+use crate::sandbox::cgroup::{Controller, Counters, MemoryEvents, Version};
+use crate::sandbox::limits::{Floor, Limits};
+
+/// One limit now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub name: &'static str,
+    pub value: u64,
+    /// What keeps it.
+    pub by: &'static str,
+    /// In the limit's unit; 0 where nobody counts.
+    pub used: u64,
+    /// Times it was met.
+    pub hits: u64,
+}
+
+/// Everything that is known about them.
+pub struct Book {
+    pub limits: Limits,
+    pub floor: Floor,
+    pub limited: Vec<(Controller, Version)>,
+    pub counters: Counters,
+    pub memory: Option<Rc<MemoryEvents>>,
+    pub log: Rc<Log>,
+    usage: Cell<Usage>,
+    filled: Cell<u64>,
+}
+
+impl Book {
+    pub fn new(
+        limits: Limits,
+        floor: Floor,
+        limited: Vec<(Controller, Version)>,
+        counters: Counters,
+        memory: Option<Rc<MemoryEvents>>,
+        log: Rc<Log>,
+    ) -> Rc<Book> {
+        let (usage, filled) = (Cell::default(), Cell::default());
+        Rc::new(Book { limits, floor, limited, counters, memory, log, usage, filled })
+    }
+
+    /// A new measurement of the disk.
+    pub fn measured(&self, usage: Usage) {
+        self.usage.set(usage);
+    }
+
+    /// The disk limit was reached.
+    pub fn filled_up(&self) {
+        self.filled.set(self.filled.get() + 1);
+    }
+
+    fn by(&self, controller: Controller, else_by: &'static str) -> &'static str {
+        match self.limited.iter().find(|(c, _)| *c == controller) {
+            Some((_, Version::Two)) => "cgroup v2",
+            Some((_, Version::One)) => "cgroup v1",
+            None => else_by,
+        }
+    }
+
+    /// In the order of the table of limits.
+    pub fn rows(&self) -> Vec<Row> {
+        let (limits, usage) = (&self.limits, self.usage.get());
+        let row = |name, value, by, used, hits| Row { name, value, by, used, hits };
+        let (pids, refused) = self.counters.pids().unwrap_or_default();
+        let killed = self.memory.as_ref().map_or(0, |m| m.kills());
+        let processes = if self.floor.processes { "rlimit" } else { "nothing" };
+        vec![
+            row(
+                "memory",
+                limits.memory,
+                // A process at a time.
+                self.by(Controller::Memory, "rlimit"),
+                self.counters.memory().unwrap_or(0),
+                killed,
+            ),
+            row("pids", limits.pids, self.by(Controller::Pids, processes), pids, refused),
+            row(
+                "cpu",
+                limits.cpu,
+                self.by(Controller::Cpu, "nothing"),
+                0,
+                self.counters.throttled().unwrap_or(0),
+            ),
+            row("weight", limits.weight, self.by(Controller::Cpu, "nice"), 0, 0),
+            row("files", limits.files, "rlimit", 0, 0),
+            row("disk", limits.disk, "accounting", usage.bytes, self.filled.get()),
+            row("inodes", limits.inodes, "accounting", usage.inodes, self.filled.get()),
+            row("tmpfs", limits.tmpfs, "tmpfs", 0, 0),
+            row("log", limits.log, "supervisor", self.log.size(), self.log.slowed()),
+        ]
+    }
+
+    /// Notes in the log what the app will wonder about: forks that fail, output that is held up.
+    pub async fn tell(&self, life: &Life) {
+        let told: RefCell<BTreeMap<&str, u64>> = RefCell::default();
+        loop {
+            let wait = if life.is_recent(Duration::from_secs(30)) { 2 } else { 15 };
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+            let rows = self.rows();
+            for Row { name, hits, value, .. } in rows {
+                let last = told.borrow().get(name).copied().unwrap_or(0);
+                // The first time, and then at every tenth of what has come.
+                if hits == 0 || hits < last.saturating_mul(10) {
+                    continue;
+                }
+                let text = match name {
+                    "pids" => format!("no more processes than {value}: refused {hits} times"),
+                    "log" => format!("output is taken at 1 MiB a second: held up {hits} times"),
+                    _ => continue,
+                };
+                told.borrow_mut().insert(name, hits);
+                self.log.note(&text);
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Limits of grains by the control socket.
+
+use sandstorm_schema::ext_control_capnp::{control, limit_subject};
+use sandstorm_schema::grain_limits::{self, TABLE, parse_value};
+use sandstorm_schema::rpc::error::failed;
+
+use super::server::{ControlImpl, say};
+use crate::identity;
+use crate::store::LimitSubject;
+
+impl ControlImpl {
+    pub async fn limits_list(&self, mut results: control::LimitListResults) -> capnp::Result<()> {
+        let app = &self.app;
+        let exceptions = app.store.all_limits().await.map_err(say)?;
+        let accounts = app.store.accounts().await.map_err(say)?;
+        let known: Vec<_> = exceptions
+            .iter()
+            .filter_map(|row| grain_limits::find(&row.name).map(|limit| (row, limit)))
+            .collect();
+        let mut list = results.get().init_limits((TABLE.len() + known.len()) as u32);
+        for (index, limit) in TABLE.iter().enumerate() {
+            let mut item = list.reborrow().get(index as u32);
+            item.reborrow().init_subject().set_server(());
+            item.set_name(limit.name);
+            item.set_value(app.config.grain_limits.value(limit));
+            item.set_unit(limit.unit);
+            item.set_ceiling(limit.ceiling);
+        }
+        for (index, (row, limit)) in known.iter().enumerate() {
+            let mut item = list.reborrow().get((TABLE.len() + index) as u32);
+            let mut subject = item.reborrow().init_subject();
+            match &row.subject {
+                LimitSubject::App(id) => subject.set_app(&**id),
+                LimitSubject::Account(id) => {
+                    let owner = accounts.iter().find(|account| account.id == *id);
+                    subject.set_account(owner.map_or("", |account| &account.handle));
+                }
+            }
+            item.set_name(limit.name);
+            item.set_value(u64::try_from(row.value).unwrap_or(0));
+            item.set_unit(limit.unit);
+            item.set_ceiling(limit.ceiling);
+        }
+        Ok(())
+    }
+
+    pub async fn limits_set(&self, params: control::LimitSetParams) -> capnp::Result<()> {
+        let (name, value, who) = {
+            let params = params.get()?;
+            let who = Who::read(params.get_subject()?)?;
+            (params.get_name()?.to_string()?, params.get_value()?.to_string()?, who)
+        };
+        drop(params);
+        let (limit, number) = parse_value(&name, &value).map_err(|e| failed(e.to_string()))?;
+        let subject = self.subject(&who).await?;
+        let store = &self.app.store;
+        let number = i64::try_from(number).map_err(|e| failed(e.to_string()))?;
+        store.set_limit(&subject, limit.name, number).await.map_err(say)?;
+        let detail = format!("{}={number}", limit.name);
+        store.audit(None, "limit-set", &who.0, &detail).await.map_err(say)
+    }
+
+    pub async fn limits_clear(
+        &self,
+        params: control::LimitClearParams,
+        mut results: control::LimitClearResults,
+    ) -> capnp::Result<()> {
+        let (name, who) = {
+            let params = params.get()?;
+            (params.get_name()?.to_string()?, Who::read(params.get_subject()?)?)
+        };
+        drop(params);
+        let name = match name.as_str() {
+            "" => None,
+            name => Some(grain_limits::find(name).map_or(name, |limit| limit.name)),
+        };
+        let subject = self.subject(&who).await?;
+        let store = &self.app.store;
+        let cleared = store.clear_limits(&subject, name).await.map_err(say)?;
+        store.audit(None, "limit-clear", &who.0, name.unwrap_or("all")).await.map_err(say)?;
+        results.get().set_cleared(u32::try_from(cleared).unwrap_or(u32::MAX));
+        Ok(())
+    }
+
+    async fn subject(&self, Who(name, is_app): &Who) -> capnp::Result<LimitSubject> {
+        let store = &self.app.store;
+        if !is_app {
+            let account = identity::account_named(store, name).await.map_err(say)?;
+            return Ok(LimitSubject::Account(account.id));
+        }
+        match store.packages_of_app(name).await.map_err(say)?.is_empty() {
+            false => Ok(LimitSubject::App(name.clone())),
+            true => Err(failed(format!(
+                "no app {name} is installed; `shell app list` shows those that are"
+            ))),
+        }
+    }
+}
+
+/// Name, and whether it is an app's.
+struct Who(String, bool);
+
+impl Who {
+    fn read(subject: limit_subject::Reader<'_>) -> capnp::Result<Who> {
+        match subject.which()? {
+            limit_subject::Which::App(id) => Ok(Who(id?.to_string()?, true)),
+            limit_subject::Which::Account(name) => Ok(Who(name?.to_string()?, false)),
+            limit_subject::Which::Server(()) => Err(failed(
+                "the server's own limits are a setting: GRAIN_LIMITS, or grain_limits in \
+                 sandstorm.toml",
+            )),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Which limits a grain runs under: the table's defaults, the operator's settings, and the
+//! administrator's exceptions for an app or an account.
+//!
+//! Trust: values come from settings and from administrators, judged by the shared table; nothing
+//! an app or its manifest says is looked at. A row that the table does not know any more (written
+//! by another version) is passed over.
+
+use std::collections::BTreeMap;
+
+use sandstorm_schema::grain_limits::{self, Limit, parse};
+
+use crate::error::{Error, Result};
+use crate::ids::AccountId;
+use crate::store::{LimitSubject, Store};
+
+/// Values that differ from the table's defaults, by the limit's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chosen(BTreeMap<&'static str, u64>);
+
+impl Chosen {
+    /// Reads `NAME=VALUE,NAME=VALUE`.
+    ///
+    /// # Errors
+    /// `Config`, naming the word that is wrong.
+    pub fn from_setting(text: &str) -> Result<Chosen> {
+        let mut chosen = Chosen::default();
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            let (limit, value) = parse(word)
+                .map_err(|e| Error::Config(format!("GRAIN_LIMITS: in \"{word}\": {e}")))?;
+            chosen.0.insert(limit.name, value);
+        }
+        Ok(chosen)
+    }
+
+    /// The value of this limit.
+    pub fn value(&self, limit: &Limit) -> u64 {
+        self.0.get(limit.name).copied().unwrap_or(limit.default)
+    }
+
+    /// `NAME=VALUE` of each, as the supervisor takes them.
+    pub fn assignments(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(name, value)| format!("{name}={value}"))
+    }
+
+    fn overlay(&mut self, rows: impl IntoIterator<Item = (String, i64)>) {
+        for (name, value) in rows {
+            let Some(limit) = grain_limits::find(&name) else { continue };
+            let value = u64::try_from(value).unwrap_or(0);
+            if (1..=limit.ceiling).contains(&value) {
+                self.0.insert(limit.name, value);
+            }
+        }
+    }
+}
+
+/// What a grain of this app and owner runs under: the account's exceptions beat the app's, and
+/// both beat the server's.
+///
+/// # Errors
+/// Those of the database.
+pub async fn effective(
+    store: &Store,
+    server: &Chosen,
+    app_id: &str,
+    owner: AccountId,
+) -> Result<Chosen> {
+    let mut chosen = server.clone();
+    chosen.overlay(store.limits_of(&LimitSubject::App(app_id.to_owned())).await?);
+    chosen.overlay(store.limits_of(&LimitSubject::Account(owner)).await?);
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setting_is_a_list_of_assignments() {
+        let chosen = Chosen::from_setting(" disk=64M, pids=100 ,").unwrap();
+        let mut words: Vec<_> = chosen.assignments().collect();
+        words.sort();
+        assert_eq!(words, ["disk=67108864", "pids=100"]);
+        assert_eq!(chosen.value(grain_limits::find("cpu").unwrap()), 200);
+        assert_eq!(Chosen::from_setting("").unwrap(), Chosen::default());
+        for bad in ["disk", "disk=0", "uid=0", "disk=64M pids=1", "memory=99999999T"] {
+            let error = Chosen::from_setting(bad).unwrap_err().to_string();
+            assert!(error.contains("GRAIN_LIMITS"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_later_beats_the_earlier_and_nonsense_is_passed_over() {
+        let mut chosen = Chosen::from_setting("disk=1G").unwrap();
+        chosen.overlay([("disk".to_owned(), 5), ("gone".to_owned(), 1), ("pids".to_owned(), -1)]);
+        assert_eq!(chosen.assignments().collect::<Vec<_>>(), ["disk=5"]);
+    }
+}

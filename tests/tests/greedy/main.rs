@@ -1,0 +1,36 @@
+//! Apps that want too much, and peers that lie: each is held at its limit, and nobody else notices.
+//!
+//! One test at a time in this suite: the measurements want the machine to themselves.
+
+mod disk;
+mod doors;
+mod hogs;
+mod neighbour;
+mod overrides;
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Waits for this test's turn.
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long an attack goes on.
+fn attack_time() -> Duration {
+    let seconds = std::env::var("SANDSTORM_ATTACK_SECONDS").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(5))
+}
+
+/// The attacker, as cargo built it beside this test.
+fn greedy_app() -> PathBuf {
+    let mut dir = std::env::current_exe().expect("a test has a path");
+    dir.pop();
+    dir.pop();
+    let program = dir.join("greedy-app");
+    assert!(program.is_file(), "greedy-app is not built: cargo build --release -p greedy-app");
+    program
+}
