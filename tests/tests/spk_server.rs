@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
-use sandstorm_schema::rpc::connect::{Trust, Vat};
+use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
 use sandstorm_schema::unpack_capnp::{Step, progress, unpacker};
 use spk_support::*;
 
@@ -90,7 +90,7 @@ fn unpack(
     let result = local.block_on(&runtime, async move {
         ours.set_nonblocking(true).unwrap();
         let stream = tokio::net::UnixStream::from_std(ours).unwrap();
-        let vat = Vat::spawn(stream, Side::Client, None, Trust::Hostile(Default::default()));
+        let vat = Vat::spawn(stream, Side::Client, None, Trust::Hostile(GuardLimits::unpacker()));
         let unpacker: unpacker::Client = vat.bootstrap();
         // It confines itself before it reads from the socket.
         for _ in 0..500 {

@@ -10,7 +10,7 @@ use crate::turn;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_fail_at_the_limit_and_work_again_when_space_is_freed() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn().await;
     for mode in [Mode::Setuid, Mode::UserNamespace] {
         let limits = "disk=48M,log=128K";
         let Some(server) = Server::builder(mode).env("GRAIN_LIMITS", limits).start()? else {
@@ -73,7 +73,7 @@ fn words_in_notices(server: &Server, words: &str) -> bool {
 /// Four fifths are used: the owner reads so on the grain's page before anything fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_owner_is_warned_before() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn().await;
     let Some(server) = Server::builder(Mode::Setuid).env("GRAIN_LIMITS", "disk=40M").start()?
     else {
         return Ok(());

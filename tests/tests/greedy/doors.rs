@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use sandstorm_tests::supervisor::{Bench, on_one_thread};
 use sandstorm_tests::{App, Client, Mode, Server, apps, eventually, processes, soak};
 
-use crate::{greedy_app, turn};
+use crate::{blocking_turn, greedy_app};
 
 /// Attacks at once: each is short, and mostly waits.
 const AT_ONCE: usize = 12;
@@ -76,7 +76,7 @@ fn peak(pid: i32) -> Option<u64> {
 
 #[test]
 fn an_app_on_fd_3_cannot_hurt_its_supervisor() -> Result<()> {
-    let _turn = turn();
+    let _turn = blocking_turn();
     let Some(bench) = Bench::new(Mode::Setuid)? else { return Ok(()) };
     let package = bench.package("hostile", &["dev", "tmp", "var"])?;
     fs::copy(greedy_app(), package.join("app"))?;
@@ -333,7 +333,7 @@ fn by_clients(besieged: &Besieged) -> Result<()> {
 
 #[test]
 fn no_peer_of_the_shell_can_hurt_it() -> Result<()> {
-    let _turn = turn();
+    let _turn = blocking_turn();
     let Some(besieged) = Besieged::new()? else { return Ok(()) };
     besieged.siege("control clients", || by_clients(&besieged))?;
     besieged.siege("false unpackers", || by_unpackers(&besieged))?;

@@ -297,7 +297,7 @@ async fn in_turn(mode: Mode, acts: &[&[&'static str]]) -> Result<()> {
 /// With everything that a root-owned supervisor can set up.
 #[tokio::test(flavor = "multi_thread")]
 async fn hogs_starve_only_themselves() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn().await;
     let acts: &[&[&'static str]] = &[
         &["cpu"],
         &["fork"],
@@ -315,7 +315,7 @@ async fn hogs_starve_only_themselves() -> Result<()> {
 /// processors, are not limited there (they are where the machine delegates control groups).
 #[tokio::test(flavor = "multi_thread")]
 async fn without_root_the_floor_holds() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn().await;
     let acts: &[&[&'static str]] = &[&["fork", "files"], &["memory", "disk", "tmp"], &["log"]];
     in_turn(Mode::UserNamespace, acts).await
 }
@@ -323,7 +323,7 @@ async fn without_root_the_floor_holds() -> Result<()> {
 /// The limits that hold are shown, with what keeps them.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_list_tells_what_limits_a_grain() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn().await;
     let Some(server) = Server::builder(Mode::Setuid).env("GRAIN_LIMITS", LIMITS).start()? else {
         return Ok(());
     };

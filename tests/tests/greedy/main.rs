@@ -9,14 +9,20 @@ mod neighbour;
 mod overrides;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-static TURN: Mutex<()> = Mutex::new(());
+use tokio::sync::{Mutex, MutexGuard};
+
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Waits for this test's turn.
-fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+async fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().await
+}
+
+/// The same for a test that is no async function.
+fn blocking_turn() -> MutexGuard<'static, ()> {
+    TURN.blocking_lock()
 }
 
 /// How long an attack goes on.

@@ -10,7 +10,7 @@ use crate::turn;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exceptions_hold_from_the_next_start() -> Result<()> {
-    let _turn = turn();
+    let _turn = turn().await;
     let Some(server) = Server::builder(Mode::Setuid).env("GRAIN_LIMITS", "pids=200").start()?
     else {
         return Ok(());

@@ -3,6 +3,7 @@
 //! probe (`tests/apps/probe`), which answers what a test tells it to.
 
 mod answers;
+mod awake;
 mod bodies;
 mod control;
 mod lifecycle;

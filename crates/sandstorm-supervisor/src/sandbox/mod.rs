@@ -183,10 +183,7 @@ fn privileged_half(
     let mut cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Root);
     let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
-        Forked::Child => {
-            let floor = floor(&cgroup, slot.is_some());
-            child_main(one_thread, plan, ends, link, &cgroup, Some(trees), slot, floor)
-        }
+        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, Some(trees), slot),
         Forked::Parent(child) => child,
     };
     cgroup.forget_entrances();
@@ -212,10 +209,7 @@ fn plain_half(
     let cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Delegated);
     let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
-        Forked::Child => {
-            let floor = floor(&cgroup, false);
-            child_main(one_thread, plan, ends, link, &cgroup, None, None, floor)
-        }
+        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, None, None),
         Forked::Parent(child) => child,
     };
     if !joined {
@@ -276,7 +270,6 @@ fn child_main(
     cgroup: &Cgroup,
     trees: Option<Trees>,
     slot: Option<Slot>,
-    floor: Floor,
 ) -> ! {
     // Our copy of the supervisor's end would keep the link open after its death. Whoever owns the
     // number never drops it: this process does not return.
@@ -290,12 +283,12 @@ fn child_main(
             output: ends.output,
             null: ends.null,
             lock: plan.lock.as_fd(),
+            floor: floor(cgroup, slot.is_some()),
             slot,
             trees,
             cgroup,
             dirs: plan.dirs,
             limits: &plan.args.limits,
-            floor,
             command: &plan.args.command,
             environ: &plan.args.environ,
         },

@@ -10,6 +10,7 @@ use sandstorm_schema::activity_capnp::notification_target;
 use sandstorm_schema::grain_capnp::session_context;
 use sandstorm_schema::identity_capnp::identity;
 use sandstorm_schema::rpc::error::{failed, unimplemented};
+use sandstorm_schema::rpc::settled;
 use sandstorm_schema::supervisor_capnp::{sandstorm_core, supervisor};
 use sandstorm_schema::util_capnp::handle;
 
@@ -21,6 +22,8 @@ use crate::store::Tone;
 
 /// Percent of the disk limit at which the owner is told.
 const WARN_AT: [i64; 3] = [100, 95, 80];
+/// Longest wait for an app to settle a promise.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 /// Ongoing notifications of one grain at once.
 const MAX_LOCKS: usize = 16;
 
@@ -76,7 +79,10 @@ impl sandstorm_core::Server for CoreImpl {
     ) -> Result<(), Error> {
         let client = params.get()?.get_identity()?;
         drop(params);
-        let client = capnp::capability::get_resolved_cap(client).await;
+        // A promise of the app's may never be kept.
+        let client = tokio::time::timeout(PATIENCE, settled(client))
+            .await
+            .map_err(|_| failed("this identity is a promise that is not kept"))??;
         let known = self.identities.borrow().get_local_server_of_resolved(&client);
         match known {
             Some(identity) => {

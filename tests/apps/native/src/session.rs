@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 
 use capnp::Error;
+use sandstorm_schema::identity_capnp::identity;
 use sandstorm_schema::util_capnp::{byte_stream, handle};
 use sandstorm_schema::web_session_capnp::web_session::{self, request_stream, response};
 
@@ -15,6 +16,8 @@ pub struct Session {
     pub name: String,
     /// Hex digits; empty when nobody is signed in.
     pub identity: String,
+    /// The person as an object, which the system can name.
+    pub person: Option<identity::Client>,
     pub permissions: Vec<bool>,
     pub store: Rc<Store>,
     pub api: Rc<ApiSlot>,
@@ -86,6 +89,15 @@ impl web_session::Server for Session {
                 let handle = response.get()?.get_handle()?;
                 AWAKE.with_borrow_mut(|all| all.push(handle));
                 answer(results, "text/plain", b"awake")
+            }
+            "known" => {
+                let mut request = self.api.get()?.get_identity_id_request();
+                let person = self.person.clone().ok_or_else(|| Error::failed("nobody".into()))?;
+                request.get().set_identity(person);
+                let response = request.send().promise.await?;
+                let id: String =
+                    response.get()?.get_id()?.iter().map(|b| format!("{b:02x}")).collect();
+                answer(results, "text/plain", id.as_bytes())
             }
             "asleep" => {
                 AWAKE.with_borrow_mut(Vec::clear);

@@ -71,9 +71,11 @@ impl ui_view::Server for View {
         let name = user.get_display_name()?.get_default_text()?.to_string()?;
         let identity = user.get_identity_id()?.iter().map(|b| format!("{b:02x}")).collect();
         let permissions = user.get_permissions()?.iter().collect();
+        let person = if user.has_identity() { Some(user.get_identity()?) } else { None };
         let session = Session {
             name,
             identity,
+            person,
             permissions,
             store: self.store.clone(),
             api: self.api.clone(),
