@@ -330,7 +330,7 @@ pub fn check(one_thread: &SingleThread, identity: &Identity) -> Result<String, E
 /// succeed and refuse the last.
 fn try_namespaces(one_thread: &SingleThread, identity: &Identity) -> Result<(), Error> {
     let (link, child_link) = Link::pair().map_err(Error::kernel("make a link"))?;
-    let child = match process::clone(one_thread, FLAGS, None)
+    let child = match process::clone(one_thread, namespaces::flags(), None)
         .map_err(|e| kernel_error("make namespaces", e, Step::Namespaces, identity))?
     {
         Forked::Child => {

@@ -37,7 +37,12 @@ fn rail(here: &str) -> Markup {
     }
 }
 
-pub(super) async fn respond(mut viewer: Viewer, path: &str, title: &str, body: Markup) -> PageResult {
+pub(super) async fn respond(
+    mut viewer: Viewer,
+    path: &str,
+    title: &str,
+    body: Markup,
+) -> PageResult {
     viewer.take_notices().await?;
     Ok(layout::respond(&viewer, Page::new(title, Nav::Admin, body).rail(rail(path)).wide()))
 }
