@@ -366,7 +366,8 @@ fn become_app(app: &App<'_>, writes: bool) -> String {
         process::new_session()?;
         signal::reset_all()?;
         process::set_umask(0o007);
-        process::set_priority(0, 0)?;
+        // Refused where the server itself is nice: then so is the app.
+        let _ = process::set_priority(0, 0);
         app.limits.apply_to_self(app.floor)?;
         fd::dup_onto(app.kept.null.as_raw_fd(), 0)?;
         fd::dup_onto(app.kept.output.as_raw_fd(), 1)?;
