@@ -32,10 +32,9 @@ const REST_AFTER: Duration = Duration::from_secs(2);
 pub fn run(run: &Run, config: Config, socket: std::os::unix::net::UnixStream) -> Result<i32> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
+        .build_local(tokio::runtime::LocalOptions::default())
         .map_err(|source| Error::System { step: "starting the event loop", source })?;
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, serve(run, config, socket))
+    runtime.block_on(serve(run, config, socket))
 }
 
 async fn serve(run: &Run, config: Config, socket: std::os::unix::net::UnixStream) -> Result<i32> {

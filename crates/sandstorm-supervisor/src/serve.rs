@@ -71,10 +71,9 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .build()
+        .build_local(tokio::runtime::LocalOptions::default())
         .map_err(Error::kernel("make the async runtime"))?;
-    let local = tokio::task::LocalSet::new();
-    let result = local.block_on(&runtime, serve(sandbox, dirs, args, caller));
+    let result = runtime.block_on(serve(sandbox, dirs, args, caller));
     // No task may outlive this: aborting RPC systems without their disconnectors leaks nothing
     // once the process ends, which is next.
     result

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio::net::TcpStream;
 
 use super::head::{Head, HeadScanner, parse_head};
@@ -61,7 +61,9 @@ impl Conn {
     pub fn try_read(&mut self, want: usize) -> io::Result<usize> {
         self.buf.reserve(want);
         loop {
-            match self.stream.try_read_buf(&mut self.buf) {
+            // Not all that the buffer has room for: a little more than a chunk would travel as
+            // two messages over each hop.
+            match self.stream.try_read_buf(&mut (&mut self.buf).limit(want)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => return other,
             }

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::conn::Conn;
 
-/// Idle connections kept at most.
-const MAX_IDLE: usize = 16;
+/// Idle connections kept at most: a few busy pages' worth.
+const MAX_IDLE: usize = 64;
 /// How long an idle connection is kept.
 const MAX_IDLE_TIME: Duration = Duration::from_millis(1000);
 /// How often expired connections are looked for.

@@ -17,8 +17,12 @@ use crate::log;
 
 /// A body up to this size that is complete almost at once travels in the response itself.
 const SMALL_BODY: usize = BODY_CHUNK;
-/// "Almost at once": servers often write head and body with two calls.
-const SMALL_WAIT: Duration = Duration::from_millis(2);
+/// "Almost at once": servers often write head and body with two calls, and on a busy machine the
+/// second comes late. An answer that is sent as a stream costs six messages more on each of two
+/// hops, just then when there is no time for them.
+const SMALL_WAIT: Duration = Duration::from_millis(5);
+/// The same for a body that is known to be short.
+const SHORT_WAIT: Duration = Duration::from_millis(40);
 /// How long an error's body may take: the interface carries it in one piece, so nobody sees
 /// anything of it before its end.
 const ERROR_BODY_TIME: Duration = Duration::from_secs(30);
@@ -67,15 +71,17 @@ async fn collect_small(head: &Head, incoming: &mut Incoming) -> (Bytes, bool) {
         Ok(None) => BytesMut::new(),
         Err(_) => return (Bytes::new(), false),
     };
-    let worth_waiting = match head.framing {
-        Framing::Length(n) => n <= SMALL_BODY as u64,
-        Framing::None => false,
+    let wait = match head.framing {
+        Framing::Length(n) if n <= SMALL_BODY as u64 => Some(SHORT_WAIT),
+        Framing::Length(_) | Framing::None => None,
         Framing::Chunked | Framing::Eof => {
-            !head.first("content-type").is_some_and(|t| t.starts_with(b"text/event-stream"))
+            let events =
+                head.first("content-type").is_some_and(|t| t.starts_with(b"text/event-stream"));
+            (!events).then_some(SMALL_WAIT)
         }
     };
-    if worth_waiting {
-        let deadline = Instant::now() + SMALL_WAIT;
+    if let Some(wait) = wait {
+        let deadline = Instant::now() + wait;
         while !incoming.is_done() && first.len() < SMALL_BODY {
             match tokio::time::timeout_at(deadline, incoming.next()).await {
                 Ok(Ok(Some(piece))) => first.extend_from_slice(&piece),

@@ -1,7 +1,7 @@
 //! The threads that hold Cap'n Proto clients.
 //!
 //! capnp-rpc is `Rc` throughout, so a grain's connection lives on one thread, its home, chosen by
-//! the grain's id. A thread runs a current-thread runtime with a `LocalSet`; work comes as
+//! the grain's id. A thread runs a runtime of its own for tasks that stay on it; work comes as
 //! closures over a channel. Grains' browser connections are served on the same thread
 //! (see `edge`), so a request usually never changes threads.
 
@@ -47,15 +47,21 @@ pub fn prepare(count: usize) -> (Vec<Thread>, Inboxes) {
 pub fn start(inboxes: Inboxes, shared: &Arc<Shared>) -> Result<()> {
     for (index, mut inbox) in inboxes.0.into_iter().enumerate() {
         let shared = shared.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Error::io("starting a thread"))?;
+        let (started, start) = std::sync::mpsc::channel();
         std::thread::Builder::new()
             .name(format!("grains-{index}"))
             .spawn(move || {
+                // Not a `LocalSet`: each of its wake-ups costs two system calls.
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(tokio::runtime::LocalOptions::default());
+                let runtime = match runtime {
+                    Ok(runtime) => runtime,
+                    Err(e) => return drop(started.send(e)),
+                };
+                drop(started);
                 let local = Rc::new(Local { index, shared, slots: RefCell::default() });
-                tokio::task::LocalSet::new().block_on(&runtime, async move {
+                runtime.block_on(async move {
                     tokio::task::spawn_local(super::slot::tick(local.clone()));
                     while let Some(job) = inbox.recv().await {
                         job(local.clone());
@@ -63,6 +69,9 @@ pub fn start(inboxes: Inboxes, shared: &Arc<Shared>) -> Result<()> {
                 });
             })
             .map_err(Error::io("starting a thread"))?;
+        if let Ok(e) = start.recv() {
+            return Err(Error::io("starting a thread")(e));
+        }
     }
     Ok(())
 }

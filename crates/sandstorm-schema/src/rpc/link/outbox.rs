@@ -28,6 +28,9 @@ const SLICES: usize = 32;
 /// Bytes in one write, about: more than the socket takes at once is gathered in vain.
 const GATHER: usize = 256 * 1024;
 
+/// So many queued bytes are written without waiting for more.
+const EAGER: usize = 32 * 1024;
+
 type Message = Rc<Builder<HeapAllocator>>;
 
 /// Handle on the queue of one connection.
@@ -192,6 +195,12 @@ impl Outbox {
     /// Writes the queue to `io` until [`Outbox::close`]; returns that call's reason.
     pub async fn run(self, mut io: impl AsyncWrite + Unpin) -> capnp::Result<()> {
         loop {
+            poll_fn(|cx| self.queue.borrow_mut().poll_work(cx)).await;
+            // One message seldom comes alone: what is ready to run may have more to say, and all
+            // of it goes out at once.
+            if self.queue.borrow().is_small() {
+                tokio::task::yield_now().await;
+            }
             // The timer is only for those who have to wait.
             let mut step = poll_fn(|cx| self.queue.borrow_mut().poll_step(cx, &mut io));
             let mut result = match futures::poll!(&mut step) {
@@ -226,6 +235,24 @@ enum Step {
 }
 
 impl Queue {
+    /// Ready when there is something to write or to end.
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let work = match &self.over {
+            Some(_) => self.connection_gone,
+            None => !self.parcels.is_empty() || self.closing.is_some(),
+        };
+        if work {
+            return Poll::Ready(());
+        }
+        keep(&mut self.writer, cx);
+        Poll::Pending
+    }
+
+    /// So little that a write of its own would be a waste.
+    fn is_small(&self) -> bool {
+        self.over.is_none() && self.closing.is_none() && self.bytes < EAGER
+    }
+
     fn poll_step(
         &mut self,
         cx: &mut Context<'_>,
