@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use nix::sys::signal::Signal;
+use sandstorm_schema::memory;
 use sandstorm_schema::rpc::connect::{Trust, Vat};
 use tokio::net::UnixStream;
 
@@ -30,6 +31,7 @@ const REST_AFTER: Duration = Duration::from_secs(2);
 /// # Errors
 /// When the app cannot be started or does not accept connections in time.
 pub fn run(run: &Run, config: Config, socket: std::os::unix::net::UnixStream) -> Result<i32> {
+    memory::keep_room();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
@@ -87,6 +89,7 @@ async fn rest(upstream: Rc<Upstream>) {
         let before = upstream.requests();
         tokio::time::sleep(REST_AFTER).await;
         if upstream.requests() == before {
+            memory::give_back();
             sys::release_code();
             upstream.next_request().await;
         }

@@ -66,4 +66,5 @@ pub mod grain_limits;
 pub mod http_map;
 pub mod ids;
 pub mod limits;
+pub mod memory;
 pub mod rpc;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::ext_report_capnp::reporting_supervisor;
 use sandstorm_schema::grain_capnp::sandstorm_api;
+use sandstorm_schema::memory;
 use sandstorm_schema::rpc::connect::{self, GuardLimits, Trust, Vat};
 use sandstorm_schema::supervisor_capnp::supervisor;
 use tokio::io::unix::AsyncFd;
@@ -41,6 +42,8 @@ use crate::sys::process::SingleThread;
 
 /// Connections on the socket at once: a shell, its restarted successor, tools.
 const MAX_CONNECTIONS: usize = 64;
+/// Without a call for so long, the supervisor is idle.
+const REST_AFTER: Duration = Duration::from_secs(2);
 /// After the app closed fd 3, how long its exit status is waited for.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long the end may take to collect the app's last output and tell the callers.
@@ -73,6 +76,7 @@ pub fn run(
         .enable_time()
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(Error::kernel("make the async runtime"))?;
+    memory::keep_room();
     let result = runtime.block_on(serve(sandbox, dirs, args, caller));
     // No task may outlive this: aborting RPC systems without their disconnectors leaks nothing
     // once the process ends, which is next.
@@ -366,8 +370,15 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
     let unreported = Cell::new(true);
     let life = grain.life.clone();
     let mut end = String::new();
+    let rests = Cell::new(false);
     storage::watch(dir, &life, async |usage, changed| {
         grain.book.measured(usage);
+        // Once each time that the grain falls idle.
+        if life.is_recent(REST_AFTER) {
+            rests.set(false);
+        } else if !rests.replace(true) {
+            memory::give_back();
+        }
         match quota.judge(usage) {
             Verdict::Same => {}
             Verdict::Nearly(text) => grain.log.note(&text),

@@ -351,7 +351,8 @@ async fn wake(ours: &Ours, peers: &Peers) -> Result<Row> {
 
 /// Proportional memory of shell, supervisor and bridge, with the grain awake and idle.
 fn memory(ours: &Ours, rows: &mut Vec<Row>) -> Result<()> {
-    std::thread::sleep(Duration::from_secs(2));
+    // Idle: bridge and supervisor give memory back a few seconds after the last request.
+    std::thread::sleep(Duration::from_secs(12));
     let home = ours.place.home.to_string_lossy().into_owned();
     let mut found = [None, None, None];
     for entry in fs::read_dir("/proc")?.flatten() {
