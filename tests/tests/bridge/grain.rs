@@ -71,9 +71,18 @@ pub fn program(name: &str) -> PathBuf {
     beside.unwrap_or_else(|| sandstorm_tests::program(name))
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now, and that neither another test of this run nor the kernel
+/// (which gives outgoing connections numbers from 32768 on) takes before the app does.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    (0..20_000)
+        .map(|_| {
+            let offset = std::process::id().wrapping_mul(97) + NEXT.fetch_add(1, Ordering::Relaxed);
+            12_000 + (offset % 20_000) as u16
+        })
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 impl Grain {
