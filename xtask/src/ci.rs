@@ -59,9 +59,12 @@ pub fn run(soak: bool) -> Result<()> {
         soak,
     };
     let begin = Instant::now();
-    if !soak {
+    if soak {
+        run.prepare();
+    } else {
         run.style();
     }
+    run.dependencies();
     run.packages();
     run.cargo_tests();
     run.browser()?;
@@ -87,7 +90,27 @@ fn works(program: &str, args: &[&str]) -> bool {
 }
 
 impl Run {
-    /// Format, lints and dependencies, where the tools are.
+    /// What the long run needs and `make test` does without; who cannot install it gets the rest.
+    fn prepare(&mut self) {
+        self.title("prepare");
+        let script = paths::top().join("deploy/scripts/prepare.sh");
+        if !Command::new(script).arg("soak").status().is_ok_and(|status| status.success()) {
+            self.leave_out("what is missing above could not be installed");
+        }
+    }
+
+    /// Licences, bans and sources of what we link. Compiling cargo-deny takes minutes, so only the
+    /// long run installs it.
+    fn dependencies(&mut self) {
+        if works("cargo", &["deny", "--version"]) {
+            let args = ["check", "licenses", "bans", "sources"];
+            self.check("dependencies", cargo(&[&["deny"], &args[..]].concat()));
+        } else {
+            self.leave_out("dependencies: cargo-deny is not installed (cargo xtask soak does it)");
+        }
+    }
+
+    /// Format and lints, where the tools are.
     fn style(&mut self) {
         if works("cargo", &["fmt", "--version"]) {
             self.check("format", cargo(&["fmt", "--all", "--check"]));
@@ -99,12 +122,6 @@ impl Run {
             self.check("lints", cargo(&[&args[..], &["-D", "warnings"]].concat()));
         } else {
             self.leave_out("lints: clippy is not installed");
-        }
-        if works("cargo", &["deny", "--version"]) {
-            let args = ["check", "licenses", "bans", "sources"];
-            self.check("dependencies", cargo(&[&["deny"], &args[..]].concat()));
-        } else {
-            self.leave_out("dependencies: cargo-deny is not installed");
         }
     }
 

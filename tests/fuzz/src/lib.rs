@@ -1,7 +1,7 @@
 //! Every parser of hostile bytes as a function of any bytes, with what must hold of the outcome.
 //!
 //! The fuzz targets in `fuzz/` call these for as long as one likes (`cargo xtask fuzz`); the smoke
-//! test beside this file calls them with the committed corpus and some hundred mutations of it.
+//! test beside this file calls them with the committed corpus and some thousand mutations of it.
 //! Another one: a function here, a row in [`TARGETS`], a few small files in `fuzz/corpus/NAME/`, and
 //! `fuzz/fuzz_targets/NAME.rs` with its `[[bin]]`.
 

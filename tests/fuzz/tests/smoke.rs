@@ -1,4 +1,4 @@
-//! A short walk of what the fuzz targets do for longer: the committed corpus, and some hundred
+//! A short walk of what the fuzz targets do for longer: the committed corpus, and some thousand
 //! mutations of it, through the same functions. Finds what a careless change breaks at once.
 
 use std::fs;
@@ -104,15 +104,15 @@ macro_rules! targets {
 }
 
 targets! {
-    bridge_config: 500,
-    bridge_response: 1000,
-    cookie_filter: 500,
-    manifest: 500,
-    package_archive: 1000,
-    package_container: 200,
-    request_filter: 1000,
-    response_filter: 500,
-    rpc_guard: 300,
+    bridge_config: 2000,
+    bridge_response: 5000,
+    cookie_filter: 2000,
+    manifest: 2000,
+    package_archive: 5000,
+    package_container: 500,
+    request_filter: 5000,
+    response_filter: 2000,
+    rpc_guard: 1000,
 }
 
 /// Table, targets, manifest of `fuzz/`, corpora and the tests above name the same things.
