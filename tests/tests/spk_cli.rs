@@ -320,6 +320,7 @@ fn two_packs_of_hard_linked_trees_do_not_disturb_each_other() {
         Command::new(sandstorm_tests::program("spk"))
             .args(["pack", "app", "key", out])
             .current_dir(author.0.path())
+            .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::piped())
             .spawn()
             .unwrap()
