@@ -534,6 +534,103 @@ test("by keyboard alone: find, open, choose, trash, undo", async () => {
   assert.equal(await page.locator(`a[href="/grain/${grain}"]`).count(), 1);
 });
 
+test("by keyboard alone, from the sign-in page: make, name, open, rename, trash, undo", async () => {
+  const mine = await browser.newContext();
+  const page = await mine.newPage();
+  const { keyboard } = page;
+  const focused = () => page.evaluate(() => {
+    const el = document.activeElement;
+    return (el.getAttribute("aria-label") || el.labels?.[0]?.textContent || el.textContent || el.tagName)
+      .trim().replace(/\s+/g, " ");
+  });
+  /** Presses Tab until what has this name has the focus, as somebody does who looks or listens. */
+  const tabTo = async (name, most = 40) => {
+    for (let n = 0; n < most; n++) {
+      await keyboard.press("Tab");
+      if (name.test(await focused())) return;
+    }
+    assert.fail(`${most} tabs do not lead to ${name} on ${page.url()}; the last is ${await focused()}`);
+  };
+  await page.goto(`${server.origin}/sign-in`);
+  await tabTo(/^Name$/);
+  await keyboard.type("Keya");
+  await tabTo(/^Sign in$/);
+  await keyboard.press("Enter");
+  await page.waitForURL(`${server.origin}/`);
+  await page.getByRole("heading", { name: "You have no grains yet" }).waitFor();
+  await page.waitForTimeout(200);
+  await keyboard.press("n");
+  await page.waitForURL(/\/new$/);
+  // The skip link is the first stop and leads to the content.
+  await keyboard.press("Tab");
+  assert.equal(await focused(), "Skip to the content");
+  await keyboard.press("Enter");
+  await tabTo(/^New probe/, 20);
+  await keyboard.press("Enter");
+  await page.waitForURL(/\/grain\//);
+  await eventually("the title is chosen", () => page.evaluate(() => document.activeElement.id === "new-title"));
+  await keyboard.type("By keys");
+  await keyboard.press("Enter");
+  await eventually("it has its title", async () => (await page.title()).startsWith("By keys - "));
+  await page.locator("body.shown").waitFor();
+  // Out of the frame, into the bar.
+  await page.locator("header.bar a").first().focus();
+  await tabTo(/^More$/);
+  await keyboard.press("Enter");
+  await tabTo(/^Details$/);
+  await keyboard.press("Escape");
+  assert.equal(await focused(), "More");
+  await keyboard.press("F2");
+  await keyboard.type("By keys alone");
+  await keyboard.press("Enter");
+  await eventually("it has its new title", async () => (await page.title()).startsWith("By keys alone - "));
+  await page.locator("header.bar a").first().focus();
+  await tabTo(/^More$/);
+  await keyboard.press("Space");
+  await tabTo(/^Move to trash$/);
+  await keyboard.press("Enter");
+  await page.waitForURL(`${server.origin}/`);
+  await page.getByText("Moved By keys alone to the trash.").first().waitFor();
+  await tabTo(/^Undo$/);
+  await keyboard.press("Enter");
+  await page.getByText("Restored By keys alone.").first().waitFor();
+  await tabTo(/By keys alone/);
+  await mine.close();
+});
+
+test("what a screen reader meets: one heading of the first rank, named landmarks, live regions, and an order that makes sense",
+  async () => {
+    const grain = await makeProbe();
+    for (const path of ["/", "/new", "/apps", "/install", "/notices", "/you", "/admin", "/admin/people",
+      `/grain/${grain}`, `/grains/${grain}/details`, `/grains/${grain}/log`, "/no-such-page"]) {
+      await page.goto(server.origin + path);
+      const met = await page.evaluate(() => ({
+        title: document.title,
+        first: [...document.querySelectorAll("h1")].filter((el) => el.checkVisibility()).length,
+        main: document.querySelectorAll("main").length,
+        unnamed: [...document.querySelectorAll("nav, [role=region], iframe")]
+          .filter((el) => !el.getAttribute("aria-label") && !el.title).map((el) => el.outerHTML.slice(0, 80)),
+        live: [document.querySelector("#said")?.getAttribute("role"), document.querySelector("#alarm")?.getAttribute("role")],
+        skip: document.querySelector("a")?.getAttribute("href"),
+        moved: [...document.querySelectorAll("[tabindex]")].filter((el) => el.tabIndex > 0).length,
+        ranks: [...document.querySelectorAll("h1, h2, h3, h4")].filter((el) => el.checkVisibility())
+          .map((el) => +el.tagName[1]),
+      }));
+      assert.match(met.title, path === "/no-such-page" ? /^Error: .+ - / : /^.+ - /, path);
+      assert.equal(met.first, 1, `${path} has ${met.first} headings of the first rank`);
+      assert.equal(met.main, 1, path);
+      assert.deepEqual(met.unnamed, [], path);
+      assert.deepEqual(met.live, ["status", "alert"], path);
+      assert.equal(met.skip, "#main", path);
+      assert.ok(met.ranks.every((rank, n) => rank <= (met.ranks[n - 1] ?? 0) + 1), `${path}: ${met.ranks}`);
+      assert.equal(met.moved, 0, `${path}: the order is the document's`);
+    }
+    // The row's parts, in the order in which they are read.
+    await page.goto(server.origin);
+    const row = await page.locator(".grains li").first().ariaSnapshot();
+    assert.match(row, /checkbox "Choose .*[\s\S]*link ".+"[\s\S]*link "More"/, row);
+  });
+
 test("what has the focus shows it", async () => {
   await page.goto(`${server.origin}/you`);
   for (let n = 0; n < 12; n++) {

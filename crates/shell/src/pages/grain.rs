@@ -224,6 +224,8 @@ fn title_form(viewer: &Viewer, grain: &Grain) -> Markup {
             (token_field(viewer))
             input type="hidden" name="quiet" value="1";
             input type="hidden" name="act" value="rename";
+            // The page has its heading while the one with the menu is put away, too.
+            h1.unseen { "Title of this " bdi { (noun(grain)) } }
             input #new-title name="title" value=(grain.title) maxlength="200" required
                 aria-label="Title" autocomplete="off";
             button.small { "Rename" }

@@ -18,7 +18,7 @@ pub const A_GRAIN_IS: &str =
 /// `GET /new`.
 pub async fn page(person: Person) -> PageResult {
     let apps = person.viewer.app.store.apps_of(person.login.id()).await?;
-    let body = if !person.login.is_member() {
+    let what = if !person.login.is_member() {
         empty(
             "Making grains is for members",
             html! {
@@ -35,7 +35,6 @@ pub async fn page(person: Person) -> PageResult {
         )
     } else {
         html! {
-            div.heading { h1 { "New" } }
             p.hint { "One press makes it and opens it. " (A_GRAIN_IS) }
             form action="/new" method="post" {
                 (token_field(&person.viewer))
@@ -50,6 +49,7 @@ pub async fn page(person: Person) -> PageResult {
             div.buttons { a.button href="/install" { "Install another app" } }
         }
     };
+    let body = html! { div.heading { h1 { "New" } } (what) };
     Ok(layout::respond(&person.viewer, Page::new("New", Nav::New, body).wide()))
 }
 
