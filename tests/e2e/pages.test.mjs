@@ -153,12 +153,14 @@ test("a full home page stays within its weight", async () => {
   const html = gunzipSync(body).toString();
   assert.equal(html.match(/<li class="a\d+">/g).length, 100);
   assert.ok(body.length <= 14_000, `${body.length} bytes of HTML`);
-  let all = body.length;
+  let all = body.length, parts = "";
   for (const path of new Set(html.match(/\/assets\/[\w.-]+/g))) {
     const asset = await travel(path, "");
     assert.match(asset.answer.headers["cache-control"], /immutable/);
     all += asset.body.length;
+    parts += `, ${path.split(".").pop()} ${asset.body.length}`;
   }
+  console.log(`# bytes as they travel: html ${body.length}${parts}, all ${all}`);
   assert.ok(all <= 60_000, `${all} bytes in all`);
 });
 

@@ -22,8 +22,9 @@ pub async fn list(State(app): State<App>, person: Person) -> PageResult {
     let body = html! {
         div.heading {
             h1 { "Apps" }
-            @if person.login.is_member() {
-                a.button.main[!apps.is_empty()] href="/install" { (icon("plus")) "Install an app" }
+            // An empty page has its one button in the middle.
+            @if person.login.is_member() && !apps.is_empty() {
+                a.button.main href="/install" { (icon("plus")) "Install an app" }
             }
         }
         (waiting(&pending))

@@ -107,7 +107,10 @@ pub async fn page(
         }
     };
     let origin = frame.map(|frame| frame.origin);
-    Ok(layout::respond(&person.viewer, Page::grain(&grain.title, body, origin)))
+    Ok(layout::respond(
+        &person.viewer,
+        Page::grain(&grain.title, body, origin).icon(&grain.package_id),
+    ))
 }
 
 /// The raw path and query behind `/grain/ID`: not decoded, since `%2F` is not `/` to an app.

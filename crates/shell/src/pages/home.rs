@@ -359,6 +359,7 @@ fn nothing_here(
             html! {
                 p { (new::A_GRAIN_IS) }
                 p { "To make one you need an app: a file that ends in .spk, from whoever made it." }
+                p.hint.by-mouse data-show hidden { "You can drop it anywhere on this page." }
             },
             html! { a.button.main href="/install" { "Install an app" } },
         ),

@@ -41,6 +41,7 @@ pub struct Page {
     refresh: bool,
     wide: bool,
     search: String,
+    icon: Option<String>,
 }
 
 impl Page {
@@ -57,6 +58,7 @@ impl Page {
             refresh: false,
             wide: false,
             search: String::new(),
+            icon: None,
         }
     }
 
@@ -78,6 +80,11 @@ impl Page {
     /// As wide as lists may be.
     pub fn wide(self) -> Page {
         Page { wide: true, ..self }
+    }
+
+    /// With this package's icon in the browser's tab.
+    pub fn icon(self, package_id: &str) -> Page {
+        Page { icon: Some(format!("/icon/{package_id}/grain")), ..self }
     }
 
     /// With this in the search box.
@@ -202,7 +209,10 @@ fn document(viewer: &Viewer, page: Page) -> Markup {
                     @if !page.title.ends_with(viewer.server.as_str()) { " - " (viewer.server) }
                 }
                 link rel="stylesheet" href=(assets::STYLE.path());
-                link rel="icon" type="image/svg+xml" href=(assets::FAVICON.path());
+                @match &page.icon {
+                    Some(icon) => { link rel="icon" href=(icon); }
+                    None => { link rel="icon" type="image/svg+xml" href=(assets::FAVICON.path()); }
+                }
                 script type="module" src=(assets::SCRIPT.path()) {}
                 @if page.refresh {
                     noscript { meta http-equiv="refresh" content="2"; }
