@@ -122,10 +122,12 @@ function post(path, fields) {
 
 // ---- Search as typed ----
 const box = $("#q");
+let searching = false;
 if (box && $("#count")) {
   let timer, asked = 0;
   box.addEventListener("input", () => {
     clearTimeout(timer);
+    searching = true;
     timer = setTimeout(async () => {
       const url = new URL("/", location.origin);
       const here = new URL(location.href);
@@ -133,7 +135,9 @@ if (box && $("#count")) {
       if (box.value.trim()) url.searchParams.set("q", box.value);
       const mine = ++asked;
       const page = await fetchPage(url);
-      if (mine !== asked || !page) return;
+      if (mine !== asked) return;
+      searching = false;
+      if (!page) return;
       swap($("main"), $("main", page));
       history.replaceState(null, "", url);
       say(`${$("#count").textContent} found`);
@@ -260,8 +264,10 @@ function reloadList() {
   clearTimeout(reload);
   reload = setTimeout(async () => {
     if ($("main").contains(document.activeElement) && document.activeElement.id !== "main") return;
-    const page = await fetchPage(location.href);
-    if (page) { swap($("main"), $("main", page)); swap($(".rail"), $(".rail", page)); }
+    // A search that is under way brings a fresh list itself, and its answer is the newer question's.
+    const { href } = location;
+    const page = searching ? null : await fetchPage(href);
+    if (page && !searching && location.href === href) { swap($("main"), $("main", page)); swap($(".rail"), $(".rail", page)); }
   }, 300);
 }
 // ---- Waiting for an app: after a minute it is an error, with ways out ----

@@ -142,8 +142,8 @@ fn rail(
             @let apps: Vec<&AppRow> =
                 apps.iter().filter(|app| app.grains > 0 || person.login.is_member()).collect();
             @if !apps.is_empty() {
-                h2 { "Apps" }
-                ul {
+                p.label #rail-apps { "Apps" }
+                ul aria-labelledby="rail-apps" {
                     @for app in apps {
                         @let id = &app.package.app_id;
                         (item(
