@@ -128,12 +128,12 @@ if (box && $("#count")) {
   box.addEventListener("input", () => {
     clearTimeout(timer);
     searching = true;
+    const mine = ++asked;
     timer = setTimeout(async () => {
       const url = new URL("/", location.origin);
       const here = new URL(location.href);
       for (const key of ["show", "app", "sort"]) if (here.searchParams.get(key)) url.searchParams.set(key, here.searchParams.get(key));
       if (box.value.trim()) url.searchParams.set("q", box.value);
-      const mine = ++asked;
       const page = await fetchPage(url);
       if (mine !== asked) return;
       searching = false;
