@@ -201,11 +201,11 @@ mod tests {
             log_tail: "<b>".into(),
         };
         let page = Fault::of(error(), true).html(None);
-        assert!(page.contains("status 3 &lt;script&gt;") && page.contains("&lt;b&gt;"));
+        assert!(page.contains("Status 3 &lt;script&gt;") && page.contains("&lt;b&gt;"));
         assert!(page.contains(">Start again</a>") && !page.contains("My grains"));
         let page = Fault::of(error(), false).html(Some(&"http://box/".to_owned()));
         assert!(page.contains("href=\"http://box/\""));
-        assert!(!page.contains("status 3") && !page.contains("&lt;b&gt;"));
+        assert!(!page.contains("tatus 3") && !page.contains("&lt;b&gt;"));
         assert!(page.contains("G-START-AAAA"));
     }
 
