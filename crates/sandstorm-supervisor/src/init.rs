@@ -278,6 +278,7 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
                     Ok(pid) => {
                         running = Some(pid);
                         let _ = link.report(&Report::Started);
+                        process::forget_code();
                     }
                     Err(text) => {
                         let _ = link.report(&Report::NotStarted(text));

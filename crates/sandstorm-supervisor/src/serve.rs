@@ -38,7 +38,7 @@ use crate::rpc::wake_lock::WakeLocks;
 use crate::sandbox::cgroup::MemoryEvents;
 use crate::sandbox::{Sandbox, outer};
 use crate::sys::fd;
-use crate::sys::process::SingleThread;
+use crate::sys::process::{self, SingleThread};
 
 /// Connections on the socket at once: a shell, its restarted successor, tools.
 const MAX_CONNECTIONS: usize = 64;
@@ -48,6 +48,9 @@ const REST_AFTER: Duration = Duration::from_secs(2);
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long the end may take to collect the app's last output and tell the callers.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// After this a start is over, and what only it needed can go.
+const STARTED: Duration = Duration::from_secs(1);
 
 /// How long connections stay open after the last answer of a grain that ended by itself.
 const LINGER: Duration = Duration::from_millis(100);
@@ -197,6 +200,10 @@ async fn serve(
         log.note(&note);
     }
     announce("Listening...\n");
+    tokio::task::spawn_local(async {
+        tokio::time::sleep(STARTED).await;
+        process::forget_code();
+    });
     // Whoever started us may go; the library prints to stdout what only we should know.
     for n in 0..3 {
         let _ = fd::dup_onto(null.as_raw_fd(), n);
