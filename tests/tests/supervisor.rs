@@ -454,8 +454,8 @@ fn is_limited(running: &sandstorm_tests::supervisor::Running, what: &str) -> boo
     running
         .log()
         .lines()
-        .filter_map(|l| l.split_once("limits by cgroup: "))
-        .any(|(_, names)| names.split(" (").next().is_some_and(|n| n.contains(what)))
+        .filter_map(|l| l.split_once("limits by cgroup version "))
+        .any(|(_, names)| names.contains(what))
 }
 
 fn a_grain_ends_when_its_memory_is_used_up(bench: &Bench) -> Result<()> {
@@ -514,7 +514,7 @@ fn a_full_disk_is_an_error_and_passes(bench: &Bench) -> Result<()> {
         ensure!(session.get("/fill?mib=5").await? == "wrote 5", "the twin within its limit");
         ensure!(session.get("/fill?mib=14").await? == "wrote 14");
         eventually_async("a warning", Duration::from_secs(5), || async {
-            running.log().contains("nine tenths of the disk limit").then_some(())
+            running.log().contains("% of the disk limit are used").then_some(())
         })
         .await?;
         let told = session.get("/fill?mib=200").await?;
@@ -606,4 +606,66 @@ fn callers_hear_why_the_app_is_gone(bench: &Bench) -> Result<()> {
     })?;
     running.exit_within(Duration::from_secs(2))?;
     Ok(())
+}
+
+/// A subtree of control groups that belongs to the server's user, as a service manager delegates it
+/// (version 2, the server itself in `main`): the grain is born in it, without any other right.
+#[test]
+fn a_delegated_subtree_holds_the_grain() -> Result<()> {
+    let Some(bench) = Bench::new(Mode::UserNamespace)? else { return Ok(()) };
+    let tops = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let top = tops.iter().find(|top| fs::metadata(format!("{top}/cgroup.controllers")).is_ok());
+    let (true, Some(top)) = (sandstorm_tests::is_root(), top) else {
+        sandstorm_tests::skip!(Ok(()), "no version 2 hierarchy in which a subtree could be made");
+    };
+    let tree = std::path::PathBuf::from(format!("{top}/sandstorm-test-{}", std::process::id()));
+    if let Err(error) = fs::create_dir(&tree) {
+        sandstorm_tests::skip!(Ok(()), "no subtree can be made: {error}");
+    }
+    let removed = RemovedGroup(tree.clone());
+    fs::create_dir(tree.join("main"))?;
+    for path in ["", "cgroup.procs", "cgroup.subtree_control", "main", "main/cgroup.procs"] {
+        bench.give(&tree.join(path))?;
+    }
+    // A shell moves itself there before it becomes the supervisor, as a service would be.
+    let plain = bench.command(&["--new"], PACKAGE, GRAIN, &["/app"]);
+    let script =
+        "echo 0 >\"$1\"; u=$2; shift 2; exec setpriv --reuid $u --regid $u --clear-groups \"$@\"";
+    let mut command = std::process::Command::new("/bin/sh");
+    command.args(["-c", script, "sh"]).arg(tree.join("main/cgroup.procs"));
+    command.arg(bench.installation.uid.to_string()).arg(plain.get_program()).args(plain.get_args());
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn()?;
+    let mut line = [0; 32];
+    let n = std::io::Read::read(child.stdout.as_mut().context("stdout is piped")?, &mut line)?;
+    let listening = &line[..n] == b"Listening...\n";
+    let init = processes::all().into_iter().find(|p| p.parent == child.id() as i32);
+    let groups = init.map(|p| fs::read_to_string(format!("/proc/{}/cgroup", p.pid)));
+    processes::kill(child.id() as i32);
+    child.wait()?;
+    ensure!(listening, "{:?}", String::from_utf8_lossy(&line[..n]));
+    let groups = groups.context("no init")??;
+    let name = tree.file_name().context("it has a name")?.to_string_lossy().into_owned();
+    let own = format!("0::/{name}/");
+    let born = groups.lines().any(|l| l.starts_with(&own) && !l.ends_with("/main"));
+    ensure!(born, "the grain is not in the subtree {own}: {groups}");
+    drop(removed);
+    Ok(())
+}
+
+/// Removes a subtree of control groups once its processes are gone.
+struct RemovedGroup(std::path::PathBuf);
+
+impl Drop for RemovedGroup {
+    fn drop(&mut self) {
+        for _ in 0..100 {
+            let below = fs::read_dir(&self.0).into_iter().flatten().flatten();
+            for entry in below.filter(|e| e.path().is_dir()) {
+                let _ = fs::remove_dir(entry.path());
+            }
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
