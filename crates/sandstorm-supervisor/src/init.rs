@@ -247,6 +247,17 @@ fn set_writes(allowed: bool, pid_max: i32) {
     }
 }
 
+/// Makes a directory of the app's readable to its owner.
+///
+/// With the app's own rights, so whatever a link that is put in its place leads to, the app could
+/// do to it by itself.
+fn open_up(path: &[u8]) -> io::Result<()> {
+    let path = CString::new([b"/var/", path].concat()).map_err(io::Error::other)?;
+    let dir = fd::open(&path, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)?;
+    let mode = fd::stat(dir.as_fd())?.st_mode & 0o777;
+    fd::chmod_path(&path, mode | 0o500)
+}
+
 /// Waits for commands and signals until the supervisor is gone.
 fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
     let link = &app.kept.link;
@@ -292,6 +303,10 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
                 Ok(Some(Command::Writes(allowed))) => {
                     writes = allowed;
                     set_writes(allowed, app.pid_max);
+                }
+                Ok(Some(Command::OpenUp(path))) => {
+                    // The app may have taken it away meanwhile.
+                    let _ = open_up(&path);
                 }
                 Ok(Some(Command::Build | Command::Start)) => {}
                 // Asked to, or the supervisor is gone or not itself any more: everything here ends

@@ -16,7 +16,7 @@ use crate::sys::process::Ended;
 const MAX: usize = 1024;
 
 /// Supervisor to init.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Ids and cgroup are set: build the sandbox.
     Build,
@@ -26,6 +26,8 @@ pub enum Command {
     Signal(u8),
     /// Let all processes write to files, or let every write fail (the disk limit is reached).
     Writes(bool),
+    /// Add `u+rx` to a directory of the app's, named from /var: what it holds cannot be counted.
+    OpenUp(Vec<u8>),
     /// End, and everything with you.
     End,
 }
@@ -77,6 +79,10 @@ impl Link {
             Command::Signal(n) => vec![b'K', *n],
             Command::End => vec![b'E'],
             Command::Writes(allowed) => vec![b'W', u8::from(*allowed)],
+            Command::OpenUp(path) if path.len() >= MAX => {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            Command::OpenUp(path) => [b"O", path.as_slice()].concat(),
         })
     }
 
@@ -133,6 +139,7 @@ impl Link {
             [b'K', n] => Ok(Some(Command::Signal(*n))),
             [b'E'] => Ok(Some(Command::End)),
             [b'W', n] => Ok(Some(Command::Writes(*n != 0))),
+            [b'O', path @ ..] if !path.is_empty() => Ok(Some(Command::OpenUp(path.to_vec()))),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -199,6 +206,7 @@ mod tests {
             Command::Signal(15),
             Command::Writes(false),
             Command::Writes(true),
+            Command::OpenUp(b"a/b".to_vec()),
             Command::End,
         ] {
             a.send(&command).unwrap();

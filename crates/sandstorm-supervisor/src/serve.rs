@@ -378,15 +378,20 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
     let life = grain.life.clone();
     let mut end = String::new();
     let rests = Cell::new(false);
-    storage::watch(dir, &life, async |usage, changed| {
+    storage::watch(dir, &life, grain.book.limits.inodes, async |walk, changed| {
+        let usage = walk.usage;
         grain.book.measured(usage);
+        for path in &walk.shut {
+            grain.app.open_up(path);
+        }
         // Once each time that the grain falls idle.
         if life.is_recent(REST_AFTER) {
             rests.set(false);
         } else if !rests.replace(true) {
             memory::give_back();
         }
-        match quota.judge(usage) {
+        let sees_all = walk.shut.is_empty() && !walk.hidden;
+        match quota.judge(usage, sees_all) {
             Verdict::Same => {}
             Verdict::Nearly(text) => grain.log.note(&text),
             Verdict::Full(text) => {
@@ -410,7 +415,7 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
             // A core of a shell that is gone: its successor is told at the next walk.
             unreported.set(!matches!(call.await, Ok(Ok(_))));
         }
-        match (end.is_empty(), quota.is_full()) {
+        match (end.is_empty(), quota.is_full() || !sees_all) {
             (false, _) => Next::Never,
             (true, true) => Next::Soon,
             (true, false) => Next::AsUsual,

@@ -71,6 +71,7 @@ pub const HOGS: &[(&str, Hog)] = &[
     ("memory", memory_bomb),
     ("disk", disk_filler),
     ("inodes", inode_filler),
+    ("hidden", hidden_filler),
     ("files", fd_hog),
     ("log", log_flood),
     ("tmp", tmp_filler),
@@ -158,6 +159,14 @@ fn fill(counters: &'static Counters, dir: &str) {
 
 fn disk_filler(counters: &'static Counters) {
     fill(counters, "/var/filled");
+}
+
+/// The same in a directory that only this uid's processes know the names of.
+fn hidden_filler(counters: &'static Counters) {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = fs::create_dir_all("/var/shut/inner");
+    let _ = fs::set_permissions("/var/shut", fs::Permissions::from_mode(0o300));
+    fill(counters, "/var/shut/inner");
 }
 
 fn tmp_filler(counters: &'static Counters) {

@@ -110,7 +110,7 @@ impl<'a> Hog<'a> {
             "fork" => self.refused(libc::EAGAIN).await.map(drop),
             "memory" if cgroups => self.logged("killed: the grain ran out of memory"),
             "memory" => self.refused(libc::ENOMEM).await.map(drop),
-            "disk" => {
+            "disk" | "hidden" => {
                 self.hit("disk", "accounting")?;
                 self.refused(libc::EFBIG).await.map(drop)
             }
@@ -302,7 +302,7 @@ async fn hogs_starve_only_themselves() -> Result<()> {
         &["cpu"],
         &["fork"],
         &["memory"],
-        &["disk", "inodes"],
+        &["disk", "inodes", "hidden"],
         &["log"],
         &["files", "tmp", "inotify", "pipes"],
         &["answers"],
@@ -316,7 +316,8 @@ async fn hogs_starve_only_themselves() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_root_the_floor_holds() -> Result<()> {
     let _turn = turn().await;
-    let acts: &[&[&'static str]] = &[&["fork", "files"], &["memory", "disk", "tmp"], &["log"]];
+    let acts: &[&[&'static str]] =
+        &[&["fork", "files"], &["memory", "disk", "hidden", "tmp"], &["log"]];
     in_turn(Mode::UserNamespace, acts).await
 }
 

@@ -114,6 +114,14 @@ impl App {
         let _ = self.link.get_ref().send(&Command::Writes(allowed));
     }
 
+    /// Lets the owner of a directory in the grain's storage look into it again. `path` is named from
+    /// the grain's directory; what is not the app's, or too long, stays as it is.
+    pub fn open_up(&self, path: &[u8]) {
+        if let Some(below) = path.strip_prefix(b"sandbox/".as_slice()) {
+            let _ = self.link.get_ref().send(&Command::OpenUp(below.to_vec()));
+        }
+    }
+
     /// Ends init and with it every process of the grain.
     pub fn end(&self) {
         let _ = self.link.get_ref().send(&Command::End);

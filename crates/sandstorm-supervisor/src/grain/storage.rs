@@ -19,11 +19,13 @@ use crate::sys::fd;
 
 /// Entries looked at before others get their turn.
 const BATCH: usize = 256;
-/// Directories open at once, which bounds both descriptors and depth; deeper ones are counted as
-/// themselves.
+/// Levels that are followed, with two descriptors each. Below them nothing is known.
 const MAX_DEPTH: usize = 200;
-/// Files with several links that are remembered so as to count them once.
+/// Files with several links that are remembered so as to count them once; of others each name
+/// counts its share of the blocks.
 const MAX_REMEMBERED: usize = 100_000;
+/// Directories to be opened up that one walk names.
+const MAX_SHUT: usize = 16;
 
 /// What a walk found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,29 +35,68 @@ pub struct Usage {
     pub inodes: u64,
 }
 
-/// Walks the tree below `top` once.
+/// A walk's result.
+#[derive(Debug, Default)]
+pub struct Walk {
+    pub usage: Usage,
+    /// Directories that cannot be looked into, by their names from the top: what they hold is not
+    /// counted. An app can make any of its own so.
+    pub shut: Vec<Vec<u8>>,
+    /// There is more that is not counted: too deep, or too many to be named.
+    pub hidden: bool,
+}
+
+impl Walk {
+    fn shut(&mut self, levels: &[Level], name: Option<&CStr>) {
+        if self.shut.len() >= MAX_SHUT {
+            self.hidden = true;
+            return;
+        }
+        let names = levels.iter().skip(1).map(|level| level.name.as_c_str()).chain(name);
+        let path = names.map(CStr::to_bytes).collect::<Vec<_>>().join(&b'/');
+        if !self.shut.contains(&path) {
+            self.shut.push(path);
+        }
+    }
+}
+
+/// Walks the tree below `top` once, and no further once far more than `most` inodes were seen.
 ///
 /// # Errors
 /// When `top` itself cannot be read.
-pub async fn measure(top: &OwnedFd) -> io::Result<Usage> {
+pub async fn measure(top: &OwnedFd, most: u64) -> io::Result<Walk> {
     let own = fd::stat(top.as_fd())?;
-    let mut usage = Usage::default();
+    let mut walk = Walk::default();
     let mut seen = HashSet::new();
-    let mut stack = vec![open_dir(top, c".")?];
+    let mut stack = vec![open_dir(top, CString::default())?];
     let mut looked = 0;
-    while let Some((dir, entries)) = stack.last_mut() {
-        let Some(name) = entries.pop() else {
+    let enough = most.saturating_mul(2).saturating_add(10_000);
+    while let Some(level) = stack.last_mut() {
+        // An error of the file system ends this directory; the others are still counted.
+        let Some(Ok(found)) = level.entries.next() else {
             stack.pop();
             continue;
         };
+        let name = found.file_name().to_owned();
+        if [c".", c".."].contains(&name.as_c_str()) {
+            continue;
+        }
         looked += 1;
         if looked % BATCH == 0 {
             tokio::task::yield_now().await;
         }
-        let Ok(entry) =
-            fd::openat2(dir.as_fd(), &name, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH)
-        else {
-            continue;
+        let opened =
+            fd::openat2(level.dir.as_fd(), &name, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH);
+        let entry = match opened {
+            Ok(entry) => entry,
+            Err(e) => {
+                if e.raw_os_error() == Some(libc::EACCES) {
+                    // Its names can be read, and nothing more.
+                    walk.shut(&stack, None);
+                    stack.pop();
+                }
+                continue;
+            }
         };
         let Ok(stat) = fd::stat(entry.as_fd()) else {
             continue;
@@ -64,38 +105,50 @@ pub async fn measure(top: &OwnedFd) -> io::Result<Usage> {
             continue;
         }
         let directory = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
-        let linked = !directory && stat.st_nlink > 1;
-        if linked && (seen.len() >= MAX_REMEMBERED || !seen.insert(stat.st_ino)) {
-            continue;
+        let mut bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        if !directory && stat.st_nlink > 1 {
+            if seen.len() >= MAX_REMEMBERED && !seen.contains(&stat.st_ino) {
+                bytes /= stat.st_nlink.max(1);
+            } else if !seen.insert(stat.st_ino) {
+                continue;
+            }
         }
-        usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        usage.inodes += 1;
-        if directory && stack.len() < MAX_DEPTH {
-            if let Ok(opened) = open_dir(&entry, c".") {
-                stack.push(opened);
+        walk.usage.bytes += bytes;
+        walk.usage.inodes += 1;
+        if walk.usage.inodes > enough {
+            break;
+        }
+        if directory {
+            if stack.len() >= MAX_DEPTH {
+                walk.hidden = true;
+                continue;
+            }
+            match open_dir(&entry, name.clone()) {
+                Ok(opened) => stack.push(opened),
+                Err(_) => walk.shut(&stack, Some(&name)),
             }
         }
     }
-    Ok(usage)
+    Ok(walk)
 }
 
-type OpenDir = (OwnedFd, Vec<CString>);
+/// A directory that is being read, a few names at a time.
+struct Level {
+    name: CString,
+    dir: OwnedFd,
+    entries: nix::dir::OwningIter,
+}
 
-/// A directory and its names. The names of one directory are held at once.
-fn open_dir(parent: &OwnedFd, name: &CStr) -> io::Result<OpenDir> {
+fn open_dir(at: &OwnedFd, name: CString) -> io::Result<Level> {
     let dir = fd::openat2(
-        parent.as_fd(),
-        name,
+        at.as_fd(),
+        c".",
         libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW,
         0,
         fd::BENEATH,
     )?;
-    let names = nix::dir::Dir::from_fd(dir.try_clone()?)?
-        .iter()
-        .filter_map(|e| e.ok().map(|e| e.file_name().to_owned()))
-        .filter(|name| ![c".", c".."].contains(&name.as_c_str()))
-        .collect();
-    Ok((dir, names))
+    let entries = nix::dir::Dir::from_fd(dir.try_clone()?)?.into_iter();
+    Ok(Level { name, dir, entries })
 }
 
 /// When to walk again.
@@ -134,17 +187,22 @@ pub enum Next {
 }
 
 /// Walks again and again, telling `report` every result, and whether it differs from the last;
-/// until it wants no more.
-pub async fn watch(top: OwnedFd, life: &Life, mut report: impl AsyncFnMut(Usage, bool) -> Next) {
+/// until it wants no more. `most` inodes are allowed.
+pub async fn watch(
+    top: OwnedFd,
+    life: &Life,
+    most: u64,
+    mut report: impl AsyncFnMut(&Walk, bool) -> Next,
+) {
     let mut last = None;
     let mut pace = Pace { pause: SOON };
     loop {
         let started = Instant::now();
         let mut soon = false;
-        if let Ok(usage) = measure(&top).await {
-            let changed = last != Some(usage);
-            last = Some(usage);
-            soon = match report(usage, changed).await {
+        if let Ok(found) = measure(&top, most).await {
+            let changed = last != Some(found.usage);
+            last = Some(found.usage);
+            soon = match report(&found, changed).await {
                 Next::Soon => true,
                 Next::AsUsual => changed,
                 Next::Never => return,
@@ -184,7 +242,13 @@ pub struct Quota {
     /// Least usage since writes began to fail.
     full: Option<Usage>,
     warned: u8,
+    /// Walks in a row that could not see everything.
+    blind: u8,
 }
+
+/// After so many such walks the limit counts as reached: what is opened up and shut again, or too
+/// deep, cannot be kept from growing.
+const MAX_BLIND: u8 = 3;
 
 /// What a new measurement means.
 #[derive(Debug, PartialEq, Eq)]
@@ -203,7 +267,7 @@ pub enum Verdict {
 
 impl Quota {
     pub fn new(bytes: u64, inodes: u64) -> Quota {
-        Quota { limit: Usage { bytes, inodes }, full: None, warned: 0 }
+        Quota { limit: Usage { bytes, inodes }, full: None, warned: 0, blind: 0 }
     }
 
     /// Whether writes fail now.
@@ -221,8 +285,11 @@ impl Quota {
         format!("{} of {} MiB, {} of {inodes} files", usage.bytes >> 20, bytes >> 20, usage.inodes)
     }
 
-    pub fn judge(&mut self, usage: Usage) -> Verdict {
-        let percent = self.percent(usage);
+    /// `sees_all`: nothing was hidden from this measurement.
+    pub fn judge(&mut self, usage: Usage, sees_all: bool) -> Verdict {
+        self.blind = if sees_all { 0 } else { self.blind.saturating_add(1).min(MAX_BLIND) };
+        let blind = self.blind >= MAX_BLIND;
+        let percent = if blind { self.percent(usage).max(100) } else { self.percent(usage) };
         let level = WARNINGS.iter().find(|(at, _)| percent >= *at).map_or(0, |(_, level)| *level);
         if let Some(least) = &mut self.full {
             least.bytes = least.bytes.min(usage.bytes);
@@ -244,6 +311,13 @@ impl Quota {
         }
         if percent >= 100 {
             self.full = Some(usage);
+            if blind {
+                return Verdict::Full(
+                    "folders in /var cannot be looked into, or are nested too deep: writes fail \
+                     until they can be counted"
+                        .into(),
+                );
+            }
             return Verdict::Full(format!(
                 "the disk limit is reached ({}): writes fail until something is deleted",
                 self.words(usage)
@@ -276,26 +350,26 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn blocks_are_counted_once_and_links_not_followed() {
         let (dir, fd) = tree();
-        assert_eq!(measure(&fd).await.unwrap(), Usage::default());
+        assert_eq!(measure(&fd, 10_000).await.unwrap().usage, Usage::default());
         std::fs::write(dir.path().join("a"), vec![1; 100_000]).unwrap();
-        let one = measure(&fd).await.unwrap();
+        let one = measure(&fd, 10_000).await.unwrap().usage;
         assert!((100_000..200_000).contains(&one.bytes), "{one:?}");
         assert_eq!(one.inodes, 1);
         std::fs::hard_link(dir.path().join("a"), dir.path().join("b")).unwrap();
-        assert_eq!(measure(&fd).await.unwrap().bytes, one.bytes);
+        assert_eq!(measure(&fd, 10_000).await.unwrap().usage.bytes, one.bytes);
         std::os::unix::fs::symlink("/usr", dir.path().join("c")).unwrap();
-        let linked = measure(&fd).await.unwrap();
+        let linked = measure(&fd, 10_000).await.unwrap().usage;
         assert_eq!(linked.inodes, 2);
         assert!(linked.bytes < one.bytes + 8192);
         std::fs::create_dir(dir.path().join("d")).unwrap();
         std::fs::write(dir.path().join("d/e"), vec![1; 50_000]).unwrap();
-        assert!(measure(&fd).await.unwrap().bytes >= one.bytes + 50_000);
+        assert!(measure(&fd, 10_000).await.unwrap().usage.bytes >= one.bytes + 50_000);
     }
 
     #[test]
     fn the_quota_warns_stops_and_lets_go() {
         let mut quota = Quota::new(100 << 20, 1000);
-        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes });
+        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true);
         assert_eq!(at(50, 10), Verdict::Same);
         assert!(matches!(at(81, 10), Verdict::Nearly(_)));
         assert_eq!(at(82, 10), Verdict::Same);
@@ -312,13 +386,13 @@ mod tests {
     #[test]
     fn who_goes_on_when_writes_fail_is_ended() {
         let mut quota = Quota::new(100 << 20, 1000);
-        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes });
+        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true);
         assert!(matches!(at(10, 1200), Verdict::Full(_)));
         assert_eq!(at(10, 2900), Verdict::Same);
         assert!(matches!(at(10, 3300), Verdict::Runaway(_)));
         // Counted from the least there was since.
         let mut quota = Quota::new(100 << 20, 1000);
-        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes });
+        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true);
         assert!(matches!(at(400, 10), Verdict::Full(_)));
         assert_eq!(at(150, 10), Verdict::Same);
         assert!(matches!(at(215, 10), Verdict::Runaway(_)));
@@ -354,7 +428,47 @@ mod tests {
             0,
         )
         .unwrap();
-        let usage = measure(&fd).await.unwrap();
-        assert!(usage.inodes >= 200, "{usage:?}");
+        let walk = measure(&fd, 10_000).await.unwrap();
+        assert!(walk.usage.inodes >= 200, "{walk:?}");
+        assert!(walk.hidden, "too deep is not nothing");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_cannot_be_looked_into_is_named() {
+        if nix::unistd::geteuid().is_root() {
+            // Nothing is shut to root: the same is tried with a real grain in the tests of hogs.
+            return;
+        }
+        let (dir, fd) = tree();
+        for (name, mode) in [("none", 0o300), ("names", 0o400)] {
+            let path = dir.path().join("a").join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("large"), vec![1; 100_000]).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let mut walk = measure(&fd, 10_000).await.unwrap();
+        walk.shut.sort();
+        assert_eq!(walk.shut, [b"a/names".to_vec(), b"a/none".to_vec()]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_walk_ends_when_it_has_seen_far_too_much() {
+        let (dir, fd) = tree();
+        for n in 0..10_100 {
+            std::fs::write(dir.path().join(n.to_string()), "").unwrap();
+        }
+        let walk = measure(&fd, 10).await.unwrap();
+        assert!((10_021..10_050).contains(&walk.usage.inodes), "{:?}", walk.usage);
+    }
+
+    #[test]
+    fn the_blind_spot_counts_as_full_until_it_is_gone() {
+        let mut quota = Quota::new(100 << 20, 1000);
+        let mut at = |sees| quota.judge(Usage { bytes: 1 << 20, inodes: 5 }, sees);
+        assert_eq!(at(false), Verdict::Same);
+        assert_eq!(at(false), Verdict::Same);
+        assert!(matches!(at(false), Verdict::Full(_)));
+        assert_eq!(at(false), Verdict::Same);
+        assert_eq!(at(true), Verdict::Free);
     }
 }

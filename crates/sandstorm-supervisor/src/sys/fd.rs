@@ -100,6 +100,13 @@ pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// `fchmodat` by a path, which follows a link.
+pub fn chmod_path(path: &CStr, mode: u32) -> io::Result<()> {
+    // SAFETY: path is NUL-terminated.
+    check(i64::from(unsafe { libc::fchmodat(libc::AT_FDCWD, path.as_ptr(), mode, 0) }))?;
+    Ok(())
+}
+
 /// `fsync`; used on directories to make a new name durable.
 pub fn fsync(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers.
