@@ -140,8 +140,8 @@ fn keys_are_never_overwritten_and_never_packed() {
     assert_eq!(key.len(), 128);
     assert_eq!(author.path("key").metadata().unwrap().permissions().mode() & 0o777, 0o600);
     author.refused(&["keygen", "key"], 1, "never overwritten");
-    author.refused(&["pack", "app", "key", "key"], 2, "something else is there");
-    author.refused(&["pack", "app", "key", "app/sandstorm-manifest"], 2, "something else is there");
+    author.refused(&["pack", "app", "key", "key"], 1, "something else is there");
+    author.refused(&["pack", "app", "key", "app/sandstorm-manifest"], 1, "something else is there");
     assert_eq!(fs::read(author.path("key")).unwrap(), key);
     for copy in ["secret.key", "etc/backup"] {
         fs::create_dir_all(author.path("app/etc")).unwrap();
@@ -282,6 +282,90 @@ fn what_a_server_will_miss_is_told() {
     assert!(said.contains("no directory `var`"), "{said}");
     author.refused(&["verify", "app.spk"], 1, "*** app.spk: sandstorm-manifest: missing");
     author.ok(&["unpack", "app.spk", "out"]);
+
+    // A manifest that is one, yet of no use.
+    for (text, words) in [
+        ("()", "no actions"),
+        ("(actions = [(title = (defaultText = \"x\"))])", "actions[0] has an empty command"),
+        ("(actions = [(command = (argv = [\"/x\"]))])", "continueCommand is empty"),
+        ("(minApiVersion = 1, maxApiVersion = 1)", "minApiVersion is 1, servers have 0"),
+        ("(minApiVersion = 2, maxApiVersion = 1)", "minApiVersion is greater than maxApiVersion"),
+    ] {
+        fs::write(author.path("app/sandstorm-manifest"), encoded(text)).unwrap();
+        let said = stderr(&author.run(&["pack", "app", "key"]));
+        assert!(said.contains(words), "{text}: {said}");
+    }
+    let good = "(actions = [(command = (deprecatedExecutablePath = \"/x\"))], \
+                continueCommand = (argv = [\"/x\"]))";
+    fs::write(author.path("app/sandstorm-manifest"), encoded(good)).unwrap();
+    fs::create_dir(author.path("app/var")).unwrap();
+    assert_eq!(stderr(&author.run(&["pack", "app", "key"])), "");
+}
+
+/// A manifest from its text.
+fn encoded(text: &str) -> Vec<u8> {
+    use std::io::Write;
+    let schema = sandstorm_tests::top().join("schema");
+    let mut child = Command::new("capnp")
+        .args(["encode", "-I"])
+        .arg(&schema)
+        .arg(schema.join("sandstorm/package.capnp"))
+        .arg("Manifest")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{text}");
+    output.stdout
+}
+
+#[test]
+fn the_output_is_named_after_the_directory_however_it_is_written() {
+    let author = Author::new();
+    for name in ["app", "app/", "app//", "app/.", "./app", "./app/."] {
+        let said = author.ok(&["pack", name, "key"]);
+        assert!(said.trim_end().ends_with("app.spk"), "{name}: {said}");
+        assert_eq!(names(author.0.path()), ["app", "app.spk", "key"], "{name}");
+        assert_eq!(names(&author.path("app")), ["dev", "sandstorm-manifest", "tmp", "var"]);
+        fs::remove_file(author.path("app.spk")).unwrap();
+    }
+    // From inside, it goes beside the tree and not into it.
+    let inside = Command::new(sandstorm_tests::program("spk"))
+        .args(["pack", ".", "../key"])
+        .current_dir(author.path("app"))
+        .output()
+        .unwrap();
+    assert!(inside.status.success(), "{}", stderr(&inside));
+    assert_eq!(names(author.0.path()), ["app", "app.spk", "key"]);
+    assert_eq!(names(&author.path("app")), ["dev", "sandstorm-manifest", "tmp", "var"]);
+    author.refused(&["pack", "app", "key", "-"], 2, "not to stdout");
+    author.refused(&["pack", "-"], 2, "not to stdout");
+}
+
+#[test]
+fn what_is_refused_is_no_usage_error() {
+    let author = Author::new();
+    fs::create_dir(author.path("there")).unwrap();
+    fs::write(author.path("text"), "text").unwrap();
+    author.refused(&["pack", "app", "key", "there"], 1, "there: a directory");
+    author.refused(&["pack", "text", "key"], 1, "text: not a tar file");
+    // All the names or none.
+    author.refused(&["keygen", "a", "a"], 2, "a: named twice");
+    author.refused(&["keygen", "a", "key"], 1, "key: it exists");
+    // A tar file that was not copied to its end.
+    fs::write(author.path("app/f"), vec![1; 100_000]).unwrap();
+    let done = Command::new("tar")
+        .args(["-cf", "t.tar", "app"])
+        .current_dir(author.0.path())
+        .status()
+        .unwrap();
+    assert!(done.success());
+    let mut tar = fs::read(author.path("t.tar")).unwrap();
+    tar.truncate(60_000);
+    fs::write(author.path("t.tar"), tar).unwrap();
+    author.refused(&["pack", "t.tar", "key"], 1, "the tar file ends in the middle of it");
 }
 
 #[test]
@@ -410,7 +494,7 @@ fn tar_files_in_and_out() {
 
     let stdout = author.run(&["unpack", "--tar", "app.spk", "-"]).stdout;
     assert_eq!(stdout, fs::read(author.path("app.tar")).unwrap());
-    author.refused(&["unpack", "--tar", "app.spk"], 2, "app.tar: it exists");
+    author.refused(&["unpack", "--tar", "app.spk"], 1, "app.tar: it exists");
 
     for (bytes, words) in [
         (b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), "gzip -d"),

@@ -288,6 +288,19 @@ fn source_maps() {
     author.pack_refused("nope: not found in the source map");
     author.definition("alwaysInclude = [\"x\"]");
     author.pack_refused("which is empty");
+    // A slip of the pen packs no empty app.
+    author.definition(
+        "sourceMap = (searchPath = [(sourcePath = \"typo\")]), alwaysInclude = [\".\"]",
+    );
+    author.pack_refused("sourceMap: no such file or directory: typo");
+    author.definition(
+        "sourceMap = (searchPath = [(sourcePath = \"typo\"), (sourcePath = \"src\")]), \
+         alwaysInclude = [\".\"]",
+    );
+    let said = stderr(&author.run(&["pack", "-p", "d.capnp:pkgdef", "d.spk"]));
+    assert!(said.contains("typo: no such file or directory, skipped"), "{said}");
+    let said = stderr(&author.run(&["init", "-r", "-o", "-", "-I", "typo", "--", "/x"]));
+    assert!(said.contains("typo: no such directory yet"), "{said}");
 }
 
 #[test]

@@ -111,7 +111,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Action, String>
     }
     let command: Vec<OsString> = args.collect();
     if command.first().is_none_or(|c| c.is_empty()) {
-        return Err(format!("say how to start the app: legacy-bridge {place} COMMAND"));
+        let dashes = if separator { "-- " } else { "" };
+        return Err(format!("say how to start the app: legacy-bridge {place} {dashes}COMMAND"));
     }
     Ok(Action::Run(Run { addr, command, start_timeout }))
 }
@@ -191,7 +192,7 @@ mod tests {
             ("", "for example"),
             ("80 server", "-- before the command"),
             ("80", "-- before the command"),
-            ("80 --", "how to start"),
+            ("80 --", "legacy-bridge 80 -- COMMAND"),
             ("127.0.0.1:80", "how to start"),
             ("example.com:80 a", "names are not looked up"),
             ("127.0.0.1 a", "not an address and port"),

@@ -77,6 +77,7 @@ impl Definition {
         let root = self.root()?;
         let search = self.search_path()?;
         let mut collector = Collector::new(&search, forbidden)?;
+        collector.check_sources()?;
         self.generate(&mut collector)?;
         for path in texts(root.get_always_include().map_err(malformed)?)? {
             collector.included(&path)?;

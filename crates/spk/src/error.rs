@@ -62,6 +62,10 @@ pub enum Error {
     #[error("{path}: {fault}")]
     Key { path: String, fault: String },
 
+    // What stands on this disk.
+    #[error("{path}: {fault}")]
+    Refused { path: String, fault: String },
+
     // The command line and the terminal.
     #[error("{0}")]
     Usage(String),
@@ -105,6 +109,11 @@ impl Error {
     /// The same for the errors of system calls.
     pub fn sys(what: impl fmt::Display) -> impl FnOnce(nix::errno::Errno) -> Error {
         move |errno| Error::Io { what: what.to_string(), source: errno.into() }
+    }
+
+    /// Something that stands at a path and must not, or should and does not.
+    pub fn refused(path: &Path, fault: impl Into<String>) -> Error {
+        Error::Refused { path: display_path(path), fault: fault.into() }
     }
 
     /// A fault of an entry of a package.

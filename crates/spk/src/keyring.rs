@@ -145,6 +145,12 @@ fn parse(message: &Reader<frame::OwnedFrame>) -> std::result::Result<Key, String
     }
 }
 
+/// The error for a name that is taken.
+pub fn exists(path: &Path) -> Error {
+    let fault = "it exists, and a key file is never overwritten".into();
+    Error::Key { path: display_path(path), fault }
+}
+
 /// Writes a key to a file of its own.
 ///
 /// # Errors
@@ -153,10 +159,7 @@ pub fn create(path: &Path, key: &Key) -> Result<()> {
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = match opened {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::Key {
-                path: display_path(path),
-                fault: "it exists, and a key file is never overwritten".into(),
-            });
+            return Err(exists(path));
         }
         other => other.map_err(Error::io(display_path(path)))?,
     };

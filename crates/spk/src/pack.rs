@@ -70,24 +70,22 @@ impl Output {
     pub fn check(target: &Path, may_replace: impl FnOnce(&[u8]) -> bool) -> Result<()> {
         let failed = |e| Error::io(display_path(target))(e);
         match std::fs::metadata(target) {
-            Ok(meta) if meta.is_dir() => {
-                Err(Error::Usage(format!("{}: a directory", display_path(target))))
-            }
+            Ok(meta) if meta.is_dir() => Err(Error::refused(target, "a directory")),
             Ok(meta) if meta.is_file() => {
                 let mut start = Vec::new();
                 File::open(target)
                     .and_then(|file| file.take(512).read_to_end(&mut start))
                     .map_err(failed)?;
                 if !start.is_empty() && !may_replace(&start) {
-                    return Err(Error::Usage(format!(
-                        "{}: something else is there already; remove it or choose another name",
-                        display_path(target)
-                    )));
+                    return Err(Error::refused(
+                        target,
+                        "something else is there already; remove it or choose another name",
+                    ));
                 }
                 Ok(())
             }
             Ok(meta) if direct(&meta) => Ok(()),
-            Ok(_) => Err(Error::Usage(format!("{}: not a file", display_path(target)))),
+            Ok(_) => Err(Error::refused(target, "not a file")),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(failed(e)),
         }
@@ -111,7 +109,7 @@ impl Output {
         // Through a link to the file that it names.
         let target = std::fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
         let Some(name) = target.file_name() else {
-            return Err(Error::Usage(format!("{}: not a file name", display_path(&target))));
+            return Err(Error::refused(&target, "not a file name"));
         };
         let working = target.with_file_name(working_name(name.as_encoded_bytes())?);
         let file = File::create_new(&working).map_err(Error::io(display_path(&target)))?;

@@ -11,6 +11,8 @@ use crate::store::Action;
 
 /// Largest manifest, in words of 8 bytes.
 pub const MAX_WORDS: usize = 1 << 20;
+/// The version of the app interface that this server speaks.
+const API_VERSION: u32 = 0;
 /// Actions beyond these are not offered.
 const MAX_ACTIONS: usize = 32;
 const MAX_PROSE: usize = 20_000;
@@ -101,6 +103,25 @@ impl Manifest {
 
     fn root(&self) -> capnp::Result<package::manifest::Reader<'_>> {
         self.0.get_root()
+    }
+
+    /// Why this server cannot run the app, whoever made it; `None` when it can.
+    pub fn refusal(&self) -> capnp::Result<Option<String>> {
+        let root = self.root()?;
+        let (least, most) = (root.get_min_api_version(), root.get_max_api_version());
+        Ok(if least > most {
+            Some(format!(
+                "The package contradicts itself: it needs version {least} of the app interface or \
+                 newer, and {most} or older. Ask the app's author."
+            ))
+        } else if least > API_VERSION {
+            Some(format!(
+                "The app needs version {least} of the app interface, and this server has \
+                 {API_VERSION}. Install a newer server, or an older version of the app."
+            ))
+        } else {
+            None
+        })
     }
 
     /// What lists show. `app_id` stands in where a 2014 package has no title.
@@ -280,6 +301,21 @@ mod tests {
         build(message.init_root());
         let reader = message.get_root_as_reader().unwrap();
         Manifest::parse(&copy(reader).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_this_server_cannot_run_is_refused() {
+        for (least, most, word) in
+            [(0, 0, None), (0, 7, None), (1, 1, Some("has 0")), (3, 2, Some("contradicts"))]
+        {
+            let manifest = manifest(|mut m| {
+                m.set_min_api_version(least);
+                m.set_max_api_version(most);
+            });
+            let refusal = manifest.refusal().unwrap();
+            assert_eq!(refusal.is_some(), word.is_some(), "{least} {most}");
+            assert!(word.is_none_or(|word| refusal.unwrap().contains(word)), "{least} {most}");
+        }
     }
 
     #[test]

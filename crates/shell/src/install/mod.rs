@@ -368,14 +368,17 @@ impl Installer {
         unpacked: child::Unpacked,
         by: Option<AccountId>,
     ) -> std::result::Result<(), Failure> {
-        let summary = manifest::Manifest::parse(&unpacked.manifest)
-            .and_then(|m| m.summary(&unpacked.app_id))
+        let (summary, refusal) = manifest::Manifest::parse(&unpacked.manifest)
+            .and_then(|m| Ok((m.summary(&unpacked.app_id)?, m.refusal()?)))
             .map_err(|error| {
                 Failure::file(
                     "PKG-MANIFEST",
                     format!("The package's manifest cannot be read: {}.", error.extra),
                 )
             })?;
+        if let Some(words) = refusal {
+            return Err(Failure::file("PKG-API", words));
+        }
         let name = id.to_string();
         let (home, of) = (self.0.home.clone(), name.clone());
         tokio::task::spawn_blocking(move || {

@@ -30,6 +30,12 @@ pub fn run(global: &Global, init: &Init) -> Result<()> {
             fault: "it exists; choose another name with -o, or remove it".into(),
         });
     }
+    for source in init.source_path.iter().filter(|source| !Path::new(source).exists()) {
+        super::warn(format_args!(
+            "{}: no such directory yet; `spk pack` looks for it beside the definition",
+            display_path(Path::new(source))
+        ));
+    }
     let id = match &init.app_id {
         Some(text) => {
             text.parse().map_err(|e| Error::Usage(format!("{}: {e}", text.escape_debug())))?

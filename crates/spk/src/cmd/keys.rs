@@ -19,6 +19,15 @@ pub fn keygen(global: &Global, files: &[PathBuf], only_id: bool) -> Result<()> {
         warn_to_keep(global, &path);
         return super::print(format_args!("{}\n", key.app_id()));
     }
+    // All or nothing: every name is looked at before the first key is made.
+    for (index, path) in files.iter().enumerate() {
+        if files[..index].contains(path) {
+            return Err(Error::Usage(format!("{}: named twice", display_path(path))));
+        }
+        if path.symlink_metadata().is_ok() {
+            return Err(keyring::exists(path));
+        }
+    }
     for path in files {
         let key = Key::generate()?;
         keyring::create(path, &key)?;

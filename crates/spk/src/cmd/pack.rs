@@ -21,6 +21,9 @@ pub fn run(
     words: &[PathBuf],
     only_id: bool,
 ) -> Result<()> {
+    if words.last().is_some_and(|word| word.as_os_str() == "-") {
+        return Err(Error::Usage("pack writes to a file, not to stdout; name one".into()));
+    }
     match words {
         [out] => defined(global, definition, out),
         [tree, key] => directory(tree, key, None, only_id),
@@ -94,19 +97,19 @@ pub fn write(tree: &Tree, key: &Key, out: &Path) -> Result<()> {
     output.finish()
 }
 
-/// DIR.spk; TREE.tar becomes TREE.spk.
+/// DIR.spk, beside the directory; TREE.tar becomes TREE.spk.
 fn default_output(source: &Path) -> Result<PathBuf> {
-    let named = match source.file_name() {
-        Some(_) => source.to_owned(),
+    // By components: a slash or `/.` at the end is no part of the name.
+    let plain: PathBuf = source.components().collect();
+    let named = match plain.file_name() {
+        Some(_) => plain,
         // `.` and `..` have a name only in their parent.
         None => {
             let real = std::fs::canonicalize(source).map_err(Error::io(display_path(source)))?;
-            match real.file_name() {
-                Some(name) => PathBuf::from(name),
-                None => {
-                    return Err(Error::Usage("name the output: spk pack DIR KEYFILE OUT".into()));
-                }
+            if real.file_name().is_none() {
+                return Err(Error::Usage("name the output: spk pack DIR KEYFILE OUT".into()));
             }
+            real
         }
     };
     let stem = match named.extension() {
@@ -130,13 +133,18 @@ fn missing_parts(tree: &Tree) -> Vec<String> {
         }
         Some(node @ Node { kind: Kind::File { executable: false, .. }, .. }) => tree
             .read(node)
-            .and_then(|bytes| Manifest::parse(&bytes).map(drop))
-            .err()
-            .map(|error| error.to_string()),
+            .and_then(|bytes| Manifest::parse(&bytes)?.refusal())
+            .unwrap_or_else(|error| Some(error.to_string())),
         Some(_) => Some(format!("{name}: not a regular file without the executable bit")),
         None => Some(format!("{name}: missing; make it with `capnp eval -b`")),
     };
     missing.extend(problem.map(|problem| format!("{problem} (no server will install this)")));
+    missing.extend(
+        tree.find(name)
+            .and_then(|node| tree.read(node).ok())
+            .and_then(|bytes| Manifest::parse(&bytes).ok())
+            .map_or(Vec::new(), |manifest| manifest.gaps()),
+    );
     for name in ["dev", "tmp", "var"] {
         if !matches!(tree.find(name), Some(node) if matches!(node.kind, Kind::Directory(_))) {
             missing.push(format!("no directory `{name}`, which the sandbox needs; mkdir it"));

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use spk::error::{Error, Result, display_path};
+use spk::error::{Error, Result};
 use spk::pack::Output;
 use spk::progress::{Progress, Terminal};
 use spk::sys::scratch::Scratch;
@@ -31,7 +31,7 @@ pub fn to_tar(file: &Path, target: Option<&Path>) -> Result<()> {
         return Ok(());
     }
     if target.symlink_metadata().is_ok() {
-        return Err(Error::Usage(format!("{}: it exists", display_path(&target))));
+        return Err(Error::refused(&target, "it exists"));
     }
     let output = Output::create(&target)?;
     let unpacked = unpack::to_tar(source, size, Scratch::new()?, output.file(), &progress)?;

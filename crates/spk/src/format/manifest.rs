@@ -5,7 +5,7 @@ use sandstorm_schema::package_capnp::manifest;
 
 use super::archive::{CheckOnly, Content, Totals, Visitor, walk};
 use super::frame::{self, OwnedFrame};
-use super::limits::{MANIFEST_NAME, MAX_MANIFEST_WORDS};
+use super::limits::{API_VERSION, MANIFEST_NAME, MAX_MANIFEST_WORDS};
 use crate::error::{Error, Result};
 
 /// A manifest out of a package.
@@ -38,11 +38,57 @@ impl Manifest {
         self.0.get_root().map_err(|e| Error::Manifest(e.to_string()))
     }
 
+    /// Why no server of today takes a package with this manifest, if so.
+    ///
+    /// # Errors
+    /// Cannot happen after [`Manifest::parse`].
+    pub fn refusal(&self) -> Result<Option<String>> {
+        let root = self.root()?;
+        let (least, most) = (root.get_min_api_version(), root.get_max_api_version());
+        Ok(if least > most {
+            Some(format!("{MANIFEST_NAME}: minApiVersion is greater than maxApiVersion"))
+        } else if least > API_VERSION {
+            Some(format!("{MANIFEST_NAME}: minApiVersion is {least}, servers have {API_VERSION}"))
+        } else {
+            None
+        })
+    }
+
+    /// What keeps people from using it, one line each.
+    pub fn gaps(&self) -> Vec<String> {
+        let mut gaps = Vec::new();
+        let mut look = || -> capnp::Result<()> {
+            let root: manifest::Reader<'_> = self.0.get_root()?;
+            let actions = root.get_actions()?;
+            if actions.is_empty() {
+                gaps.push(format!("{MANIFEST_NAME}: no actions, so nobody can make a grain"));
+            }
+            for (index, action) in actions.iter().enumerate() {
+                if starts_nothing(action.get_command()?)? {
+                    gaps.push(format!("{MANIFEST_NAME}: actions[{index}] has an empty command"));
+                }
+            }
+            if starts_nothing(root.get_continue_command()?)? {
+                gaps.push(format!(
+                    "{MANIFEST_NAME}: continueCommand is empty, so no grain can be opened again"
+                ));
+            }
+            Ok(())
+        };
+        // What cannot be read was told by `parse`.
+        let _ = look();
+        gaps
+    }
+
     fn copy(&self) -> Result<Builder<HeapAllocator>> {
         let mut copy = Builder::new_default();
         copy.set_root(self.root()?).map_err(|e| Error::Manifest(e.to_string()))?;
         Ok(copy)
     }
+}
+
+fn starts_nothing(command: manifest::command::Reader<'_>) -> capnp::Result<bool> {
+    Ok(command.get_argv()?.is_empty() && !command.has_deprecated_executable_path())
 }
 
 /// What a full check of an archive found.

@@ -17,10 +17,7 @@ use crate::format::limits::MAX_DEPTH;
 pub fn scan(root: &Path, forbidden: &Forbidden) -> Result<Tree> {
     let stat = stat_long(root, true).map_err(Error::sys(display_path(root)))?;
     if stat.st_mode & nix::libc::S_IFMT != nix::libc::S_IFDIR {
-        return Err(Error::Usage(format!(
-            "{}: neither a directory nor a .tar file",
-            display_path(root)
-        )));
+        return Err(Error::refused(root, "neither a directory nor a .tar file"));
     }
     let mut tree = Tree::default();
     tree.root = children(root, b"", 1, &Options { forbidden, hidden: &[] }, &mut tree.warnings)?;

@@ -54,8 +54,7 @@ impl DiskFile {
         let path = std::fs::canonicalize(path).map_err(Error::io(display_path(path)))?;
         let stat = stat_long(&path, false).map_err(Error::sys(display_path(&path)))?;
         if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
-            let shown = display_path(&path);
-            return Err(Error::Usage(format!("{shown}: not a file")));
+            return Err(Error::refused(&path, "not a file"));
         }
         Ok(DiskFile { path, stamp: Stamp::of(&stat) })
     }

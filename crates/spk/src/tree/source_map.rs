@@ -116,6 +116,28 @@ impl<'a> Collector<'a> {
         }
     }
 
+    /// Tells of sources that are not there: mostly a slip of the pen.
+    ///
+    /// # Errors
+    /// None of them is.
+    pub fn check_sources(&mut self) -> Result<()> {
+        let missing: Vec<String> = self
+            .search
+            .iter()
+            .filter(|mapping| matches!(stat_long(&mapping.source, true), Err(Errno::ENOENT)))
+            .map(|mapping| display_path(&mapping.source))
+            .collect();
+        if !missing.is_empty() && missing.len() == self.search.len() {
+            let missing = missing.join(", ");
+            return Err(Error::Definition(format!(
+                "sourceMap: no such file or directory: {missing}"
+            )));
+        }
+        let warning = |path| format!("sourceMap: {path}: no such file or directory, skipped");
+        self.warnings.extend(missing.into_iter().map(warning));
+        Ok(())
+    }
+
     /// Adds a path with all that is below it, in any mapping; `.` is everything.
     ///
     /// # Errors

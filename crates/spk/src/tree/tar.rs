@@ -46,6 +46,7 @@ pub fn scan(path: &Path) -> Result<Tree> {
         path: display_path(path),
         fault: SourceFault::Tar(format!("not a tar file that can be read: {e}")),
     };
+    let length = file.metadata().map_err(malformed)?.len();
     let mut archive = Archive::new(&file);
     let mut count = 0;
     for entry in archive.entries_with_seek().map_err(malformed)? {
@@ -54,7 +55,7 @@ pub fn scan(path: &Path) -> Result<Tree> {
         if count > 2 * MAX_ENTRIES {
             return Err(Error::source(&entry.path_bytes(), SourceFault::TooMany));
         }
-        add(&mut root, &mut entry, &mut warnings)?;
+        add(&mut root, &mut entry, length, &mut warnings)?;
     }
     if count == 0 {
         return Err(malformed(std::io::ErrorKind::UnexpectedEof.into()));
@@ -84,6 +85,7 @@ fn refuse_compressed(path: &Path, mut file: &File) -> Result<()> {
 fn add(
     root: &mut Directory,
     entry: &mut Entry<'_, &File>,
+    length: u64,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
     let shown = entry.path_bytes().into_owned();
@@ -131,7 +133,11 @@ fn add(
             if size > MAX_FILE_BYTES {
                 return Err(refuse(SourceFault::FileTooLarge(size)));
             }
-            Kind::File { executable, size, source: Source::Tar(entry.raw_file_position()) }
+            let start = entry.raw_file_position();
+            if start.checked_add(size).is_none_or(|end| end > length) {
+                return Err(said("the tar file ends in the middle of it; it is not complete"));
+            }
+            Kind::File { executable, size, source: Source::Tar(start) }
         }
         EntryType::Symlink => {
             let target = entry.link_name_bytes().unwrap_or_default();
