@@ -354,27 +354,27 @@ fn memory(ours: &Ours, rows: &mut Vec<Row>) -> Result<()> {
     // Idle: bridge and supervisor give memory back a few seconds after the last request.
     std::thread::sleep(Duration::from_secs(12));
     let home = ours.place.home.to_string_lossy().into_owned();
+    let processes = processes()?;
+    // Other grains' bridges look the same: ours is the one in the box of our grain's init.
+    let of_grain = |p: &&Process| {
+        p.command.contains("sandstorm-supervisor") && p.command.contains(&ours.grain)
+    };
+    let own_box = fs::read_link("/proc/self/ns/pid")?;
+    let boxes: Vec<_> =
+        processes.iter().filter(of_grain).map(|p| &p.space).filter(|s| **s != own_box).collect();
     let mut found = [None, None, None];
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
-            continue;
-        };
-        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).into_owned();
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        let ours_by_environment = String::from_utf8_lossy(&environment).contains(&home);
-        let index = if command.contains("serve") && ours_by_environment {
+    for process in &processes {
+        let index = if process.command.contains("serve") && process.environment.contains(&home) {
             0
-        } else if command.contains("sandstorm-supervisor") && command.contains(&ours.grain) {
+        } else if of_grain(&process) {
             1
-        } else if command.starts_with("/legacy-bridge") {
+        } else if process.command.starts_with("/legacy-bridge") && boxes.contains(&&process.space) {
             2
         } else {
             continue;
         };
-        let kib = pss_kib(pid).unwrap_or(0);
         // The supervisor has an outer half and an init: its cost is both.
-        *found[index].get_or_insert(0) += kib;
+        *found[index].get_or_insert(0) += pss_kib(process.pid).unwrap_or(0);
     }
     for (what, kib, goal) in [
         ("memory of the shell", found[0], 40.0),
@@ -389,6 +389,29 @@ fn memory(ours: &Ours, rows: &mut Vec<Row>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+struct Process {
+    pid: i32,
+    command: String,
+    environment: String,
+    /// Its pid namespace.
+    space: PathBuf,
+}
+
+fn processes() -> Result<Vec<Process>> {
+    let text =
+        |path: PathBuf| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+    Ok(fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            // One that ended meanwhile, or that is not ours to look at.
+            let space = fs::read_link(entry.path().join("ns/pid")).ok()?;
+            let command = text(entry.path().join("cmdline"));
+            Some(Process { pid, command, environment: text(entry.path().join("environ")), space })
+        })
+        .collect())
 }
 
 fn pss_kib(pid: i32) -> Option<u64> {
