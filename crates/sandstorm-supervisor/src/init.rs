@@ -85,9 +85,8 @@ pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
         Ok(Some(Command::Build)) => {}
         _ => process::exit_now(0),
     }
-    let pid_max = namespaces::pid_max();
     match build(&kept, config.trees, config.dirs, config.limits) {
-        Ok((signals, notes)) => {
+        Ok((signals, notes, pid_max)) => {
             if kept.link.report(&Report::Ready(notes)).is_err() {
                 process::exit_now(0);
             }
@@ -132,7 +131,7 @@ fn build(
     trees: Option<Trees>,
     dirs: &GrainDirs,
     limits: &Limits,
-) -> Result<(OwnedFd, String), StepError> {
+) -> Result<(OwnedFd, String, i32), StepError> {
     let mut notes = Vec::new();
 
     // The caller's stdout and stderr are not ours to keep open.
@@ -165,6 +164,9 @@ fn build(
         step("take the grain's uid", creds::set_all_uids(INSIDE_ID))?;
         step("raise capabilities", creds::raise_permitted())?;
     }
+    // Only now: with root's uid an older kernel would take it for the whole machine's.
+    namespaces::narrow_pids();
+    let pid_max = namespaces::pid_max();
     // Charged to the grain's uid where it has one. A full quota leaves the caller's keyring, which
     // only keyctl could reach, and the filter refuses that.
     let _ = creds::join_new_session_keyring();
@@ -208,13 +210,13 @@ fn build(
     step("block signals", signal::set_mask(&blocked))?;
     let signals = step("make a signalfd", signal::signalfd(&blocked))?;
     if off(Layer::Seccomp) {
-        return Ok((signals, notes.join("\n")));
+        return Ok((signals, notes.join("\n"), pid_max));
     }
     // Last of all: every step above needs a call that the filter refuses. Init lives under it too.
     let program = bpf::app_program()
         .ok_or(("compile the filter", io::Error::from_raw_os_error(libc::E2BIG)))?;
     step("install the filter", process::install_filter(&program))?;
-    Ok((signals, notes.join("\n")))
+    Ok((signals, notes.join("\n"), pid_max))
 }
 
 /// What a start of the app needs.
@@ -230,8 +232,8 @@ struct App<'a> {
 
 /// Lets every process of the grain but init write to files, or makes every such write fail.
 ///
-/// There is no /proc inside, so every number that a process could have is tried: 0.3 s at the
-/// usual largest number, once in the rare case of a full grain. Children inherit, so a pass that
+/// There is no /proc inside, so every number that a process could have is tried: 0.02 s, or 1 s at the
+/// largest number of older kernels, once in the rare case of a full grain. Children inherit, so a pass that
 /// changes nothing is the last.
 fn set_writes(allowed: bool, pid_max: i32) {
     let soft = if allowed { libc::RLIM_INFINITY } else { 0 };
