@@ -39,6 +39,9 @@ install_all() {
     for program in shell sandstorm-supervisor spk legacy-bridge; do
         [ -x "$built/$program" ] || die "$built/$program is missing: run \`make\` first"
     done
+    [ "$user" != root ] && [ "$user" != 0 ] || die "the server needs no rights of root; make a user for it with
+    useradd --system --user-group --shell /usr/sbin/nologin sandstorm
+and say SANDSTORM_USER=sandstorm:sandstorm"
     known passwd "$user" || die "there is no user \"$user\"; make one with
     useradd --system --user-group --shell /usr/sbin/nologin $user"
     known group "$group" || die "there is no group \"$group\"; make one with

@@ -6,7 +6,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::AtFlags;
+use nix::unistd::AccessFlags;
+
+use crate::cli::output::called;
 use crate::config::{Config, Listen, Settings};
+use crate::error::Error;
 use crate::identity::text::one_line;
 
 /// Something that keeps the server from working well.
@@ -38,7 +43,11 @@ pub fn run(home: &Path, settings: Settings) -> Vec<Problem> {
     });
     match judged {
         Ok(config) => of_config(&config),
-        Err(error) => vec![problem(error.to_string(), "Change that setting.")],
+        Err(error @ Error::Config(_)) => vec![problem(error.to_string(), "Change that setting.")],
+        Err(error) => vec![problem(
+            error.to_string(),
+            format!("Run this as the server's user, or give that user {}.", home.display()),
+        )],
     }
 }
 
@@ -57,7 +66,27 @@ pub fn of_config(config: &Config) -> Vec<Problem> {
     home(config, &mut out);
     programs(config, &mut out);
     limits(&mut out);
+    port(config, &mut out);
     out
+}
+
+/// Has this process these rights on the path?
+fn may(path: &Path, rights: AccessFlags) -> bool {
+    nix::unistd::faccessat(nix::fcntl::AT_FDCWD, path, rights, AtFlags::AT_EACCESS).is_ok()
+}
+
+/// Another program on the server's port, while no server runs on this home.
+fn port(config: &Config, out: &mut Vec<Problem>) {
+    if !config.home.is_dir() || crate::control::is_served(&config.home) {
+        return;
+    }
+    let address = std::net::SocketAddr::new(config.bind_ip, config.port);
+    if let Err(error) = std::net::TcpListener::bind(address) {
+        out.push(problem(
+            format!("The server cannot listen on {address}: {error}."),
+            "End the program that has the port, or set PORT and BIND_IP to what is free.",
+        ));
+    }
 }
 
 fn home(config: &Config, out: &mut Vec<Problem>) {
@@ -65,11 +94,24 @@ fn home(config: &Config, out: &mut Vec<Problem>) {
     if !home.exists() {
         out.push(problem(
             format!("{} does not exist yet.", home.display()),
-            "The first `shell serve` makes it.",
+            format!("The first `{} serve` makes it.", called()),
         ));
         return;
     }
     let own = nix::unistd::geteuid().as_raw();
+    if !home.is_dir() {
+        out.push(problem(
+            format!("{} is not a directory.", home.display()),
+            "Set SANDSTORM_HOME to one.",
+        ));
+        return;
+    }
+    if !may(home, AccessFlags::W_OK | AccessFlags::X_OK) {
+        out.push(problem(
+            format!("{} cannot be written by you (uid {own}).", home.display()),
+            format!("Run this as the server's user, or: chown {own} {}", home.display()),
+        ));
+    }
     for name in ["grains", "apps"] {
         let path = home.join(name);
         let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
@@ -109,6 +151,15 @@ fn programs(config: &Config, out: &mut Vec<Problem>) {
             continue;
         };
         let mode = metadata.permissions().mode();
+        if !may(&path, AccessFlags::X_OK) {
+            out.push(problem(
+                format!("{} cannot be run by you (mode {:o}).", path.display(), mode & 0o7777),
+                format!(
+                    "Run this as the server's user, or add this user to the file's group (gid {}).",
+                    metadata.gid()
+                ),
+            ));
+        }
         if name != "sandstorm-supervisor" {
             continue;
         }

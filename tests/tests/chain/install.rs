@@ -77,6 +77,7 @@ fn refuses_with_the_command_that_helps() -> Result<()> {
         ("", "SANDSTORM_USER=user:group"),
         ("daemon", "SANDSTORM_USER=user:group"),
         ("no-such-user-here:daemon", "useradd"),
+        ("root:root", "no rights of root"),
         ("daemon:no-such-group-here", "groupadd"),
     ] {
         let done = make("install", dest, &[("SANDSTORM_USER", user)])?;

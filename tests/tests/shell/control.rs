@@ -45,6 +45,7 @@ async fn sub_commands_speak_json_and_say_what_went_wrong() -> Result<()> {
         (&["grain", "stop", "AAAAAAAAAAAAAAAAAAAAAA"], 1, "no grain"),
         (&["app", "install", "/nonexistent.spk"], 1, "nonexistent"),
         (&["app", "install", "http://127.0.0.1:1/x.spk"], 1, "ALLOW_PRIVATE_DOWNLOADS"),
+        (&["app", "install", "ftp://a.example/x.spk"], 1, "only http and https"),
         (&["grain", "session"], 2, "Usage"),
         (&["fly"], 2, "Usage"),
     ] {
@@ -53,6 +54,15 @@ async fn sub_commands_speak_json_and_say_what_went_wrong() -> Result<()> {
         ensure!(said(&done).contains(part), "{part:?} is not in {}", said(&done));
         ensure!(done.stdout.is_empty(), "{words:?}: {done:?}");
     }
+
+    // A reader that leaves is no error; a disk that is full is one, and neither is a panic.
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let done = server.command(&["grain", "list", "--json"]).stdout(writer).output()?;
+    ensure!(done.status.code() == Some(0) && done.stderr.is_empty(), "{done:?}");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full")?;
+    let done = server.command(&["app", "list"]).stdout(full).output()?;
+    ensure!(done.status.code() == Some(1) && said(&done).contains("stdout"), "{done:?}");
 
     let log = server.try_command(&["grain", "log", &probe.grain])?;
     ensure!(String::from_utf8_lossy(&log.stdout).contains("SANDSTORM SUPERVISOR"), "{log:?}");

@@ -11,6 +11,7 @@ use sandstorm_schema::rpc::body::BodyWriter;
 use sandstorm_schema::rpc::error::failed;
 use tokio::io::AsyncReadExt;
 
+use super::output::{called, outln};
 use super::{Context, client, print};
 use crate::error::Result;
 
@@ -35,7 +36,14 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
 async fn install(context: &Context, control: &control::Client, from: &str) -> capnp::Result<()> {
     let bar = Bar::new(context.json);
     let progress: install_progress::Client = capnp_rpc::new_client(bar.clone());
-    if from.starts_with("http://") || from.starts_with("https://") {
+    let scheme = from.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    if let Some(scheme) = scheme.filter(|scheme| scheme.bytes().all(|b| b.is_ascii_alphanumeric()))
+    {
+        if scheme != "http" && scheme != "https" {
+            return Err(failed(format!(
+                "{from}: only http and https addresses can be fetched; download the file and name it"
+            )));
+        }
         let mut request = control.app_install_url_request();
         request.get().set_url(from);
         request.get().set_progress(progress);
@@ -96,7 +104,7 @@ fn told(context: &Context, app: installed_app::Reader<'_>) -> capnp::Result<()> 
     let (package, id) = (app.get_package_id()?.to_string()?, app.get_app_id()?.to_string()?);
     let (title, version) = (app.get_title()?.to_string()?, app.get_version()?.to_string()?);
     print(context, serde_json::json!({ "packageId": package, "appId": id }), || {
-        println!("Installed {title} {version}\napp     {id}\npackage {package}");
+        outln!("Installed {title} {version}\napp     {id}\npackage {package}");
     });
     Ok(())
 }
@@ -120,10 +128,10 @@ async fn list(context: &Context, control: &control::Client) -> capnp::Result<()>
     let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or("").to_owned();
     print(context, serde_json::Value::Array(rows.clone()), || {
         if rows.is_empty() {
-            println!("No app is installed. Install one with `shell app install FILE.spk`.");
+            outln!("No app is installed. Install one with `{} app install FILE.spk`.", called());
         }
         for row in &rows {
-            println!("{}  {} {}", text(row, "appId"), text(row, "title"), text(row, "version"));
+            outln!("{}  {} {}", text(row, "appId"), text(row, "title"), text(row, "version"));
         }
     });
     Ok(())

@@ -9,6 +9,7 @@ use sandstorm_schema::ext_control_capnp::control;
 use sandstorm_schema::rpc::connect::{Trust, Vat, connect_at};
 use sandstorm_schema::rpc::error::text;
 
+use super::output::called;
 use crate::error::{Error, Result};
 
 /// Connects to the running server and does `work` with it.
@@ -34,9 +35,10 @@ pub async fn connect(home: &Path) -> Result<Vat> {
     let not_running = |why: std::io::Error| {
         Error::Internal(match why.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => format!(
-                "no server runs with the home {}; start one with `shell serve`, or name another \
+                "no server runs with the home {}; start one with `{} serve`, or name another \
                  home with --home or SANDSTORM_HOME",
-                home.display()
+                home.display(),
+                called()
             ),
             std::io::ErrorKind::PermissionDenied => format!(
                 "{}/shell.socket answers only the server's own user and root",

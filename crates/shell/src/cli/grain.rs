@@ -7,6 +7,7 @@ use sandstorm_schema::ext_control_capnp::{control, grain_info};
 use sandstorm_schema::ext_report_capnp::limit_state;
 use sandstorm_schema::rpc::body::pipe;
 
+use super::output::outln;
 use super::{Context, client, print};
 use crate::error::Result;
 
@@ -75,7 +76,7 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
             params.set_owner(&*owner);
             let response = request.send().promise.await?;
             let id = response.get()?.get_grain_id()?.to_string()?;
-            print(context, serde_json::json!({ "grainId": id }), || println!("{id}"));
+            print(context, serde_json::json!({ "grainId": id }), || outln!("{id}"));
             Ok(())
         }
         Command::List => list(context, &control).await,
@@ -84,7 +85,7 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
             request.get().set_grain_id(&*grain);
             let response = request.send().promise.await?;
             let url = response.get()?.get_url()?.to_string()?;
-            print(context, serde_json::json!({ "url": url }), || println!("{url}"));
+            print(context, serde_json::json!({ "url": url }), || outln!("{url}"));
             Ok(())
         }
         Command::Session { grain, permissions } => {
@@ -108,7 +109,7 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
             let expires = session.get_expires();
             let json =
                 serde_json::json!({ "origin": origin, "cookie": cookie, "expires": expires });
-            print(context, json, || println!("curl -H 'Cookie: {cookie}' {origin}/"));
+            print(context, json, || outln!("curl -H 'Cookie: {cookie}' {origin}/"));
             Ok(())
         }
         Command::Stop { grain, now } => {
@@ -116,7 +117,7 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
             request.get().set_grain_id(&*grain);
             request.get().set_now(now);
             request.send().promise.await?;
-            print(context, serde_json::json!({}), || println!("Stopped."));
+            print(context, serde_json::json!({}), || outln!("Stopped."));
             Ok(())
         }
         Command::Log { grain, follow, bytes } => log(&control, &grain, follow, bytes).await,
@@ -126,8 +127,8 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
             request.get().set_now(now);
             request.send().promise.await?;
             print(context, serde_json::json!({}), || match now {
-                true => println!("Destroyed."),
-                false => println!("Moved to the trash, where it stays 30 days."),
+                true => outln!("Destroyed."),
+                false => outln!("Moved to the trash, where it stays 30 days."),
             });
             Ok(())
         }
@@ -165,7 +166,7 @@ async fn list(context: &Context, control: &control::Client) -> capnp::Result<()>
     let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or("").to_owned();
     print(context, serde_json::Value::Array(rows.clone()), || {
         for row in &rows {
-            println!(
+            outln!(
                 "{}  {:8} {:12} {:>9} {}  {}",
                 text(row, "grainId"),
                 text(row, "state"),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use sandstorm_schema::ext_control_capnp::{control, limit_subject};
 use sandstorm_schema::rpc::error::failed;
 
+use super::output::outln;
 use super::{Context, client, print};
 use crate::error::Result;
 
@@ -65,7 +66,7 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
             subject.write(params.init_subject());
             request.send().promise.await?;
             print(context, serde_json::json!({}), || {
-                println!("Set. It holds from the next start of a grain on.");
+                outln!("Set. It holds from the next start of a grain on.");
             });
             Ok(())
         }
@@ -76,9 +77,9 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
             subject.write(params.init_subject());
             let cleared = request.send().promise.await?.get()?.get_cleared();
             print(context, serde_json::json!({ "cleared": cleared }), || match cleared {
-                0 => println!("There was none."),
-                1 => println!("Taken back."),
-                n => println!("{n} taken back."),
+                0 => outln!("There was none."),
+                1 => outln!("Taken back."),
+                n => outln!("{n} taken back."),
             });
             Ok(())
         }
@@ -111,7 +112,7 @@ async fn list(context: &Context, control: &control::Client) -> capnp::Result<()>
                 kind => format!("{kind} {}", text(row, "who")),
             };
             let value = row["value"].as_u64().unwrap_or(0);
-            println!("{whose:12} {:8} {value} {}", text(row, "name"), text(row, "unit"));
+            outln!("{whose:12} {:8} {value} {}", text(row, "name"), text(row, "unit"));
         }
     });
     Ok(())

@@ -6,6 +6,7 @@ mod app;
 mod client;
 mod grain;
 mod limit;
+pub mod output;
 mod serve;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::output::{called, outln};
 use crate::config::Settings;
 use crate::error::Result;
 
@@ -20,8 +22,10 @@ use crate::error::Result;
 #[derive(Parser)]
 #[command(name = "shell", version, max_term_width = 100, subcommand_required = true)]
 struct Cli {
-    /// Directory that holds all state [default: /var/sandstorm; in a checkout ./.sandstorm]
-    #[arg(long, env = "SANDSTORM_HOME", value_name = "DIR", global = true)]
+    /// Directory that holds all state [env: SANDSTORM_HOME] [default: /var/sandstorm; in a checkout
+    /// ./.sandstorm]
+    // Read by hand in `config::home`: clap would list it as required in other usage lines.
+    #[arg(long, value_name = "DIR", global = true)]
     home: Option<PathBuf>,
     /// Print one JSON value and nothing else
     #[arg(long, global = true)]
@@ -60,7 +64,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("shell: {error}");
+            eprintln!("{}: {error}", called());
             ExitCode::FAILURE
         }
     }
@@ -74,7 +78,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::AdminLink => client::run(&context.home, async |control| {
             let response = control.admin_link_request().send().promise.await?;
             let url = response.get()?.get_url()?.to_string()?;
-            print(&context, serde_json::json!({ "url": url }), || println!("{url}"));
+            print(&context, serde_json::json!({ "url": url }), || outln!("{url}"));
             Ok(())
         }),
         Command::App(command) => app::run(&context, command),
@@ -94,10 +98,10 @@ fn check(context: &Context, settings: Settings) -> Result<ExitCode> {
             .collect::<Vec<_>>(),
     });
     print(context, json, || match problems.is_empty() {
-        true => println!("Everything is in place."),
+        true => outln!("Everything is in place."),
         false => {
             for problem in &problems {
-                println!("- {}\n  {}", problem.what, problem.fix);
+                outln!("- {}\n  {}", problem.what, problem.fix);
             }
         }
     });
@@ -107,7 +111,7 @@ fn check(context: &Context, settings: Settings) -> Result<ExitCode> {
 /// One JSON value, or words.
 fn print(context: &Context, json: serde_json::Value, words: impl FnOnce()) {
     if context.json {
-        println!("{json}");
+        outln!("{json}");
     } else {
         words();
     }

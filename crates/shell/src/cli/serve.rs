@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::output::{called, outln};
 use crate::config::{Config, Listen, Settings};
 use crate::edge::{Edge, Via};
 use crate::error::{Error, Result};
@@ -106,16 +107,18 @@ async fn serve(config: Config, listener: TcpListener) -> Result<()> {
 /// the administrator. A journal keeps what it reads, so there only the command is named.
 async fn announce(app: &App) -> Result<()> {
     let root = &app.config.root;
-    tracing::info!("serving {root} on {}:{}", app.config.bind_ip, app.config.port);
+    let address = std::net::SocketAddr::new(app.config.bind_ip, app.config.port);
+    tracing::info!("serving {root} on {address}");
     if app.store.has_admin().await? {
-        println!("Serving {root}/");
+        outln!("Serving {root}/");
     } else if std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stdout().is_terminal() {
-        println!(
-            "Serving {root}/ which has no administrator yet: run `shell admin-link --home {}`",
+        outln!(
+            "Serving {root}/ which has no administrator yet: run `{} admin-link --home {}`",
+            called(),
             app.config.home.display()
         );
     } else {
-        println!("Open {}", identity::admin_link(app).await?);
+        outln!("Open {}", identity::admin_link(app).await?);
     }
     Ok(())
 }
@@ -180,6 +183,10 @@ fn prepare_home(home: &Path) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Err(Error::Config(format!(
             "{} cannot be made: {e}; make it for this user, or set SANDSTORM_HOME to a directory \
              of theirs",
+            path.display()
+        ))),
+        Err(_) if path.exists() && !path.is_dir() => Err(Error::Config(format!(
+            "{} is not a directory; set SANDSTORM_HOME to one",
             path.display()
         ))),
         Err(e) => Err(Error::io(path.display().to_string())(e)),

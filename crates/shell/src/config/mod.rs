@@ -295,8 +295,13 @@ mod tests {
              trusted_proxies = ['10.0.0.1', 'loopback']\n",
         )
         .unwrap();
-        let s = Settings { port: Some("5000".into()), ..Settings::default() };
-        let s = s.with_file(dir.path()).unwrap();
+        // What is set and empty counts as unset, whoever sets it.
+        let typed = Settings {
+            port: Some("5000".into()),
+            root_url: Some(String::new()),
+            ..Settings::default()
+        };
+        let s = typed.with_file(dir.path()).unwrap();
         assert_eq!(s.port.as_deref(), Some("5000"));
         assert_eq!(s.root_url.as_deref(), Some("https://a.example.org"));
         assert_eq!(s.allow_dev_accounts.as_deref(), Some("true"));

@@ -51,6 +51,8 @@ pub struct Settings {
 /// The home by flag or environment, else the default, as an absolute path. Needed before the
 /// file can be read.
 pub fn home(given: Option<&Path>) -> Result<PathBuf> {
+    let named = std::env::var_os("SANDSTORM_HOME").map(PathBuf::from);
+    let given = given.map(Path::to_path_buf).or(named);
     let cwd = std::env::current_dir().map_err(Error::io("working directory"))?;
     Ok(match given.filter(|home| !home.as_os_str().is_empty()) {
         Some(home) => cwd.join(home),
@@ -71,15 +73,16 @@ impl Settings {
         let table: toml::Table =
             text.parse().map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
         for (key, value) in table {
+            let list = key.eq_ignore_ascii_case("trusted_proxies");
             let value = match &value {
-                toml::Value::Array(items) => {
+                toml::Value::Array(items) if list => {
                     items.iter().map(scalar).collect::<Option<Vec<_>>>().map(|v| v.join(","))
                 }
                 one => scalar(one),
             };
             let Some(value) = value else {
                 return Err(Error::Config(format!(
-                    "{}: {key} must be one value, not a table",
+                    "{}: {key} must be one value, not a list or a table",
                     path.display()
                 )));
             };
@@ -97,12 +100,16 @@ impl Settings {
                 "allow_dev_accounts" => &mut self.allow_dev_accounts,
                 _ => {
                     return Err(Error::Config(format!(
-                        "{}: no setting is called {key}; `shell serve --help` lists them",
-                        path.display()
+                        "{}: no setting is called {key}; `{} serve --help` lists them",
+                        path.display(),
+                        crate::cli::output::called()
                     )));
                 }
             };
-            slot.get_or_insert(value);
+            // An empty variable, as unit and compose files pass it, is an unset one.
+            if slot.as_deref().is_none_or(|text| text.trim().is_empty()) {
+                *slot = Some(value);
+            }
         }
         Ok(self)
     }

@@ -9,6 +9,7 @@ use sandstorm_schema::util_capnp::handle;
 use tokio::sync::oneshot;
 
 use super::server::{ControlImpl, say};
+use crate::cli::output::called;
 use crate::grains::{GrainState, Permissions};
 use crate::identity;
 use crate::ids::GrainId;
@@ -70,12 +71,17 @@ impl ControlImpl {
 
     async fn package_of(&self, owner: &Account, app_id: &str) -> capnp::Result<Package> {
         let store = &self.app.store;
+        // App ids are read whatever their case.
+        let app_id = &app_id.to_ascii_lowercase();
         if let Some(package) = store.app_of(owner.id, app_id).await.map_err(say)? {
             return Ok(package);
         }
         let all = store.packages_of_app(app_id).await.map_err(say)?;
         all.into_iter().max_by_key(|package| package.app_version).ok_or_else(|| {
-            failed(format!("no app {app_id} is installed; `shell app list` shows those that are"))
+            failed(format!(
+                "no app {app_id} is installed; `{} app list` shows those that are",
+                called()
+            ))
         })
     }
 
@@ -159,7 +165,7 @@ impl ControlImpl {
     async fn any(&self, grain: &GrainId) -> capnp::Result<Grain> {
         let found = self.app.store.grain(grain.as_str()).await.map_err(say)?;
         found.ok_or_else(|| {
-            failed(format!("there is no grain {grain}; `shell grain list` shows them"))
+            failed(format!("there is no grain {grain}; `{} grain list` shows them", called()))
         })
     }
 

@@ -50,6 +50,15 @@ pub fn lock_home(home: &Path) -> Result<HomeLock> {
     }
 }
 
+/// Does a server run on this home? Judged by its lock, which is left as it was.
+pub fn is_served(home: &Path) -> bool {
+    let Ok(file) = fs::File::open(home.join("shell.lock")) else { return false };
+    matches!(
+        nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockSharedNonblock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK))
+    )
+}
+
 /// Binds the socket, mode 0600; one that a killed server left is replaced (the caller holds the
 /// home's lock).
 fn bind(home: &Path) -> Result<UnixListener> {

@@ -157,10 +157,11 @@ impl Grains {
         let actions = store.actions(&row.package_id).await?;
         let position = i64::try_from(action).unwrap_or(i64::MAX);
         let Some(found) = actions.iter().find(|found| found.position == position) else {
-            return Err(Error::BadRequest(format!(
-                "this app has no action {action}; it has {}",
-                actions.iter().map(|a| a.position.to_string()).collect::<Vec<_>>().join(", ")
-            )));
+            let known: Vec<_> = actions.iter().map(|a| a.position.to_string()).collect();
+            return Err(Error::BadRequest(match known.is_empty() {
+                true => "this app has no actions, so nothing can be made with it".into(),
+                false => format!("this app has no action {action}; it has {}", known.join(", ")),
+            }));
         };
         let grain = GrainId::generate(getrandom::fill)
             .map_err(|e| Error::Internal(format!("no random numbers: {e}")))?;

@@ -482,6 +482,11 @@ impl Drop for Turn {
     }
 }
 
+/// An address that a download can be tried from.
+pub fn is_web_address(url: &str) -> bool {
+    checked_url(url).is_ok()
+}
+
 /// http(s) only, and in its normal form.
 fn checked_url(url: &str) -> Result<String> {
     match url::Url::parse(url.trim()) {

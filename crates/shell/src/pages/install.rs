@@ -177,6 +177,14 @@ pub async fn page(
             };
             (title.to_owned(), body)
         }
+        (_, None) if !from.url.is_empty() && !crate::install::is_web_address(&from.url) => {
+            return Err(Error::BadRequest(
+                "An app is fetched from an address that begins with http:// or https://; this one \
+                 does not."
+                    .into(),
+            )
+            .into());
+        }
         (_, None) if !from.url.is_empty() => ("Get an app".to_owned(), get(viewer, &id, &from.url)),
         (_, None) => ("This app is not here".to_owned(), absent(viewer, &id)),
     };

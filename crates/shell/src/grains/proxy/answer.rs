@@ -121,6 +121,10 @@ fn read(reader: response::Reader<'_>, asked: &Asked<'_>) -> capnp::Result<Result
     };
     let mut answer = Response::new(());
     *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    if answer.status().canonical_reason().is_none() {
+        // A number that no standard names; hyper would call it "<none>".
+        answer.extensions_mut().insert(hyper::ext::ReasonPhrase::from_static(b"Unassigned"));
+    }
     *answer.headers_mut() = headers;
     if matches!(status, 204 | 205 | 304) {
         body = BodyKind::Bytes(Bytes::new());
