@@ -108,7 +108,10 @@ pub async fn measure(top: &OwnedFd, most: u64) -> io::Result<Walk> {
         let mut bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         if !directory && stat.st_nlink > 1 {
             if seen.len() >= MAX_REMEMBERED && !seen.contains(&stat.st_ino) {
-                bytes /= stat.st_nlink.max(1);
+                // 64 bits wide on x86_64, 32 on aarch64.
+                #[allow(clippy::useless_conversion)]
+                let links = u64::from(stat.st_nlink);
+                bytes /= links.max(1);
             } else if !seen.insert(stat.st_ino) {
                 continue;
             }
