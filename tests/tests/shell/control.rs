@@ -107,7 +107,7 @@ async fn a_start_that_cannot_work_says_so() -> Result<()> {
     server.terminate(std::time::Duration::from_secs(10))?;
     ensure!(!server.home().join("shell.socket").exists(), "the socket stayed");
     let gone = server.try_command(&["grain", "list"])?;
-    ensure!(gone.status.code() == Some(1) && said(&gone).contains("shell serve"), "{gone:?}");
+    ensure!(gone.status.code() == Some(1) && said(&gone).contains(" serve`"), "{gone:?}");
 
     let taken = std::net::TcpListener::bind(("127.0.0.1", server.port()))
         .context("the port was not given back")?;

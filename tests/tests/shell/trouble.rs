@@ -53,7 +53,7 @@ async fn a_failed_start_says_why() -> Result<()> {
     ensure!(begin.elapsed() < Duration::from_secs(5), "it took {:?}", begin.elapsed());
     let text = answer.text();
     ensure!(answer.status == 502, "{} {text}", answer.status);
-    for part in ["status 3", "about to fail", "Try again"] {
+    for part in ["status 3", "about to fail", "Start again"] {
         ensure!(text.contains(part), "{part:?} is not in {text}");
     }
     std::fs::remove_file(&start)?;
