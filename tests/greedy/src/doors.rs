@@ -183,6 +183,8 @@ pub fn supervisor(words: &[&str]) {
         if kind(&name) == Calls {
             take_what_is_given(&mut peer, true);
         }
+        // The shell ends a supervisor that it has caught; then there is no second note.
+        let _ = std::fs::write(socket.with_file_name("attacking"), &name);
         let cut = attack(&mut peer, &name);
         let note = socket.with_file_name("attacked");
         let _ = std::fs::write(note, format!("{name} cut={cut}\n"));

@@ -247,7 +247,8 @@ fn by_supervisors(besieged: &Besieged) -> Result<()> {
         .collect();
     side_by_side(&turns, |(grain, names)| {
         let client = server.session(grain)?;
-        let note = server.installation.grain_dir(grain).join("attacked");
+        let begun = server.installation.grain_dir(grain).join("attacking");
+        let note = begun.with_file_name("attacked");
         for name in names {
             server
                 .installation
@@ -256,7 +257,8 @@ fn by_supervisors(besieged: &Besieged) -> Result<()> {
             runtime.block_on(async {
                 let end = Instant::now() + LIMIT;
                 // After a failure the next start waits a few seconds; then it is this attacker's.
-                while !note.exists() {
+                // Over is the attack when the attacker says so, or when the shell has ended it.
+                while !note.exists() && !(begun.exists() && server.processes(grain).is_empty()) {
                     // What the visitor gets is an error page, or nothing for as long as they wait.
                     let asked = tokio::time::timeout(Duration::from_secs(2), client.get("/"));
                     if let Ok(Ok(answer)) = asked.await {
@@ -267,7 +269,8 @@ fn by_supervisors(besieged: &Besieged) -> Result<()> {
                 }
                 Ok(())
             })?;
-            fs::remove_file(&note)?;
+            fs::remove_file(&begun)?;
+            let _ = fs::remove_file(&note);
             server.try_command(&["grain", "stop", grain, "--now"])?;
             for process in server.processes(grain) {
                 processes::kill(process.pid);

@@ -419,7 +419,7 @@ fn last_words(log: &str) -> Option<String> {
 
 /// Words as a sentence of their own.
 fn sentence(words: &str) -> String {
-    let words = words.trim().trim_end_matches('.');
+    let words = words.trim_end_matches(['.', ':', ' ']).trim();
     let mut chars = words.chars();
     match chars.next() {
         Some(first) => format!("{}{}.", first.to_uppercase(), chars.as_str()),
