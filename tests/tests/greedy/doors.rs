@@ -258,7 +258,7 @@ fn by_supervisors(besieged: &Besieged) -> Result<()> {
                 let end = Instant::now() + LIMIT;
                 // After a failure the next start waits a few seconds; then it is this attacker's.
                 // Over is the attack when the attacker says so, or when the shell has ended it.
-                while !note.exists() && !(begun.exists() && server.processes(grain).is_empty()) {
+                while !(note.exists() || begun.exists() && server.processes(grain).is_empty()) {
                     // What the visitor gets is an error page, or nothing for as long as they wait.
                     let asked = tokio::time::timeout(Duration::from_secs(2), client.get("/"));
                     if let Ok(Ok(answer)) = asked.await {
