@@ -145,7 +145,7 @@ pub struct Running {
 }
 
 impl Running {
-    fn wait(mut child: Child, grain_dir: PathBuf) -> Result<Running> {
+    pub fn wait(mut child: Child, grain_dir: PathBuf) -> Result<Running> {
         let mut stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);
         let mut line = String::new();
         stdout.read_line(&mut line)?;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sandstorm_tests::supervisor::{Bench, FakeCore, PACKAGE, on_one_thread, within};
+use sandstorm_tests::supervisor::{Bench, FakeCore, PACKAGE, Running, on_one_thread, within};
 use sandstorm_tests::{Mode, eventually, eventually_async, processes};
 
 const GRAIN: &str = "TestGrain123456789abcd";
@@ -41,6 +41,7 @@ in_both_modes! {
     published_files_are_served_without_the_app
     wrong_owners_and_modes_are_refused
     a_start_costs_milliseconds
+    a_server_that_steps_back_starts_grains
     the_size_is_reported
     a_wake_lock_holds_and_the_owner_can_end_it
     a_grain_ends_when_its_memory_is_used_up
@@ -400,6 +401,30 @@ fn a_start_costs_milliseconds(bench: &Bench) -> Result<()> {
     eprintln!("spawn to `Listening...`: median {:?}, best {:?}", times[5], times[0]);
     ensure!(times[5] < Duration::from_secs(1));
     Ok(())
+}
+
+/// A server under `nice`, with few descriptors and an odd umask, as a batch system starts it.
+fn a_server_that_steps_back_starts_grains(bench: &Bench) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    let mut command = bench.command(&["--new"], PACKAGE, GRAIN, &["/app"]);
+    // SAFETY: plain calls that may be made between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::nice(19);
+            libc::umask(0o077);
+            for (resource, most) in [(libc::RLIMIT_NOFILE, 256), (libc::RLIMIT_SIGPENDING, 64)] {
+                let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+                libc::setrlimit(resource, &raw const limit);
+            }
+            Ok(())
+        });
+    }
+    let running = Running::wait(command.spawn()?, bench.installation.grain_dir(GRAIN))?;
+    on_one_thread(async {
+        let session = running.connect().await?.session("Ada").await?;
+        ensure!(session.post("words").await? == "stored 1\n");
+        Ok(())
+    })
 }
 
 fn the_size_is_reported(bench: &Bench) -> Result<()> {

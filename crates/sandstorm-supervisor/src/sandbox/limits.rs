@@ -83,8 +83,12 @@ impl Limits {
             // what can be written to, a process at a time.
             process::set_limit(libc::RLIMIT_DATA, self.memory, self.memory)?;
         }
-        if floor.processor {
-            process::set_priority(0, NICE)?;
+        if floor.processor
+            && let Err(e) = process::set_priority(0, NICE)
+            // Refused where the server itself steps back further: then so does the app.
+            && e.kind() != std::io::ErrorKind::PermissionDenied
+        {
+            return Err(e);
         }
         Ok(())
     }
