@@ -172,6 +172,9 @@ struct GrainInfo @0x82279beafa44d29f {
 
   size @6 :UInt64;
   # Bytes on disk, as last measured.
+
+  trouble @7 :Text;
+  # Why it last ended by itself, in a sentence; empty when it did not, or has run since.
 }
 
 struct PermissionChoice @0xf65aa71e56c481f3 {

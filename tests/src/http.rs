@@ -127,6 +127,31 @@ impl Client {
         self.request("PUT", path, &[("origin", self.origin.as_str())], body).await
     }
 
+    /// Opens a one-time link of the shell; the answer is the shell with the cookie of that sign-in.
+    pub async fn sign_in(&self, link: &str) -> Result<Client> {
+        let path = link.strip_prefix(&self.origin).context("a link of this server")?;
+        let answer = self.get(path).await?;
+        ensure!(answer.status == 303, "{} {}", answer.status, answer.text());
+        let cookie = answer.header("set-cookie").split(';').next().context("a cookie")?;
+        Ok(self.with_cookie(Some(cookie.to_owned())))
+    }
+
+    /// Sends a form of the shell's page `page` to `path`, with the page's token.
+    pub async fn submit(&self, page: &str, path: &str, form: &str) -> Result<Answer> {
+        let text = self.get(page).await?.text();
+        let token = text
+            .split("name=\"token\" value=\"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next())
+            .context("a form's token")?;
+        let headers = [
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("origin", self.origin.as_str()),
+            ("sec-fetch-site", "same-origin"),
+        ];
+        self.request("POST", path, &headers, format!("token={token}&{form}")).await
+    }
+
     /// A bare connection, for bytes that no client library would send.
     pub async fn connect(&self) -> Result<TcpStream> {
         TcpStream::connect(("127.0.0.1", self.port))

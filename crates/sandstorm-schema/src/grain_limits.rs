@@ -49,6 +49,10 @@ pub const TABLE: &[Limit] = &[
         meaning: "the log is moved to log.1 past this size" },
 ];
 
+/// What a supervisor exits with when it ended a grain that went on taking space past its disk
+/// limit, so that the shell does not start it again at once.
+pub const EXIT_GREED: i32 = 7;
+
 /// The row of this name.
 pub fn find(name: &str) -> Option<&'static Limit> {
     TABLE.iter().find(|limit| limit.name == name)

@@ -7,6 +7,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use sandstorm_schema::grain_limits;
+
 /// What a failed start or a failed run ends with.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -48,6 +50,9 @@ pub enum Error {
     /// The app could not be started, or ended.
     #[error("{0}")]
     App(String),
+    /// The app was ended because it takes disk space without end.
+    #[error("{0}")]
+    Greed(String),
 }
 
 impl Error {
@@ -65,6 +70,7 @@ impl Error {
             Error::Kernel { .. } | Error::Sandbox { .. } => 4,
             Error::Storage { .. } | Error::Grain(_) => 5,
             Error::Locked(_) => 6,
+            Error::Greed(_) => grain_limits::EXIT_GREED,
         }
     }
 }
@@ -78,4 +84,8 @@ pub const EXIT_CODES: &[(i32, &str)] = &[
     (4, "the kernel refused a part of the sandbox"),
     (5, "the home, the package or the grain cannot be used"),
     (6, "the grain is locked by a process that does not answer"),
+    (
+        grain_limits::EXIT_GREED,
+        "the app was ended because it went on taking disk space past its limit",
+    ),
 ];

@@ -6,8 +6,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ enum End {
     Wanted(&'static str),
     /// The app is over, by itself.
     App(String),
+    /// It takes space without end.
+    Greed(String),
 }
 
 /// Serves the grain until its end. From here on there may be threads, so nothing forks any more.
@@ -183,7 +186,7 @@ async fn serve(
         shutdown: Notify::new(),
         watchers: Rc::new(()),
     });
-    let quota = Quota::new(args.limits.disk, args.limits.inodes);
+    let quota = Quota::new(args.limits.disk, args.limits.inodes, args.limits.log);
     let mut sizes = tokio::task::spawn_local(watch_storage(duplicate()?, grain.clone(), quota));
     let telling = {
         let life = life.clone();
@@ -214,7 +217,10 @@ async fn serve(
         () = life.ended() => End::Wanted("nobody uses the grain: falling asleep"),
         why = app.follow() => End::App(why),
         () = memory.ran_out() => End::App(String::new()),
-        why = &mut sizes => End::App(why.unwrap_or_else(|e| format!("the disk watch broke down: {e}"))),
+        why = &mut sizes => match why {
+            Ok(why) => End::Greed(why),
+            Err(e) => End::App(format!("the disk watch broke down: {e}")),
+        },
         _ = app_vat.closed() => {
             // Its exit status says more than the closed connection.
             let why = tokio::time::timeout(EXIT_GRACE, app.follow()).await;
@@ -230,6 +236,7 @@ async fn serve(
             let why = memory.reason().unwrap_or(why);
             (why.clone(), Err(Error::App(why)))
         }
+        End::Greed(why) => (why.clone(), Err(Error::Greed(why))),
     };
     log.note(&why);
     // Calls that wait for the app hear why it does not answer.
@@ -378,6 +385,12 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
     let life = grain.life.clone();
     let mut end = String::new();
     let rests = Cell::new(false);
+    let mark = FullMark(grain.dir.as_fd());
+    if mark.is_there() {
+        // Measuring a large tree takes seconds, which are not for filling it further.
+        quota.was_full();
+        grain.app.set_writes(false);
+    }
     storage::watch(dir, &life, grain.book.limits.inodes, async |walk, changed| {
         let usage = walk.usage;
         grain.book.measured(usage);
@@ -398,10 +411,12 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
                 grain.book.filled_up();
                 grain.log.note(&text);
                 grain.app.set_writes(false);
+                mark.set();
             }
             Verdict::Free => {
                 grain.log.note("there is room on the disk again: writes succeed");
                 grain.app.set_writes(true);
+                mark.clear();
             }
             Verdict::Runaway(text) => end = text,
         }
@@ -423,6 +438,27 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
     })
     .await;
     end
+}
+
+/// The file beside the log that tells the next start that the grain is full.
+struct FullMark<'a>(BorrowedFd<'a>);
+
+impl FullMark<'_> {
+    const NAME: &'static CStr = c"full";
+
+    fn is_there(&self) -> bool {
+        fd::openat2(self.0, Self::NAME, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH).is_ok()
+    }
+
+    /// Where it cannot be made, on a full disk say, the next start measures first.
+    fn set(&self) {
+        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_NOFOLLOW;
+        let _ = fd::openat2(self.0, Self::NAME, flags, 0o600, fd::BENEATH);
+    }
+
+    fn clear(&self) {
+        let _ = fd::unlink_if_there(self.0, Self::NAME);
+    }
 }
 
 /// A line on stdout for whoever started us, who may not be reading.

@@ -72,6 +72,8 @@ pub const HOGS: &[(&str, Hog)] = &[
     ("disk", disk_filler),
     ("inodes", inode_filler),
     ("hidden", hidden_filler),
+    ("mapped", mapped_filler),
+    ("names", name_filler),
     ("files", fd_hog),
     ("log", log_flood),
     ("tmp", tmp_filler),
@@ -179,6 +181,62 @@ fn inode_filler(counters: &'static Counters) {
         counters.take(fs::create_dir_all(&dir).map(|()| 1));
         for n in 0..1000 {
             counters.take(fs::write(format!("{dir}/{n}"), "x").map(|()| 1));
+        }
+    }
+}
+
+/// Fills a file without a write: it is one large hole, mapped, and a page is touched at a time.
+fn mapped_filler(counters: &'static Counters) {
+    const LENGTH: usize = 1 << 40;
+    let file = match fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .open("/var/mapped")
+    {
+        Ok(file) => file,
+        Err(e) => return counters.refused_for(e.raw_os_error().unwrap_or(0)),
+    };
+    // Where writes fail already, a length that was given before stays.
+    let length = file.metadata().map_or(0, |m| m.len()) as usize;
+    if length < LENGTH && file.set_len(LENGTH as u64).is_err() {
+        counters.refused();
+    }
+    // SAFETY: a shared mapping of a file that only grows; each byte written lies within both.
+    unsafe {
+        let start = libc::mmap(
+            std::ptr::null_mut(),
+            LENGTH,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        );
+        if start == libc::MAP_FAILED {
+            return counters.refused();
+        }
+        for page in (0..LENGTH).step_by(4096) {
+            *start.cast::<u8>().add(page) = 7;
+            counters.got(4096);
+            if page % (8 * MIB) == 0 {
+                // So that what is dirty gets its blocks, and the test its turn.
+                libc::msync(start.cast::<u8>().add(page).cast(), 4096, libc::MS_ASYNC);
+                libc::fdatasync(file.as_raw_fd());
+            }
+        }
+    }
+}
+
+/// Directories, links and empty files: names alone.
+fn name_filler(counters: &'static Counters) {
+    for n in 0u64.. {
+        let dir = format!("/var/names-{n}");
+        counters.take(fs::create_dir_all(&dir).map(|()| 1));
+        for n in 0..500 {
+            counters.take(fs::create_dir(format!("{dir}/d{n}")).map(|()| 1));
+            counters.take(std::os::unix::fs::symlink("x", format!("{dir}/s{n}")).map(|()| 1));
+            counters.take(fs::File::create(format!("{dir}/f{n}")).map(|_| 1));
         }
     }
 }

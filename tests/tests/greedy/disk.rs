@@ -61,6 +61,63 @@ async fn writes_fail_at_the_limit_and_work_again_when_space_is_freed() -> Result
     Ok(())
 }
 
+/// What takes space without a write cannot be refused: the grain is ended, its owner reads why, a
+/// page that reloads itself does not start it again, and yet its owner can, to delete something.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_on_past_the_limit_is_ended() -> Result<()> {
+    let _turn = turn().await;
+    for name in ["mapped", "names"] {
+        let limits = "disk=48M,inodes=4000,log=128K";
+        let mode = if name == "names" { Mode::UserNamespace } else { Mode::Setuid };
+        let Some(server) = Server::builder(mode).env("GRAIN_LIMITS", limits).start()? else {
+            continue;
+        };
+        let app = server.install(&apps::package("greedy")?)?;
+        let hog = Hog::new(&server, &app, name)?;
+        hog.start().await?;
+        let row = || -> Option<serde_json::Value> {
+            let list = server.json(&["grain", "list"]).ok()?;
+            list.as_array()?.iter().find(|g| g["grainId"] == *hog.grain).cloned()
+        };
+        let row = eventually_async("the grain is ended", Duration::from_secs(60), async || {
+            row().filter(|row| row["trouble"] != "")
+        })
+        .await?;
+        let trouble = row["trouble"].as_str().unwrap_or_default().to_owned();
+        ensure!(trouble.starts_with("Ended: it went on taking disk space"), "{row}");
+        ensure!(row["state"] == "asleep", "{row}");
+        server.wait_gone(&hog.grain, Duration::from_secs(20))?;
+        let log = server.grain_log(&hog.grain);
+        ensure!(log.contains("ended: it went on taking disk space past its limit"), "{log}");
+        ensure!(words_in_notices(&server, "was stopped. Ended: it went on"), "no notice");
+
+        // Requests alone do not start it.
+        let refused = hog.client.get("/").await?;
+        ensure!(refused.status == 502 && refused.text().contains("disk space"), "{refused:?}");
+        let text =
+            String::from_utf8_lossy(&server.try_command(&["grain", "list"])?.stdout).into_owned();
+        ensure!(text.contains(&trouble), "{text}");
+
+        // Its owner does, and deletes.
+        let link = server.json(&["grain", "open", &hog.grain])?;
+        let shell = server.client()?.sign_in(link["url"].as_str().context("a link")?).await?;
+        let page = format!("/grains/{}/details", hog.grain);
+        ensure!(shell.get(&page).await?.text().contains("went on taking disk space"));
+        let act = format!("/grains/{}/act", hog.grain);
+        ensure!(shell.submit(&page, &act, "act=restart").await?.status == 303);
+        let freed = hog.client.get("/free").await?;
+        println!("{name}: {trouble} Then: {}", freed.text().trim());
+        ensure!(freed.status == 200, "{freed:?}");
+        eventually_async("there is room again", Duration::from_secs(30), async || {
+            let text = hog.client.get("/write").await.ok()?.text();
+            (text == "written\n").then_some(())
+        })
+        .await?;
+        hog.clear()?;
+    }
+    Ok(())
+}
+
 /// Whether one of the notices in the database has these words.
 fn words_in_notices(server: &Server, words: &str) -> bool {
     let home = server.home();

@@ -209,21 +209,7 @@ async fn signing_out_ends_it(browser: &Browser, frame: &Client) -> Result<()> {
     let (mut socket, _) = frame.websocket("/ws", &[]).await?;
     socket.send(Message::text("x")).await?;
     socket.next().await.context("an echo")??;
-    let page = browser.shell.get("/").await?.text();
-    let token = page
-        .split("name=\"token\" value=\"")
-        .nth(1)
-        .and_then(|rest| rest.split('"').next())
-        .context("a form's token")?
-        .to_owned();
-    let origin = browser.shell.origin.clone();
-    let headers = [
-        ("content-type", "application/x-www-form-urlencoded"),
-        ("origin", origin.as_str()),
-        ("sec-fetch-site", "same-origin"),
-    ];
-    let done =
-        browser.shell.request("POST", "/sign-out", &headers, format!("token={token}")).await?;
+    let done = browser.shell.submit("/", "/sign-out", "").await?;
     ensure!(done.status == 303, "{} {}", done.status, done.text());
     let end = tokio::time::timeout(Duration::from_secs(2), socket.next()).await;
     ensure!(!matches!(end.context("the socket stayed open")?, Some(Ok(Message::Text(_)))));

@@ -234,16 +234,24 @@ const REST: u64 = 5;
 const ROOM: u64 = 98;
 /// Once writes fail, so much more and the grain is ended: some ways to take space are no writes
 /// (empty files, directories, pages of a file that is mapped and has holes).
-const MORE_BYTES: u64 = 64 << 20;
-const MORE_INODES: u64 = 2000;
+const MORE: Usage = Usage { bytes: 64 << 20, inodes: 2000 };
+/// Beyond the limit by a tenth, or by so much where that is more, lies the ceiling: however often
+/// it is started anew, a grain gets no further than it was, and
+const BEYOND: Usage = Usage { bytes: 256 << 20, inodes: 2000 };
+/// so little more, which an app may need to start and delete something; its log comes on top.
+const LITTLE: Usage = Usage { bytes: 1 << 20, inodes: 100 };
 
 /// Whether the grain may write, by what it takes and what it may take; with some room between the
 /// two answers, so that they do not alternate.
 #[derive(Debug)]
 pub struct Quota {
     limit: Usage,
+    /// What the log and its predecessor can take, which are in the same directory.
+    log: u64,
     /// Least usage since writes began to fail.
     full: Option<Usage>,
+    /// Writes fail since before the first measurement.
+    was_full: bool,
     warned: u8,
     /// Walks in a row that could not see everything.
     blind: u8,
@@ -269,8 +277,27 @@ pub enum Verdict {
 }
 
 impl Quota {
-    pub fn new(bytes: u64, inodes: u64) -> Quota {
-        Quota { limit: Usage { bytes, inodes }, full: None, warned: 0, blind: 0 }
+    pub fn new(bytes: u64, inodes: u64, log: u64) -> Quota {
+        let limit = Usage { bytes, inodes };
+        let log = log.saturating_mul(2);
+        Quota { limit, log, full: None, was_full: false, warned: 0, blind: 0 }
+    }
+
+    /// The grain was full when it last ran, so that nothing is written before it is measured.
+    pub fn was_full(&mut self) {
+        self.was_full = true;
+    }
+
+    /// Whether a full grain has grown too much since it took `least`.
+    fn is_runaway(&self, least: Usage, usage: Usage) -> bool {
+        let past = |used: u64, least: u64, limit: u64, more: u64, beyond: u64, little: u64| {
+            let ceiling = limit.saturating_add(beyond.max(limit / 10));
+            used > (least + more).min(ceiling).max(least + little)
+        };
+        let Usage { bytes, inodes } = self.limit;
+        let little = LITTLE.bytes + self.log;
+        past(usage.bytes, least.bytes, bytes, MORE.bytes.max(little), BEYOND.bytes, little)
+            || past(usage.inodes, least.inodes, inodes, MORE.inodes, BEYOND.inodes, LITTLE.inodes)
     }
 
     /// Whether writes fail now.
@@ -297,22 +324,23 @@ impl Quota {
         if let Some(least) = &mut self.full {
             least.bytes = least.bytes.min(usage.bytes);
             least.inodes = least.inodes.min(usage.inodes);
-            let more =
-                usage.bytes > least.bytes + MORE_BYTES || usage.inodes > least.inodes + MORE_INODES;
+            let least = *least;
             if percent < ROOM {
                 self.full = None;
                 self.warned = level;
                 return Verdict::Free;
             }
-            if more {
+            if self.is_runaway(least, usage) {
                 return Verdict::Runaway(format!(
-                    "ended: the disk limit is reached, and the app goes on taking space ({})",
+                    "ended: it went on taking disk space past its limit ({}); start it and delete \
+                     something, or have the limit raised",
                     self.words(usage)
                 ));
             }
             return Verdict::Same;
         }
-        if percent >= 100 {
+        let was_full = std::mem::take(&mut self.was_full);
+        if percent >= 100 || was_full && percent >= ROOM {
             self.full = Some(usage);
             if blind {
                 return Verdict::Full(
@@ -325,6 +353,10 @@ impl Quota {
                 "the disk limit is reached ({}): writes fail until something is deleted",
                 self.words(usage)
             ));
+        }
+        if was_full {
+            self.warned = level;
+            return Verdict::Free;
         }
         if level > self.warned {
             self.warned = level;
@@ -371,7 +403,7 @@ mod tests {
 
     #[test]
     fn the_quota_warns_stops_and_lets_go() {
-        let mut quota = Quota::new(100 << 20, 1000);
+        let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
         let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true);
         assert_eq!(at(50, 10), Verdict::Same);
         assert!(matches!(at(81, 10), Verdict::Nearly(_)));
@@ -388,17 +420,61 @@ mod tests {
 
     #[test]
     fn who_goes_on_when_writes_fail_is_ended() {
-        let mut quota = Quota::new(100 << 20, 1000);
+        let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
         let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true);
         assert!(matches!(at(10, 1200), Verdict::Full(_)));
         assert_eq!(at(10, 2900), Verdict::Same);
         assert!(matches!(at(10, 3300), Verdict::Runaway(_)));
         // Counted from the least there was since.
-        let mut quota = Quota::new(100 << 20, 1000);
+        let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
         let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true);
         assert!(matches!(at(400, 10), Verdict::Full(_)));
         assert_eq!(at(150, 10), Verdict::Same);
         assert!(matches!(at(215, 10), Verdict::Runaway(_)));
+    }
+
+    #[test]
+    fn what_was_full_is_so_until_it_is_measured() {
+        let at = |mib: u64| {
+            let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
+            quota.was_full();
+            let first = quota.judge(Usage { bytes: mib << 20, inodes: 10 }, true);
+            (first, quota.judge(Usage { bytes: mib << 20, inodes: 10 }, true), quota.is_full())
+        };
+        assert!(matches!(at(99), (Verdict::Full(_), Verdict::Same, true)));
+        assert_eq!(at(97), (Verdict::Free, Verdict::Same, false));
+        assert_eq!(at(1), (Verdict::Free, Verdict::Same, false));
+    }
+
+    #[test]
+    fn starting_again_and_again_leads_no_further_than_the_ceiling() {
+        let mib = |n: u64| Usage { bytes: n << 20, inodes: 10 };
+        let mut usage = mib(101);
+        let mut starts = 0;
+        // Each run takes a mebibyte at a time until it is ended.
+        while usage.bytes < 400 << 20 && starts < 20 {
+            starts += 1;
+            let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
+            assert!(matches!(quota.judge(usage, true), Verdict::Full(_)), "{usage:?}");
+            while !matches!(quota.judge(usage, true), Verdict::Runaway(_)) {
+                usage.bytes += 1 << 20;
+            }
+        }
+        assert_eq!(starts, 20, "{usage:?}");
+        assert!((356..=400).contains(&(usage.bytes >> 20)), "{usage:?}");
+        // Who deletes is let be, from however far beyond.
+        let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
+        assert!(matches!(quota.judge(mib(700), true), Verdict::Full(_)));
+        for n in (120..=700).rev().step_by(20) {
+            assert_eq!(quota.judge(mib(n), true), Verdict::Same);
+        }
+        assert_eq!(quota.judge(mib(90), true), Verdict::Free);
+        // Names alone, too.
+        let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
+        let mut at = |inodes| quota.judge(Usage { bytes: 0, inodes }, true);
+        assert!(matches!(at(5000), Verdict::Full(_)));
+        assert_eq!(at(5100), Verdict::Same);
+        assert!(matches!(at(5101), Verdict::Runaway(_)));
     }
 
     #[test]
@@ -466,7 +542,7 @@ mod tests {
 
     #[test]
     fn the_blind_spot_counts_as_full_until_it_is_gone() {
-        let mut quota = Quota::new(100 << 20, 1000);
+        let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
         let mut at = |sees| quota.judge(Usage { bytes: 1 << 20, inodes: 5 }, sees);
         assert_eq!(at(false), Verdict::Same);
         assert_eq!(at(false), Verdict::Same);

@@ -155,6 +155,7 @@ async fn list(context: &Context, control: &control::Client) -> capnp::Result<()>
                     grain_info::State::Trash => "trash",
                 },
                 "size": grain.get_size(),
+                "trouble": grain.get_trouble()?.to_string()?,
                 "limits": limits(grain.get_limits()?)?,
             }));
         }
@@ -173,9 +174,9 @@ async fn list(context: &Context, control: &control::Client) -> capnp::Result<()>
                 text(row, "owner"),
                 format!("{:.1} MB", row["size"].as_f64().unwrap_or(0.0) / 1e6),
                 text(row, "title"),
-                match kept_by(row) {
-                    kinds if kinds.is_empty() => kinds,
-                    kinds => format!("(limited by {kinds})"),
+                match (kept_by(row), text(row, "trouble")) {
+                    (kinds, trouble) if kinds.is_empty() => trouble,
+                    (kinds, _) => format!("(limited by {kinds})"),
                 }
             );
         }

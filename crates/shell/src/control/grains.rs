@@ -126,6 +126,7 @@ impl ControlImpl {
             item.set_owner(owners.get(&row.owner).map_or("", String::as_str));
             item.set_state(self.state_of(row));
             item.set_size(u64::try_from(row.size).unwrap_or(0));
+            item.set_trouble(row.exit_reason.as_deref().unwrap_or_default());
             let limits = &limits[index];
             let mut list = item.init_limits(limits.len() as u32);
             for (index, limit) in limits.iter().enumerate() {

@@ -224,7 +224,7 @@ impl Grains {
     pub async fn permission_names(&self, grain: &GrainId) -> Result<Vec<String>> {
         self.on_home(self.0.entry(grain), |local, entry| {
             Box::pin(async move {
-                let conn = local.slot(&entry).conn(&local, true).await?;
+                let conn = local.slot(&entry).conn_for_person(&local).await?;
                 Ok(conn.permission_names().await?.to_vec())
             })
         })
@@ -244,7 +244,7 @@ impl Grains {
         self.on_home(self.0.entry(grain), |local, entry| {
             Box::pin(async move {
                 let _live = entry.live();
-                local.slot(&entry).conn(&local, true).await.map(drop)
+                local.slot(&entry).conn_for_person(&local).await.map(drop)
             })
         })
         .await?

@@ -3,14 +3,16 @@
 //! One start at a time: whoever needs the grain meanwhile waits for the same start. A start that
 //! somebody gives up waiting for goes on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, Shared as SharedFuture};
+use sandstorm_schema::grain_limits::EXIT_GREED;
 use sandstorm_schema::rpc::connect::connect_at;
 use std::os::fd::AsFd;
 use tokio::sync::Mutex;
@@ -22,7 +24,10 @@ use super::shared::Entry;
 use super::spawn::{self, Child, Started, printable};
 use super::{GrainState, errors};
 use crate::error::{Error, Result};
+use crate::identity::text::one_line;
 use crate::limits;
+use crate::state::Event;
+use crate::store::Tone;
 
 /// Between two signs of life of ours to a supervisor.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -31,6 +36,14 @@ const STOP_TIME: Duration = Duration::from_secs(10);
 /// After a failed start, requests get the same answer for so long: a page that reloads itself
 /// must not become a fork bomb.
 const FAILURE_TIME: Duration = Duration::from_secs(3);
+/// A grain that was ended because it takes disk space without end is not started by requests for
+/// so long, and twice as long each time until it has run well for a while: each start gets it a
+/// little further. A person can start it at any time, so that its owner can delete something.
+const GREED_TIME: Duration = Duration::from_secs(10);
+const GREED_MOST: Duration = Duration::from_secs(6 * 3600);
+const WELL: Duration = Duration::from_secs(600);
+/// How the reason begins then.
+const GREED: &str = "Ended: it went on taking disk space";
 /// A first run that lasted this long has set the grain up.
 const SETTLED: Duration = Duration::from_secs(5);
 /// What of a log is shown with a failure.
@@ -44,7 +57,17 @@ pub struct Slot {
     starting: RefCell<Option<Starting>>,
     /// Start and stop exclude each other.
     gate: Mutex<()>,
-    failed: RefCell<Option<(Instant, Failure)>>,
+    failed: RefCell<Option<Held>>,
+    /// Times in a row that it was ended for taking disk space without end.
+    greed: Cell<u32>,
+}
+
+/// Why requests do not start the grain, and for how long.
+struct Held {
+    until: Instant,
+    failure: Failure,
+    /// Not even for a second try.
+    firmly: bool,
 }
 
 /// An error that can be told to several who wait.
@@ -91,6 +114,7 @@ impl Local {
                     starting: RefCell::new(None),
                     gate: Mutex::new(()),
                     failed: RefCell::new(None),
+                    greed: Cell::new(0),
                 })
             })
             .clone()
@@ -108,9 +132,9 @@ impl Slot {
         if let Some(conn) = self.running() {
             return Ok(conn);
         }
-        if let Some((when, failure)) = &*self.failed.borrow() {
-            if !again && when.elapsed() < FAILURE_TIME {
-                return Err(failure.clone().into());
+        if let Some(held) = &*self.failed.borrow() {
+            if (!again || held.firmly) && Instant::now() < held.until {
+                return Err(held.failure.clone().into());
             }
         }
         let starting = {
@@ -131,6 +155,12 @@ impl Slot {
             }
         };
         Ok(starting.await?)
+    }
+
+    /// The same for a person who asked for a start.
+    pub async fn conn_for_person(self: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
+        *self.failed.borrow_mut() = None;
+        self.conn(local, true).await
     }
 
     /// Puts the grain to sleep, unless something has used it meanwhile.
@@ -261,7 +291,11 @@ async fn start(slot: Rc<Slot>, local: Rc<Local>) -> std::result::Result<Rc<Conn>
     *slot.starting.borrow_mut() = None;
     result.map_err(|error| {
         let failure = Failure::from(error);
-        *slot.failed.borrow_mut() = Some((Instant::now(), failure.clone()));
+        let mut held = slot.failed.borrow_mut();
+        if held.as_ref().is_none_or(|held| !held.firmly) {
+            let until = Instant::now() + FAILURE_TIME;
+            *held = Some(Held { until, failure: failure.clone(), firmly: false });
+        }
         failure
     })
 }
@@ -287,7 +321,7 @@ async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
     let child = conn.child.clone();
     match conn.permission_names().await {
         Ok(_) => {
-            *slot.failed.borrow_mut() = None;
+            slot.failed.borrow_mut().take_if(|held| !held.firmly);
             slot.install(local, &conn);
             let _ = shared.store.grain_exit(entry.grain.as_str(), None).await;
             Ok(conn)
@@ -337,6 +371,10 @@ async fn watch(slot: Rc<Slot>, local: Rc<Local>, conn: Rc<Conn>) {
         Some(child) => child.exited(Duration::from_secs(3)).await,
         None => None,
     };
+    let greedy = slot.was_greedy(&local, status).await;
+    if greedy {
+        slot.hold_back(&conn);
+    }
     if slot.starting.borrow().is_some() || slot.running().is_some() {
         return;
     }
@@ -345,10 +383,58 @@ async fn watch(slot: Rc<Slot>, local: Rc<Local>, conn: Rc<Conn>) {
         return;
     }
     let error = Error::Disconnected("The app ended by itself.".into());
-    slot.crashed(&local, error, conn.child.clone()).await;
+    let ended = slot.crashed(&local, error, conn.child.clone()).await;
+    if let (true, Error::GrainFailed { reason, code, log_tail }) = (greedy, ended) {
+        slot.tell_owner(&local, &reason).await;
+        if let Some(held) = &mut *slot.failed.borrow_mut() {
+            held.failure = Failure::Grain { reason, code, log_tail };
+        }
+    }
 }
 
 impl Slot {
+    /// Whether its supervisor ended it because it takes disk space without end.
+    async fn was_greedy(&self, local: &Local, status: Option<ExitStatus>) -> bool {
+        match status {
+            Some(status) => status.code() == Some(EXIT_GREED),
+            // A supervisor that an earlier shell started says it in the log only.
+            None => last_words(&self.log_tail(local).await).is_some_and(|w| w.starts_with(GREED)),
+        }
+    }
+
+    fn hold_back(&self, conn: &Conn) {
+        let before = if conn.since.elapsed() > WELL { 0 } else { self.greed.get() };
+        self.greed.set(before + 1);
+        let time = GREED_TIME.saturating_mul(1 << before.min(16)).min(GREED_MOST);
+        let failure = Failure::Grain {
+            reason: format!("{GREED} past its limit."),
+            code: errors::code("G-EXIT"),
+            log_tail: String::new(),
+        };
+        *self.failed.borrow_mut() =
+            Some(Held { until: Instant::now() + time, failure, firmly: true });
+    }
+
+    /// A notice about a grain that was ended for its greed: the first time in a row.
+    async fn tell_owner(&self, local: &Local, reason: &str) {
+        if self.greed.get() > 1 {
+            return;
+        }
+        let store = &local.shared.store;
+        let told = match store.grain(self.entry.grain.as_str()).await {
+            Ok(Some(row)) => {
+                let text = format!("“{}” was stopped. {reason}", one_line(&row.title, 60));
+                local.shared.events.send(Event::AccountChanged(row.owner));
+                store.notify(row.owner, Tone::Bad, &text, None).await.map(drop)
+            }
+            Ok(None) => Ok(()),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = told {
+            tracing::error!("grain {}: {e}", self.entry.grain);
+        }
+    }
+
     /// Makes the state, the record and the error of a grain that ended or did not start.
     async fn crashed(&self, local: &Local, error: Error, child: Option<Child>) -> Error {
         let log_tail = self.log_tail(local).await;
@@ -405,7 +491,7 @@ fn last_words(log: &str) -> Option<String> {
     let at = lines.iter().rposition(|line| line.contains(SUPERVISOR))?;
     let (_, words) = lines[at].split_once(SUPERVISOR)?;
     // Other lines are about starts.
-    if !words.starts_with("the app ") {
+    if !["the app ", "ended: ", "killed: "].iter().any(|start| words.starts_with(start)) {
         return None;
     }
     let before = at.checked_sub(1).and_then(|at| lines[at].strip_prefix("** HTTP-BRIDGE: "));
@@ -467,7 +553,7 @@ pub async fn tick(local: Rc<Local>) {
 
 #[cfg(test)]
 mod tests {
-    use super::last_words;
+    use super::{GREED, last_words};
 
     #[test]
     fn what_the_log_says_of_an_end() {
@@ -486,5 +572,11 @@ mod tests {
         );
         let log = format!("{log}** SANDSTORM SUPERVISOR: shut down as asked\n");
         assert_eq!(last_words(&log), None);
+        let log = format!(
+            "{log}** SANDSTORM SUPERVISOR: ended: it went on taking disk space past its limit\n"
+        );
+        assert!(last_words(&log).unwrap().starts_with(GREED));
+        let log = format!("{log}** SANDSTORM SUPERVISOR: killed: the grain ran out of memory\n");
+        assert_eq!(last_words(&log).as_deref(), Some("Killed: the grain ran out of memory."));
     }
 }

@@ -152,7 +152,9 @@ fn running_table(
                                     GrainState::Running => { "Running" }
                                     GrainState::Starting { .. } => { "Starting" }
                                     GrainState::Stopping => { "Stopping" }
-                                    GrainState::Crashed { code, .. } => { "Stopped, " code { (code) } }
+                                    GrainState::Crashed { reason, code, .. } => {
+                                        "Stopped. " (reason) " Code " code { (code) }
+                                    }
                                     GrainState::Asleep => {}
                                 }
                             }
