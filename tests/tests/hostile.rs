@@ -164,7 +164,8 @@ fn boxed(mode: Mode, which: &[&str], words: &[String], off: &[&str]) -> Result<O
     let log =
         || String::from_utf8_lossy(&fs::read(grain.join("log")).unwrap_or_default()).into_owned();
     eventually("the supervisor listens", Duration::from_secs(20), || {
-        grain.join("socket").exists().then_some(())
+        // The file is there a moment before anybody listens.
+        std::os::unix::net::UnixStream::connect(grain.join("socket")).ok().map(drop)
     })?;
     wake(&grain.join("socket"))?;
     let done = eventually("every attack was tried", Duration::from_secs(120), || {

@@ -21,8 +21,7 @@ use crate::sandbox::cgroup::Cgroup;
 use crate::sandbox::limits::{Floor, Limits};
 use crate::sandbox::mounts::{self, Trees};
 use crate::sandbox::namespaces::{self, INSIDE_ID};
-use crate::sandbox::{StepError, step};
-use crate::slot::Slot;
+use crate::sandbox::{self, StepError, step};
 use crate::sys::process::{self, Forked, SingleThread};
 use crate::sys::{creds, fd, signal};
 
@@ -36,14 +35,11 @@ pub struct Config<'a> {
     pub output: OwnedFd,
     pub null: OwnedFd,
     pub lock: BorrowedFd<'a>,
-    /// Present in setuid and root mode when the grain has a uid of its own.
-    pub slot: Option<Slot>,
+    /// Present in setuid and root mode.
+    pub slot: Option<BorrowedFd<'a>>,
     pub cgroup: &'a Cgroup,
-    /// Present when the mounts were prepared by root.
-    pub trees: Option<Trees>,
     pub dirs: &'a GrainDirs,
     pub limits: &'a Limits,
-    pub floor: Floor,
     pub command: &'a [CString],
     pub environ: &'a [CString],
 }
@@ -80,12 +76,17 @@ pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
     if let Err(error) = config.cgroup.enter() {
         fail(&kept, "enter the grain's control groups", &error);
     }
-    // Ids and cgroup come from outside; until then nothing is touched.
-    match kept.link.command() {
-        Ok(Some(Command::Build)) => {}
-        _ => process::exit_now(0),
+    // While the supervisor makes the mounts. This touches nothing but our own namespaces.
+    if let Err((what, error)) = namespaces::settle_network() {
+        fail(&kept, what, &error);
     }
-    match build(&kept, config.trees, config.dirs, config.limits) {
+    // Ids and mounts come from outside; until then nothing else is touched.
+    let Ok(Some((own_uid, trees))) = kept.link.build() else { process::exit_now(0) };
+    let trees = Trees::received(trees);
+    if trees.is_none() && config.slot.is_some() {
+        fail(&kept, "take over the mounts", &io::ErrorKind::InvalidData.into());
+    }
+    match build(&kept, trees, config.dirs, config.limits) {
         Ok((signals, notes, pid_max)) => {
             if kept.link.report(&Report::Ready(notes)).is_err() {
                 process::exit_now(0);
@@ -94,7 +95,7 @@ pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
                 one_thread,
                 kept: &kept,
                 limits: config.limits,
-                floor: config.floor,
+                floor: sandbox::floor(config.cgroup, own_uid),
                 command: config.command,
                 environ: config.environ,
                 pid_max,
@@ -121,7 +122,7 @@ fn keep(config: &Config<'_>) -> io::Result<Kept> {
         output: above(config.output.as_fd())?,
         null: above(config.null.as_fd())?,
         lock: above(config.lock)?,
-        slot: config.slot.as_ref().map(|s| above(s.lock.as_fd())).transpose()?,
+        slot: config.slot.map(above).transpose()?,
     })
 }
 
@@ -153,7 +154,6 @@ fn build(
         notes.push(format!("nested user namespaces are stopped by the filter alone ({e})"));
     }
     namespaces::prefer_as_oom_victim();
-    namespaces::limit_socket_buffers();
 
     // The grain's ids first, so that nothing below is done as root, not even root of a namespace.
     let privileged = trees.is_some();
@@ -165,8 +165,7 @@ fn build(
         step("raise capabilities", creds::raise_permitted())?;
     }
     // Only now: with root's uid an older kernel would take it for the whole machine's.
-    namespaces::narrow_pids();
-    let pid_max = namespaces::pid_max();
+    let pid_max = namespaces::narrow_pids();
     // Charged to the grain's uid where it has one. A full quota leaves the caller's keyring, which
     // only keyctl could reach, and the filter refuses that.
     let _ = creds::join_new_session_keyring();
@@ -176,7 +175,6 @@ fn build(
         None => mounts::prepare_inside(dirs)?,
     };
     mounts::assemble(trees, limits)?;
-    step("bring loopback up", namespaces::settle_network())?;
 
     // No directory of the old root may stay open: MNT_DETACH revokes nothing.
     let mut keep = vec![
@@ -213,9 +211,7 @@ fn build(
         return Ok((signals, notes.join("\n"), pid_max));
     }
     // Last of all: every step above needs a call that the filter refuses. Init lives under it too.
-    let program = bpf::app_program()
-        .ok_or(("compile the filter", io::Error::from_raw_os_error(libc::E2BIG)))?;
-    step("install the filter", process::install_filter(&program))?;
+    step("install the filter", process::install_filter(&bpf::APP))?;
     Ok((signals, notes.join("\n"), pid_max))
 }
 
@@ -264,6 +260,8 @@ fn open_up(path: &[u8]) -> io::Result<()> {
 fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
     let link = &app.kept.link;
     let mut running: Option<i32> = None;
+    // While the supervisor gets ready; what fails now fails again at the start, and is told then.
+    let mut prepared = prepare(app, true).ok();
     let mut writes = true;
     loop {
         let mut waiting = [link.as_raw_fd(), signals.as_raw_fd()].map(|fd| libc::pollfd {
@@ -279,7 +277,7 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
                 if n == ORPHANED {
                     end();
                 } else if n == libc::SIGCHLD {
-                    reap(link, &mut running);
+                    reap(link, &mut running, &mut prepared);
                 } else if let Some(pid) = running {
                     let _ = process::kill(pid, n);
                 }
@@ -287,16 +285,18 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
         }
         if waiting[0].revents != 0 {
             match link.command() {
-                Ok(Some(Command::Start)) if running.is_none() => match start(app, writes) {
-                    Ok(pid) => {
-                        running = Some(pid);
-                        let _ = link.report(&Report::Started);
-                        process::forget_code();
+                Ok(Some(Command::Start)) if running.is_none() => {
+                    match start(app, prepared.take(), writes) {
+                        Ok(pid) => {
+                            running = Some(pid);
+                            let _ = link.report(&Report::Started);
+                            process::forget_code();
+                        }
+                        Err(text) => {
+                            let _ = link.report(&Report::NotStarted(text));
+                        }
                     }
-                    Err(text) => {
-                        let _ = link.report(&Report::NotStarted(text));
-                    }
-                },
+                }
                 Ok(Some(Command::Signal(n))) => {
                     if let Some(pid) = running {
                         let _ = process::kill(pid, i32::from(n));
@@ -310,7 +310,7 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
                     // The app may have taken it away meanwhile.
                     let _ = open_up(&path);
                 }
-                Ok(Some(Command::Build | Command::Start)) => {}
+                Ok(Some(Command::Start)) => {}
                 // Asked to, or the supervisor is gone or not itself any more: everything here ends
                 // with us.
                 Ok(Some(Command::End) | None) | Err(_) => end(),
@@ -338,8 +338,11 @@ fn pending_signals(signals: &OwnedFd) -> Vec<i32> {
         .collect()
 }
 
-fn reap(link: &Link, running: &mut Option<i32>) {
+fn reap(link: &Link, running: &mut Option<i32>, prepared: &mut Option<Prepared>) {
     while let Ok(Some((pid, ended))) = process::reap_one() {
+        if prepared.as_ref().is_some_and(|p| p.pid == pid) {
+            *prepared = None;
+        }
         if *running == Some(pid) {
             *running = None;
             let _ = link.report(&Report::Ended(ended));
@@ -347,19 +350,47 @@ fn reap(link: &Link, running: &mut Option<i32>) {
     }
 }
 
-/// Forks and executes the app; an error says in words what is missing.
-fn start(app: &App<'_>, writes: bool) -> Result<i32, String> {
-    let words = |e: io::Error| format!("the app could not be started: {e}");
-    let (outcome, status) = fd::pipe().map_err(words)?;
-    let child = match process::clone(app.one_thread, 0, None).map_err(words)? {
+/// The app's process before its exec: all that could take time has been done, every limit and the
+/// filter are in place, and it waits.
+struct Prepared {
+    pid: i32,
+    /// A byte lets it execute the app; closed without one, it ends.
+    go: OwnedFd,
+    /// Closes at exec; else says in words why there is none.
+    outcome: OwnedFd,
+}
+
+fn in_words(e: io::Error) -> String {
+    format!("the app could not be started: {e}")
+}
+
+/// Forks the app's process. `writes`: whether it may write to files.
+fn prepare(app: &App<'_>, writes: bool) -> Result<Prepared, String> {
+    let (outcome, status) = fd::pipe().map_err(in_words)?;
+    let (wait, go) = fd::pipe().map_err(in_words)?;
+    // Out of the way of the app's own numbers.
+    let status = fd::dup_above(status.as_fd(), ABOVE).map_err(in_words)?;
+    let wait = fd::dup_above(wait.as_fd(), ABOVE).map_err(in_words)?;
+    match process::clone(app.one_thread, 0, None).map_err(in_words)? {
         Forked::Child => {
-            let text = become_app(app, writes);
+            let number = go.as_raw_fd() as u32;
+            let _ = fd::close_between(number, number);
+            let text = become_app(app, writes, &wait);
             let _ = fd::write(status.as_raw_fd(), text.as_bytes());
             process::exit_now(127)
         }
-        Forked::Parent(child) => child,
+        Forked::Parent(child) => Ok(Prepared { pid: child.pid, go, outcome }),
+    }
+}
+
+/// Executes the app; an error says in words what is missing.
+fn start(app: &App<'_>, prepared: Option<Prepared>, writes: bool) -> Result<i32, String> {
+    let Prepared { pid, go, outcome } = match prepared {
+        Some(prepared) => prepared,
+        None => prepare(app, writes)?,
     };
-    drop(status);
+    // If it is gone it has left word.
+    let _ = fd::write(go.as_raw_fd(), b"1");
     // Exec may wait for a slow file system, but not longer than the supervisor lives.
     let mut waiting = [(outcome.as_raw_fd(), libc::POLLIN), (app.kept.link.as_raw_fd(), 0)]
         .map(|(fd, events)| libc::pollfd { fd, events, revents: 0 });
@@ -368,18 +399,19 @@ fn start(app: &App<'_>, writes: bool) -> Result<i32, String> {
     }
     let mut text = [0; 512];
     match fd::read(outcome.as_raw_fd(), &mut text) {
-        // Closed by exec: it runs.
-        Ok(0) => Ok(child.pid),
+        // Closed by exec: it runs. Or by a kill, of which SIGCHLD tells.
+        Ok(0) => Ok(pid),
         Ok(n) => {
-            let _ = process::wait_for(child.pid);
+            let _ = process::wait_for(pid);
             Err(String::from_utf8_lossy(&text[..n]).into_owned())
         }
-        Err(e) => Err(words(e)),
+        Err(e) => Err(in_words(e)),
     }
 }
 
-/// In the forked child: the app's descriptors, session, signals and limits, then exec.
-fn become_app(app: &App<'_>, writes: bool) -> String {
+/// In the forked child: the app's descriptors, session, signals and limits, then, when told to,
+/// exec.
+fn become_app(app: &App<'_>, writes: bool, wait: &OwnedFd) -> String {
     let prepared = (|| {
         process::new_session()?;
         signal::reset_all()?;
@@ -396,14 +428,16 @@ fn become_app(app: &App<'_>, writes: bool) -> String {
         signal::ignore(libc::SIGXFSZ);
         let soft = if writes { libc::RLIM_INFINITY } else { 0 };
         process::set_limit(libc::RLIMIT_FSIZE, soft, libc::RLIM_INFINITY)?;
-        if off(Layer::Seccomp) {
-            return Ok(());
+        if !off(Layer::Seccomp) {
+            process::install_filter(&bpf::APP_ADDITION)?;
         }
-        let addition = bpf::app_addition().ok_or(io::ErrorKind::Other)?;
-        process::install_filter(&addition)
+        fd::read(wait.as_raw_fd(), &mut [0])
     })();
-    if let Err(e) = prepared {
-        return format!("the app could not be started: {e}");
+    match prepared {
+        Err(e) => return in_words(e),
+        // Init has let go of us: it prepares another, or ends.
+        Ok(0) => process::exit_now(127),
+        Ok(_) => {}
     }
     let Some(program) = app.command.first() else {
         return "the app has no command".into();

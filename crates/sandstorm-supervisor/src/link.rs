@@ -18,8 +18,6 @@ const MAX: usize = 1024;
 /// Supervisor to init.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Ids and cgroup are set: build the sandbox.
-    Build,
     /// Start the app.
     Start,
     /// Send the app this signal.
@@ -74,7 +72,6 @@ impl Link {
     /// EPIPE when init is gone.
     pub fn send(&self, command: &Command) -> io::Result<()> {
         self.packet(&match command {
-            Command::Build => vec![b'B'],
             Command::Start => vec![b'S'],
             Command::Signal(n) => vec![b'K', *n],
             Command::End => vec![b'E'],
@@ -84,6 +81,39 @@ impl Link {
             }
             Command::OpenUp(path) => [b"O", path.as_slice()].concat(),
         })
+    }
+
+    /// The first command: ids and cgroup are set, build the sandbox. `own_uid`: the grain has a
+    /// kernel uid of its own; `trees`: mounts that were made outside.
+    ///
+    /// # Errors
+    /// EPIPE when init is gone.
+    pub fn send_build(&self, own_uid: bool, trees: &[BorrowedFd<'_>]) -> io::Result<()> {
+        fd::send_with(self.0.as_fd(), &[b'B', u8::from(own_uid)], trees)
+    }
+
+    /// Waits for the first command; `None` when the supervisor is gone.
+    ///
+    /// # Errors
+    /// What recvmsg answers, or InvalidData.
+    pub fn build(&self) -> io::Result<Option<(bool, Vec<OwnedFd>)>> {
+        let mut buffer = [0; MAX];
+        let (n, trees) = fd::receive_with(self.0.as_fd(), &mut buffer)?;
+        match &buffer[..n] {
+            [] => Ok(None),
+            [b'B', own_uid] => Ok(Some((*own_uid != 0, trees))),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// What init reported, without waiting for it.
+    pub fn report_at_hand(&self) -> Option<Report> {
+        let mut waiting =
+            [libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        match fd::poll(&mut waiting, 0) {
+            Ok(1..) => self.next_report().ok().flatten(),
+            _ => None,
+        }
     }
 
     /// Sends a report.
@@ -134,7 +164,6 @@ impl Link {
         let n = fd::read(self.0.as_raw_fd(), &mut buffer)?;
         match &buffer[..n] {
             [] => Ok(None),
-            [b'B'] => Ok(Some(Command::Build)),
             [b'S'] => Ok(Some(Command::Start)),
             [b'K', n] => Ok(Some(Command::Signal(*n))),
             [b'E'] => Ok(Some(Command::End)),
@@ -200,8 +229,10 @@ mod tests {
     #[test]
     fn every_message_arrives_as_it_was_sent() {
         let (a, b) = Link::pair().unwrap();
+        a.send_build(true, &[a.as_fd(), b.as_fd()]).unwrap();
+        assert!(matches!(b.build().unwrap(), Some((true, fds)) if fds.len() == 2));
+        assert!(a.report_at_hand().is_none());
         for command in [
-            Command::Build,
             Command::Start,
             Command::Signal(15),
             Command::Writes(false),

@@ -4,6 +4,9 @@
 //! arguments, find out who we are, open and check directories, build the sandbox, give up every
 //! privilege, and only then start an async runtime and speak to anybody.
 
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(test, allow(dead_code))]
+
 mod args;
 mod error;
 mod explain;
@@ -29,7 +32,12 @@ use crate::home::Turn;
 use crate::identity::Identity;
 use crate::sys::process::{self, Ended, Forked, SingleThread};
 
-fn main() {
+/// The C library calls this directly: what the language's own start does first (a handler for
+/// stack overflows, which reads /proc; open standard descriptors) `harden` undoes or does anyway.
+#[cfg(not(test))]
+// SAFETY: the one function of this name, with the signature that C libraries call it by.
+#[unsafe(no_mangle)]
+extern "C" fn main(_: std::ffi::c_int, _: *const *const std::ffi::c_char) -> std::ffi::c_int {
     let one_thread = SingleThread::at_start();
     let code = match run(one_thread) {
         Ok(()) => 0,

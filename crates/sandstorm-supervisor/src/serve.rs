@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 
 use crate::args::Args;
 use crate::error::Error;
+use crate::explain::Signs;
 use crate::grain::app::App;
 use crate::grain::book::Book;
 use crate::grain::life::Life;
@@ -125,14 +126,6 @@ async fn serve(
     for note in &sandbox.notes {
         log.note(note);
     }
-    match app.built(sandbox.mode != Mode::UserNamespace).await {
-        Ok(notes) if notes.is_empty() => {}
-        Ok(notes) => log.note(&notes),
-        Err(error) => {
-            log.note(&error.to_string());
-            return Err(error);
-        }
-    }
     let pump = {
         let log = log.clone();
         tokio::task::spawn_local(async move { log::pump(&log, output).await })
@@ -186,6 +179,22 @@ async fn serve(
         shutdown: Notify::new(),
         watchers: Rc::new(()),
     });
+    // Everything that has to be opened is open. Init still builds, and what it could fail with is
+    // explained by what we may not look at later.
+    let signs = Signs::read(sandbox.mode != Mode::UserNamespace);
+    if let Some(note) =
+        outer::confine(dirs.grain.as_fd()).map_err(Error::kernel("confine the supervisor"))?
+    {
+        log.note(&note);
+    }
+    match app.built(&signs).await {
+        Ok(notes) if notes.is_empty() => {}
+        Ok(notes) => log.note(&notes),
+        Err(error) => {
+            log.note(&error.to_string());
+            return Err(error);
+        }
+    }
     let quota = Quota::new(args.limits.disk, args.limits.inodes, args.limits.log);
     let mut sizes = tokio::task::spawn_local(watch_storage(duplicate()?, grain.clone(), quota));
     let telling = {
@@ -196,12 +205,6 @@ async fn serve(
     let accepting =
         tokio::task::spawn_local(connections.clone().accept(listener, grain.clone(), caller));
 
-    // Everything that has to be opened is open.
-    if let Some(note) =
-        outer::confine(dirs.grain.as_fd()).map_err(Error::kernel("confine the supervisor"))?
-    {
-        log.note(&note);
-    }
     announce("Listening...\n");
     tokio::task::spawn_local(async {
         tokio::time::sleep(STARTED).await;

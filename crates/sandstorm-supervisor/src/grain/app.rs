@@ -60,13 +60,13 @@ impl App {
         }
     }
 
-    /// Waits until the sandbox stands. The text is for the log; `setuid` chooses the advice.
+    /// Waits until the sandbox stands. The text is for the log; `signs` choose the advice.
     ///
     /// # Errors
     /// `Sandbox` with the step that failed inside.
-    pub async fn built(&self, setuid: bool) -> Result<String, Error> {
+    pub async fn built(&self, signs: &Signs) -> Result<String, Error> {
         let sandbox = |step: String, source: io::Error| {
-            let advice = explain::advice(explain::Step::Inside, &source, &Signs::read(setuid));
+            let advice = explain::advice(explain::Step::Inside, &source, signs);
             Error::Sandbox { step, source, advice }
         };
         let report = tokio::time::timeout(BUILD_TIMEOUT, self.next_report())
@@ -200,7 +200,7 @@ mod tests {
     async fn the_app_starts_once_and_waits_for_exec() {
         let (app, init) = pair();
         init.report(&Report::Ready("note".into())).unwrap();
-        assert_eq!(app.built(false).await.unwrap(), "note");
+        assert_eq!(app.built(&Signs::default()).await.unwrap(), "note");
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async {
@@ -233,11 +233,11 @@ mod tests {
     async fn a_failed_step_is_named() {
         let (app, init) = pair();
         init.report(&Report::Failed { step: "attach /dev".into(), errno: libc::EPERM }).unwrap();
-        let text = app.built(false).await.unwrap_err().to_string();
+        let text = app.built(&Signs::default()).await.unwrap_err().to_string();
         assert!(text.contains("attach /dev") && text.contains("not permitted"));
         let (app, init) = pair();
         drop(init);
-        assert!(app.built(false).await.is_err());
+        assert!(app.built(&Signs::default()).await.is_err());
     }
 
     #[test]

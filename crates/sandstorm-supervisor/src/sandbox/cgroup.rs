@@ -417,17 +417,19 @@ fn set_v1(dir: BorrowedFd<'_>, controller: Controller, limits: &Limits) -> bool 
     let set = |file: &str, value: u64| write_at(dir, file, &value.to_string()).is_ok();
     match controller {
         Controller::Memory => {
-            // Memory and swap together can only be set above memory alone, so a reused group may
-            // need the other order.
-            let _ = set("memory.limit_in_bytes", limits.memory);
+            // Memory and swap together can only be set once memory alone is below.
+            let limited = set("memory.limit_in_bytes", limits.memory);
             let _ = set("memory.memsw.limit_in_bytes", limits.memory);
-            set("memory.limit_in_bytes", limits.memory)
+            limited
         }
         Controller::Pids => set("pids.max", limits.pids + 1),
         Controller::Cpu => {
             // 1024 shares are what weight 100 is in version 2.
-            let _ = set("cpu.shares", (limits.weight * 1024 / 100).max(2));
-            set("cpu.cfs_period_us", 100_000) && set("cpu.cfs_quota_us", limits.cpu * 1000)
+            if limits.weight != 100 {
+                let _ = set("cpu.shares", (limits.weight * 1024 / 100).max(2));
+            }
+            // Of a period of 100 ms, which every new group has.
+            set("cpu.cfs_quota_us", limits.cpu * 1000)
         }
     }
 }

@@ -28,7 +28,7 @@ fn tmpfs(attributes: u64) -> io::Result<OwnedFd> {
     Ok(dev)
 }
 
-/// As root, before the clone: a detached, read-only tree with real nodes.
+/// As root, outside: a detached, read-only tree with real nodes.
 ///
 /// # Errors
 /// What the kernel answers.

@@ -5,14 +5,15 @@
 //!
 //! Outside (`enter`):
 //! 1. pipes and sockets, so that nothing can fail for want of descriptors later;
-//! 2. as root: a uid slot, detached mounts, device nodes; then the clone. All of it vanishes with
-//!    the descriptors if we are killed;
-//! 3. id maps and cgroup of the child, which waits for that;
-//! 4. the child is told to go on. The caller now gives up its privileges while the child builds.
+//! 2. as root: a uid slot and control groups; then the clone into namespaces and groups;
+//! 3. as root: detached mounts, device nodes, while the child makes its network namespace. All of it
+//!    vanishes with the descriptors if we are killed;
+//! 4. id maps of the child; it gets the mounts and is told to go on. The caller now gives up its
+//!    privileges while the child builds.
 //!
-//! Inside (`init::main`): time offsets and the ban on nested namespaces while /proc is there, the
-//! grain's ids, mounts, pivot, loopback, then capabilities and the seccomp filter last of all,
-//! because every step before them needs a call that it forbids.
+//! Inside (`init::main`): the network; then, told to go on, time offsets and the ban on nested
+//! namespaces while /proc is there, the grain's ids, mounts, pivot, then capabilities and the
+//! seccomp filter last of all, because every step before them needs a call that it forbids.
 #![forbid(unsafe_code)]
 
 pub mod bpf;
@@ -109,21 +110,24 @@ pub fn enter(
     let mut notes = Vec::new();
     notes.extend(identity.warning.clone());
 
-    let (init, slot, mut cgroup) = match &identity.privileged {
-        Some(privileged) => privileged.as_root(|root| {
-            privileged_half(one_thread, root, identity, &plan, ends, &link, &mut notes)
-        })?,
+    let (init, slot, own_uid, mut cgroup) = match &identity.privileged {
+        Some(privileged) => {
+            let (init, slot, own_uid, cgroup) = privileged.as_root(|root| {
+                privileged_half(one_thread, root, identity, &plan, ends, &link, &mut notes)
+            })?;
+            (init, Some(slot), own_uid, cgroup)
+        }
         None => {
             let (init, cgroup) = plain_half(one_thread, identity, &plan, ends, &link)?;
             notes.push(
                 "user-namespace mode: the grain runs under the uid of the server's user".into(),
             );
-            (init, None, cgroup)
+            (init, None, false, cgroup)
         }
     };
     notes.append(&mut cgroup.notes);
     cgroup.settle();
-    let floor = floor(&cgroup, slot.is_some());
+    let floor = floor(&cgroup, own_uid);
     Ok(Sandbox { init, link, app, output, slot, lock, cgroup, floor, mode: identity.mode, notes })
 }
 
@@ -136,54 +140,12 @@ fn privileged_half(
     ends: ChildEnds,
     link: &Link,
     notes: &mut Vec<String>,
-) -> Result<(Child, Option<Slot>, Cgroup), Error> {
-    let caller = identity.caller;
+) -> Result<(Child, Slot, bool, Cgroup), Error> {
     let slot = slot::take(root)?;
-    let mapped = namespaces::id_map_namespace(
-        one_thread,
-        IdMap { inside: (caller.uid, caller.gid), outside: (slot.uid(), slot.uid()) },
-    )
-    .and_then(|userns| mounts::prepare(root, plan.dirs, Some(userns.as_fd())));
-    let (trees, slot) = match mapped {
-        Ok(trees) => {
-            notes.push(format!("setuid mode: the grain has kernel uid {}", slot.uid()));
-            (trees, Some(slot))
-        }
-        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => {
-            return Err(kernel_error("use the mount calls", e, Step::MountCalls, identity));
-        }
-        Err(e) if caller.uid == 0 => {
-            return Err(Error::Kernel {
-                step: "give the grain an id-mapped view of its data",
-                source: e,
-                advice: "\nthe supervisor was started by root and this file system cannot be id-mapped: \
-                         start the server as an ordinary user, or put the home on ext4, xfs or btrfs"
-                    .into(),
-            });
-        }
-        Err(e) => {
-            notes.push(format!(
-                "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped ({e}); \
-                 the grain runs under the uid of the server's user"
-            ));
-            let trees = mounts::prepare(root, plan.dirs, None).map_err(|e| {
-                kernel_error("prepare the grain's mounts", e, Step::Inside, identity)
-            })?;
-            (trees, None)
-        }
-    };
-    let outside = match &slot {
-        Some(slot) => (slot.uid(), slot.uid()),
-        None => (caller.uid, caller.gid),
-    };
-    let name = match &slot {
-        Some(slot) => slot.number.to_string(),
-        None => plan.dirs.grain_name.to_string_lossy().into_owned(),
-    };
-    let mut cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Root);
+    let mut cgroup = Cgroup::prepare(&slot.number.to_string(), &plan.args.limits, Right::Root);
     let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
-        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, Some(trees), slot),
+        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, Some(&slot)),
         Forked::Parent(child) => child,
     };
     cgroup.forget_entrances();
@@ -193,8 +155,55 @@ fn privileged_half(
     if !joined {
         cgroup.join(child.pid).map_err(Error::kernel("put the grain into its control group"))?;
     }
-    release(&child, link, outside, true, identity)?;
-    Ok((child, slot, cgroup))
+    let (trees, own_uid) = outer_mounts(one_thread, root, identity, plan, &slot, notes)?;
+    let caller = identity.caller;
+    let outside = if own_uid { (slot.uid(), slot.uid()) } else { (caller.uid, caller.gid) };
+    release(&child, link, outside, Some((own_uid, &trees)), identity)?;
+    Ok((child, slot, own_uid, cgroup))
+}
+
+/// The mounts of a grain, id-mapped where that can be had; whether the grain gets the slot's uid.
+fn outer_mounts(
+    one_thread: &SingleThread,
+    root: &AsRoot,
+    identity: &Identity,
+    plan: &Plan<'_>,
+    slot: &Slot,
+    notes: &mut Vec<String>,
+) -> Result<(Trees, bool), Error> {
+    let caller = identity.caller;
+    let mapped = namespaces::id_map_namespace(
+        one_thread,
+        IdMap { inside: (caller.uid, caller.gid), outside: (slot.uid(), slot.uid()) },
+    )
+    .and_then(|userns| mounts::prepare(root, plan.dirs, Some(userns.as_fd())));
+    match mapped {
+        Ok(trees) => {
+            notes.push(format!("setuid mode: the grain has kernel uid {}", slot.uid()));
+            Ok((trees, true))
+        }
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => {
+            Err(kernel_error("use the mount calls", e, Step::MountCalls, identity))
+        }
+        Err(e) if caller.uid == 0 => Err(Error::Kernel {
+            step: "give the grain an id-mapped view of its data",
+            source: e,
+            advice:
+                "\nthe supervisor was started by root and this file system cannot be id-mapped: \
+                     start the server as an ordinary user, or put the home on ext4, xfs or btrfs"
+                    .into(),
+        }),
+        Err(e) => {
+            notes.push(format!(
+                "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped ({e}); \
+                 the grain runs under the uid of the server's user"
+            ));
+            let trees = mounts::prepare(root, plan.dirs, None).map_err(|e| {
+                kernel_error("prepare the grain's mounts", e, Step::Inside, identity)
+            })?;
+            Ok((trees, false))
+        }
+    }
 }
 
 /// User-namespace mode: everything else happens inside.
@@ -209,14 +218,14 @@ fn plain_half(
     let cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Delegated);
     let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
     let child = match forked {
-        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, None, None),
+        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, None),
         Forked::Parent(child) => child,
     };
     if !joined {
         cgroup.join(child.pid).map_err(Error::kernel("put the grain into its control group"))?;
     }
     let caller = identity.caller;
-    release(&child, link, (caller.uid, caller.gid), false, identity)?;
+    release(&child, link, (caller.uid, caller.gid), None, identity)?;
     Ok((child, cgroup))
 }
 
@@ -238,22 +247,40 @@ fn clone_into(
         .map_err(|e| kernel_error("make the grain's namespaces", e, Step::Namespaces, identity))
 }
 
-/// Gives the waiting child its ids and lets it go on.
+/// Gives the waiting child its ids and, where root made them, its mounts and whether the ids are its
+/// own; and lets it go on.
 fn release(
     child: &Child,
     link: &Link,
     outside: (u32, u32),
-    privileged: bool,
+    mounts: Option<(bool, &Trees)>,
     identity: &Identity,
 ) -> Result<(), Error> {
     let map = IdMap { inside: (INSIDE_ID, INSIDE_ID), outside };
-    namespaces::write_maps(child, map, privileged)
-        .map_err(|e| kernel_error("write the grain's id map", e, Step::Inside, identity))?;
-    link.send(&init::Command::Build).map_err(Error::kernel("tell init to go on"))
+    let privileged = identity.privileged.is_some();
+    let released = namespaces::write_maps(child, map, privileged)
+        .map_err(|e| kernel_error("write the grain's id map", e, Step::Inside, identity))
+        .and_then(|()| {
+            match mounts {
+                Some((own_uid, trees)) => link.send_build(own_uid, &trees.descriptors()),
+                None => link.send_build(false, &[]),
+            }
+            .map_err(Error::kernel("tell init to go on"))
+        });
+    released.map_err(|broken| match link.report_at_hand() {
+        // Its own words say more than our broken pipe.
+        Some(init::Report::Failed { step, errno }) => {
+            let source = io::Error::from_raw_os_error(errno);
+            let signs = Signs::read(privileged);
+            let advice = explain::advice(Step::Inside, &source, &signs);
+            Error::Sandbox { step, source, advice }
+        }
+        _ => broken,
+    })
 }
 
 /// What resource limits have to do in place of the groups that there are not.
-fn floor(cgroup: &Cgroup, own_uid: bool) -> Floor {
+pub fn floor(cgroup: &Cgroup, own_uid: bool) -> Floor {
     Floor {
         processes: own_uid || process::counts_processes_by_namespace(),
         group: cgroup.by(Controller::Pids).is_some(),
@@ -268,8 +295,7 @@ fn child_main(
     ends: ChildEnds,
     parents: &Link,
     cgroup: &Cgroup,
-    trees: Option<Trees>,
-    slot: Option<Slot>,
+    slot: Option<&Slot>,
 ) -> ! {
     // Our copy of the supervisor's end would keep the link open after its death. Whoever owns the
     // number never drops it: this process does not return.
@@ -283,9 +309,7 @@ fn child_main(
             output: ends.output,
             null: ends.null,
             lock: plan.lock.as_fd(),
-            floor: floor(cgroup, slot.is_some()),
-            slot,
-            trees,
+            slot: slot.map(|slot| slot.lock.as_fd()),
             cgroup,
             dirs: plan.dirs,
             limits: &plan.args.limits,
@@ -336,14 +360,13 @@ fn try_namespaces(one_thread: &SingleThread, identity: &Identity) -> Result<(), 
         Forked::Child => {
             let number = link.as_raw_fd() as u32;
             let _ = fd::close_between(number, number);
-            let tried = child_link.command().and_then(|_| namespaces::try_a_mount());
+            let tried = child_link.build().and_then(|_| namespaces::try_inside());
             process::exit_now(tried.map_or_else(|e| e.raw_os_error().unwrap_or(libc::EIO), |()| 0))
         }
         Forked::Parent(child) => child,
     };
     let caller = identity.caller;
-    let privileged = identity.privileged.is_some();
-    let released = release(&child, &link, (caller.uid, caller.gid), privileged, identity);
+    let released = release(&child, &link, (caller.uid, caller.gid), None, identity);
     drop(link);
     let ended = process::wait_for(child.pid).map_err(Error::kernel("wait for a child"))?;
     released?;

@@ -38,7 +38,20 @@ pub struct Trees {
     dev_is_empty: bool,
 }
 
-/// As root, before the clone. With `userns` both trees get its id map.
+impl Trees {
+    /// Their descriptors, in the order that `received` takes them in.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [self.package.as_fd(), self.var.as_fd(), self.dev.as_fd()]
+    }
+
+    /// Trees that root made outside; `None` for another number of them.
+    pub fn received(descriptors: Vec<OwnedFd>) -> Option<Trees> {
+        let [package, var, dev] = descriptors.try_into().ok()?;
+        Some(Trees { package, var, dev, dev_is_empty: false })
+    }
+}
+
+/// As root, outside. With `userns` both trees get its id map.
 ///
 /// # Errors
 /// EINVAL or EPERM with `userns` where the file system cannot be id-mapped.

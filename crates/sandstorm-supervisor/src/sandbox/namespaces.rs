@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use super::{StepError, step};
 use crate::layers::{Layer, off};
 use crate::sys::process::{Child, Forked, SingleThread};
 use crate::sys::{fd, mount, net, process};
@@ -15,14 +16,14 @@ use crate::sys::{fd, mount, net, process};
 /// The uid and gid that every app sees as its own.
 pub const INSIDE_ID: u32 = 1000;
 
-/// Made with one clone; the time namespace comes later (`hide_boot_time`), because its offsets can
-/// only be set before a process is in it.
+/// Made with one clone. Two come later: time (`hide_boot_time`), because its offsets can only be set
+/// before a process is in it, and the network (`settle_network`), which takes as long as all the
+/// others together; the supervisor need not wait for it.
 pub fn flags() -> i32 {
     let unless = |layer, flag| if off(layer) { 0 } else { flag };
     libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
         | unless(Layer::PidNamespace, libc::CLONE_NEWPID)
-        | unless(Layer::NetNamespace, libc::CLONE_NEWNET)
         | unless(Layer::IpcNamespace, libc::CLONE_NEWIPC)
         | unless(Layer::UtsNamespace, libc::CLONE_NEWUTS)
         | libc::CLONE_NEWCGROUP
@@ -112,50 +113,55 @@ pub fn prefer_as_oom_victim() {
     let _ = write_proc("/proc/self/oom_score_adj", "500");
 }
 
-/// Inside, while the host's /proc is there: what one TCP socket of the grain may hold in the
-/// kernel. Left alone it grows to the host's limits, 32 MiB and more a connection on newer kernels:
-/// then a slow app's unread upload waits there instead of in the browser, and an upload that was
-/// given up half-way reaches its end only after all of that was read.
-pub fn limit_socket_buffers() {
-    // Smallest, first, largest, in bytes. Refused where a container mounts /proc/sys read-only.
-    let _ = write_proc("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 1048576");
-    let _ = write_proc("/proc/sys/net/ipv4/tcp_wmem", "4096 65536 1048576");
-}
-
 /// Inside, once the process has the grain's uid and full rights over its namespaces: process
 /// numbers stay below 65,536 (Linux 6.14 and later; elsewhere refused), since init goes through all
-/// of them when the disk limit is reached.
-pub fn narrow_pids() {
-    let _ = write_proc("/proc/sys/kernel/pid_max", "65536");
-}
-
-/// Largest number that a process can have, while the host's /proc is there.
-pub fn pid_max() -> i32 {
+/// of them when the disk limit is reached. Answers the largest number that a process can have.
+pub fn narrow_pids() -> i32 {
+    const ENOUGH: i32 = 65_536;
+    if write_proc("/proc/sys/kernel/pid_max", &ENOUGH.to_string()).is_ok() {
+        return ENOUGH;
+    }
     let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
     text.trim().parse().unwrap_or(4_194_304)
 }
 
-/// Inside, for a trial: what every grain's start does with mounts.
+/// Inside, for a trial: what every grain's start does with its network and with mounts.
 ///
 /// # Errors
 /// EPERM or EACCES where an LSM keeps capabilities out of user namespaces.
-pub fn try_a_mount() -> io::Result<()> {
+pub fn try_inside() -> io::Result<()> {
+    process::unshare_network()?;
     mount::make_all_private()?;
     mount::tmpfs(&[(c"size", c"4096")], mount::NOSUID | mount::NODEV).map(drop)
 }
 
-/// Inside: loopback up, host name set.
+/// Inside, first of all and while the host's /proc is there: the network namespace with its loopback
+/// up, and the host name.
 ///
 /// # Errors
-/// Only for loopback; some containers refuse to set a host name, which then stays the container's.
-pub fn settle_network() -> io::Result<()> {
+/// The step that failed; some containers refuse to set a host name, which then stays the
+/// container's.
+pub fn settle_network() -> Result<(), StepError> {
     if !off(Layer::UtsNamespace) {
         let _ = net::set_host_name("sandbox");
     }
     if off(Layer::NetNamespace) {
         return Ok(());
     }
-    net::loopback_up()
+    step("make the grain's network namespace", process::unshare_network())?;
+    step("bring loopback up", net::loopback_up())?;
+    limit_socket_buffers();
+    Ok(())
+}
+
+/// What one TCP socket of the grain may hold in the
+/// kernel. Left alone it grows to the host's limits, 32 MiB and more a connection on newer kernels:
+/// then a slow app's unread upload waits there instead of in the browser, and an upload that was
+/// given up half-way reaches its end only after all of that was read.
+fn limit_socket_buffers() {
+    // Smallest, first, largest, in bytes. Refused where a container mounts /proc/sys read-only.
+    let _ = write_proc("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 1048576");
+    let _ = write_proc("/proc/sys/net/ipv4/tcp_wmem", "4096 65536 1048576");
 }
 
 /// Descriptor numbers that survive: everything else from 3 on is closed.

@@ -49,6 +49,13 @@ pub enum Is {
     HighNotZero,
 }
 
+impl Is {
+    /// Whether the argument's low half is still at hand after this test.
+    pub const fn keeps(self) -> bool {
+        matches!(self, Is::Equal(_) | Is::NotEqual(_) | Is::AnyBit(_))
+    }
+}
+
 /// Calls with one verdict and one reason.
 #[derive(Debug)]
 pub struct Group {
@@ -88,7 +95,7 @@ impl Arch {
 }
 
 impl Call {
-    pub fn number(&self, arch: Arch) -> Option<u32> {
+    pub const fn number(&self, arch: Arch) -> Option<u32> {
         match arch {
             Arch::X86_64 => self.x86_64,
             Arch::Aarch64 => self.aarch64,

@@ -100,6 +100,13 @@ pub fn clone(
     }
 }
 
+/// Moves this process into a new network namespace.
+pub fn unshare_network() -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNET) }))?;
+    Ok(())
+}
+
 /// Moves this process's children-to-be into a new time namespace.
 pub fn unshare_time() -> io::Result<()> {
     const CLONE_NEWTIME: i32 = 0x80;

@@ -26,7 +26,8 @@ const PODMAN_EVERY: usize = 6;
 const RATE_TURN: Duration = Duration::from_millis(1500);
 const RATE_TURNS: usize = 2;
 
-/// `$BENCH_PART` chooses one part: starts, rates, memory or filter.
+/// `$BENCH_PART` chooses one part: starts, rates, memory or filter; `$BENCH_ROUNDS` how many rounds
+/// of starts are measured.
 pub fn run() -> Result<Vec<Row>> {
     let part = std::env::var("BENCH_PART").unwrap_or_default();
     let wanted = |name: &str| part.is_empty() || part == name;
@@ -93,7 +94,8 @@ fn starts(place: &Place) -> Result<Vec<Row>> {
     for mode in place.modes() {
         seats.push((Seat::new(place, mode, 0, 4)?, Vec::new()));
     }
-    for round in 0..ROUNDS {
+    let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|n| n.parse().ok());
+    for round in 0..rounds.unwrap_or(ROUNDS) {
         for (seat, took) in &mut seats {
             took.push(seat.first_instruction()?);
         }
