@@ -72,6 +72,11 @@ impl Client {
         Client { cookie, ..self.clone() }
     }
 
+    /// Another origin of the same server, without a cookie.
+    pub fn at(&self, origin: &str) -> Result<Client> {
+        Client::new(origin, self.port, None)
+    }
+
     /// A request builder with Host and Cookie set; `path` goes out byte for byte.
     pub fn build(&self, method: &str, path: &str) -> http::request::Builder {
         let mut builder = Request::builder()

@@ -41,13 +41,11 @@ pub fn cookie_filter(data: &[u8]) {
             headers.append(header::COOKIE, value);
         }
     }
-    let sorted = cookies::sort(&headers, &host);
+    let prefix = cookies::prefix(&host, i64::from(*how >> 6));
+    let sorted = cookies::sort(&headers, &host, &prefix);
     let mut sent = 0;
     for (name, value) in &sorted.app {
-        let in_the_jar = match host {
-            GrainHost::Label(_) => (*name).to_owned(),
-            GrainHost::Port(port) => format!("p{port}-{name}"),
-        };
+        let in_the_jar = format!("{prefix}{name}");
         assert!(!is_our_name(&in_the_jar), "ours went to the app: {in_the_jar:?}");
         assert!(!name.contains([';', '=']) && !value.contains(';'), "{name:?}={value:?}");
         sent += name.len() + value.len();
@@ -71,22 +69,20 @@ pub fn cookie_filter(data: &[u8]) {
             path,
             http_only: index % 2 == 0,
         };
-        if let Some(line) = cookies::line(&cookie, &host, marks) {
-            check_set_cookie(&line, &host);
+        if let Some(line) = cookies::line(&cookie, &prefix, marks) {
+            check_set_cookie(&line, &prefix);
         }
     }
 }
 
 /// A `Set-Cookie` line of an app: the name is not ours, the attributes are those that we write.
-fn check_set_cookie(line: &HeaderValue, host: &GrainHost) {
+fn check_set_cookie(line: &HeaderValue, prefix: &str) {
     let line = std::str::from_utf8(line.as_bytes()).expect("made of text");
     let mut parts = line.split(';').map(str::trim);
     let pair = parts.next().expect("split gives one");
     let (name, _) = pair.split_once('=').expect("name=value");
     assert!(!name.is_empty() && !is_our_name(name), "{line:?}");
-    if let GrainHost::Port(port) = host {
-        assert!(name.starts_with(&format!("p{port}-")), "another port's cookie: {line:?}");
-    }
+    assert!(name.starts_with(prefix), "another port's cookie: {line:?}");
     for part in parts {
         let attribute = part.split('=').next().expect("split gives one");
         let ours = ["Path", "Expires", "Max-Age", "HttpOnly", "Secure", "SameSite", "Partitioned"];
@@ -110,7 +106,7 @@ pub fn request_filter(data: &[u8]) {
     let Ok(request) = request.body(()) else { return };
     let (parts, ()) = request.into_parts();
     let host = GrainHost::Label("ui-0123456789abcdef".into());
-    let cookies = cookies::sort(&parts.headers, &host);
+    let cookies = cookies::sort(&parts.headers, &host, "");
     if let Ok(path) = destination(&parts.headers, "https://ui-0123456789abcdef.example.org") {
         let whole = parts.headers.get("destination").expect("there was one").as_bytes();
         assert!(whole.ends_with(path.as_bytes()));
@@ -148,21 +144,22 @@ pub fn response_filter(data: &[u8]) {
     let Ok(reader) = message.get_root::<response::Reader<'_>>() else { return };
     let (head, all) = (how & 16 != 0, how & 32 != 0);
     let facts = RequestFacts { range: all, if_modified_since: all, ..RequestFacts::GET };
-    let Ok(converted) = convert(reader, &Asked { facts, head, host: &host, marks }) else {
+    let cookie_prefix = &*cookies::prefix(&host, i64::from(*how >> 6));
+    let Ok(converted) = convert(reader, &Asked { facts, head, cookie_prefix, marks }) else {
         return;
     };
     let status = converted.answer.status().as_u16();
     assert!((200..=599).contains(&status) && status != 407 && status != 421, "{status}");
     assert!(all || !matches!(status, 206 | 304 | 416), "{status}, which nobody asked for");
     for (name, value) in converted.answer.headers() {
-        check_response_header(name, value, head, &host);
+        check_response_header(name, value, head, cookie_prefix);
     }
 }
 
-fn check_response_header(name: &HeaderName, value: &HeaderValue, head: bool, host: &GrainHost) {
+fn check_response_header(name: &HeaderName, value: &HeaderValue, head: bool, prefix: &str) {
     assert!(header_value_valid(value.as_bytes()), "{name}: {value:?}");
     if *name == header::SET_COOKIE {
-        return check_set_cookie(value, host);
+        return check_set_cookie(value, prefix);
     }
     // What has a field of its own in the interface, and what the table lists.
     let field = [

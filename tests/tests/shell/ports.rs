@@ -1,6 +1,7 @@
 //! Port mode: 2014's scheme, for people without wildcard DNS.
 
 use anyhow::{Context, Result, ensure};
+use sandstorm_tests::Client;
 use sandstorm_tests::server::free_port;
 
 use crate::support::{Probe, seen};
@@ -64,4 +65,93 @@ async fn every_grain_has_a_port_of_its_own() -> Result<()> {
     let again = probe.server.session(&probe.grain)?;
     ensure!(again.origin == probe.client.origin);
     Ok(())
+}
+
+/// Behind TLS a port whose grain is destroyed goes to another one: what the first app left in a
+/// browser reaches neither the second app nor its page.
+#[tokio::test]
+async fn a_port_that_was_anothers_starts_empty() -> Result<()> {
+    let (first, _) = range(1)?;
+    let ports = format!("{first}-{first}");
+    let root = "https://box.sandstorm.localhost";
+    let settings = [("GRAIN_MODE", "port"), ("GRAIN_PORTS", &*ports), ("ROOT_URL", root)];
+    let Some(probe) = Probe::with(&settings)? else { return Ok(()) };
+    let (server, one) = (&probe.server, &probe.grain);
+    let origin = format!("https://box-{first}.sandstorm.localhost");
+    ensure!(probe.client.origin == origin, "{}", probe.client.origin);
+    let says = "HTTP/1.1 200 OK\\r\\nSet-Cookie: s=1\\r\\nContent-Length: 0\\r\\n\\r\\n";
+    let set = probe.says(says).await?.header("set-cookie").to_owned();
+    ensure!(set.starts_with(&format!("p{first}-s=1")), "first: {set:?}");
+    let mut jar = vec![format!("p{first}-s=1"), "script=1".to_owned()];
+    // The first grain's page may try to look as if it had been forgotten already.
+    jar.push(format!("sandstorm-port-{first}=1"));
+
+    // A browser of the owner's, which opens the first grain: nothing is to be forgotten yet.
+    let shell = Client::new(root, server.port(), None)?;
+    let link = server.json(&["grain", "open", one])?;
+    let shell = shell.sign_in(link["url"].as_str().context("a link")?).await?;
+    let (_, _, forgot) = enter(&shell, one, &jar).await?;
+    ensure!(forgot.is_empty(), "one: {forgot}");
+
+    let two = server.create(&probe.app.app_id)?;
+    server.json(&["grain", "delete", one, "--now"])?;
+    let (frame, set, forgot) = enter(&shell, &two, &jar).await?;
+    ensure!(frame.origin == origin, "{}", frame.origin);
+    ensure!(forgot == "\"cache\", \"storage\"", "{forgot:?}");
+    for gone in [format!("p{first}-s=; Path=/; Max-Age=0"), "script=; Path=/; Max-Age=0".into()] {
+        ensure!(set.contains(&gone), "{gone} is not in {set:?}");
+    }
+    let marked = set.iter().find(|line| line.starts_with("sandstorm-port-")).context("a mark")?;
+    ensure!(marked.contains("HttpOnly") && marked.contains("Secure"), "{marked}");
+    let marked = marked.split(';').next().unwrap_or_default().to_owned();
+
+    // A cookie that was left in spite of that reaches nobody, and the second app has its own.
+    let own = frame.cookie.clone().unwrap_or_default();
+    let all = format!("{own}; p{first}-s=1; p{first}.1-t=2; {marked}");
+    let echo = frame.with_cookie(Some(all)).get("/echo").await?;
+    let echo: serde_json::Value = serde_json::from_slice(&echo.body)?;
+    ensure!(seen(&echo, "cookie") == Some("t=2"), "{echo}");
+    let set = frame.get(&probe.script(&format!("w {says}"))).await?.header("set-cookie").to_owned();
+    ensure!(set.starts_with(&format!("p{first}.1-s=1")), "first.1: {set:?}");
+
+    // Once a browser: this one has forgotten, another one has not.
+    jar.push(marked);
+    ensure!(enter(&shell, &two, &jar).await?.2.is_empty(), "told twice");
+    jar.pop();
+    let (_, _, forgot) = enter(&shell, &two, &jar).await?;
+    ensure!(forgot.contains("storage"), "another browser was not told");
+
+    // And once a grain.
+    let three = server.create(&probe.app.app_id)?;
+    server.json(&["grain", "delete", &two, "--now"])?;
+    let (frame, _, forgot) = enter(&shell, &three, &jar).await?;
+    ensure!(
+        frame.origin == origin && forgot.contains("storage"),
+        "third: {} {forgot:?}",
+        frame.origin
+    );
+    let set = frame.get(&probe.script(&format!("w {says}"))).await?.header("set-cookie").to_owned();
+    ensure!(set.starts_with(&format!("p{first}.2-s=1")), "first.2: {set:?}");
+    Ok(())
+}
+
+/// Opens a grain as a browser whose jar for the grain's host holds `jar`: the frame's client, the
+/// cookies that were set, and what was to be forgotten.
+async fn enter(
+    shell: &Client,
+    grain: &str,
+    jar: &[String],
+) -> Result<(Client, Vec<String>, String)> {
+    let text = shell.get(&format!("/grain/{grain}")).await?.text();
+    let at = text.find("/_sandstorm-init?").context("the page has no frame")?;
+    let begin = text[..at].rfind('"').context("a quote")? + 1;
+    let end = at + text[at..].find('"').context("a quote")?;
+    let frame = shell.at(&text[begin..at])?.with_cookie(Some(jar.join("; ")));
+    let answer = frame.get(&text[at..end].replace("&amp;", "&")).await?;
+    ensure!(answer.status == 303, "{answer:?}");
+    let set = answer.all("set-cookie");
+    let sid = set.iter().find(|line| line.starts_with("sandstorm-sid")).context("a cookie")?;
+    let sid = sid.split(';').next().unwrap_or_default().to_owned();
+    let forgot = answer.header("clear-site-data").to_owned();
+    Ok((frame.with_cookie(Some(sid)), set, forgot))
 }

@@ -24,23 +24,35 @@ pub struct Sorted<'a> {
     pub excess: Vec<&'a str>,
 }
 
-/// The prefix that the app's cookies have in port mode, where all ports of a host share a jar.
-fn prefix(host: &GrainHost) -> Option<String> {
+/// The prefix that the app's cookies have in port mode, where all ports of a host share a jar, and
+/// a port may have had another grain before (`generation` of them). Empty in wildcard mode.
+pub fn prefix(host: &GrainHost, generation: i64) -> String {
+    match (host, generation) {
+        (GrainHost::Label(_), _) => String::new(),
+        (GrainHost::Port(port), 0) => format!("p{port}-"),
+        (GrainHost::Port(port), generation) => format!("p{port}.{generation}-"),
+    }
+}
+
+/// The cookie by which a browser is known that has forgotten what an earlier grain of this port
+/// left in it.
+fn mark_name(host: &GrainHost) -> String {
     match host {
-        GrainHost::Label(_) => None,
-        GrainHost::Port(port) => Some(format!("p{port}-")),
+        GrainHost::Label(_) => "sandstorm-port".to_owned(),
+        GrainHost::Port(port) => format!("sandstorm-port-{port}"),
     }
 }
 
 fn is_ours(name: &str) -> bool {
     name.starts_with("sandstorm-sid")
+        || name.starts_with("sandstorm-port")
         || name.eq_ignore_ascii_case("sandstorm-shell")
         || name.to_ascii_lowercase().starts_with("__host-http-sandstorm")
 }
 
-pub fn sort<'a>(headers: &'a HeaderMap, host: &GrainHost) -> Sorted<'a> {
+/// `prefix`: that of the app's cookies.
+pub fn sort<'a>(headers: &'a HeaderMap, host: &GrainHost, prefix: &str) -> Sorted<'a> {
     let own_sid = super::session::cookie_name(host);
-    let prefix = prefix(host);
     let mut out = Sorted::default();
     let mut bytes = 0;
     for line in headers.get_all(header::COOKIE) {
@@ -57,13 +69,7 @@ pub fn sort<'a>(headers: &'a HeaderMap, host: &GrainHost) -> Sorted<'a> {
             if is_ours(name) || piece.is_empty() {
                 continue;
             }
-            let app_name = match &prefix {
-                None => name,
-                Some(prefix) => match name.strip_prefix(&**prefix) {
-                    Some(name) => name,
-                    None => continue,
-                },
-            };
+            let Some(app_name) = name.strip_prefix(prefix) else { continue };
             if piece.len() > ONE || bytes + piece.len() + 2 > ALL {
                 if out.excess.len() < 50 && !name.is_empty() {
                     out.excess.push(name);
@@ -98,6 +104,38 @@ pub fn expire(excess: &[&str], host_name: &str, headers: &mut HeaderMap) {
     }
 }
 
+/// Leads a browser into a port that other grains had before: unless it shows `mark`, it is told to
+/// forget what they stored, and marked. The cookies of theirs that it shows are expired one by one:
+/// "cookies" in `Clear-Site-Data` would take those of the whole site.
+pub fn forget_others(
+    request: &HeaderMap,
+    host: &GrainHost,
+    mark: &str,
+    marks: Marks,
+    answer: &mut HeaderMap,
+) {
+    let name = mark_name(host);
+    let shown = || {
+        let lines = request.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+        lines.flat_map(|line| line.split(';')).filter_map(|piece| piece.trim().split_once('='))
+    };
+    if shown().any(|(shown, value)| shown == name && value == mark) {
+        return;
+    }
+    answer.insert("clear-site-data", HeaderValue::from_static("\"cache\", \"storage\""));
+    for (name, _) in shown().filter(|(name, _)| !is_ours(name)).take(50) {
+        if let Ok(line) = HeaderValue::from_str(&format!("{name}=; Path=/; Max-Age=0")) {
+            answer.append(header::SET_COOKIE, line);
+        }
+    }
+    // As long as browsers keep any.
+    let secure = if marks.trustworthy { "; Secure" } else { "" };
+    let line = format!("{name}={mark}; Path=/; Max-Age=34560000; HttpOnly; SameSite=Lax{secure}");
+    if let Ok(line) = HeaderValue::from_str(&line) {
+        answer.append(header::SET_COOKIE, line);
+    }
+}
+
 /// How cookies are to be marked so that they come back.
 #[derive(Clone, Copy, Debug)]
 pub struct Marks {
@@ -122,13 +160,13 @@ pub struct AppCookie<'a> {
 }
 
 /// The `Set-Cookie` line, or `None` for a cookie that may not be set.
-pub fn line(cookie: &AppCookie<'_>, host: &GrainHost, marks: Marks) -> Option<HeaderValue> {
+pub fn line(cookie: &AppCookie<'_>, prefix: &str, marks: Marks) -> Option<HeaderValue> {
     let name_ok = cookie.name.bytes().all(|b| b > b' ' && b < 0x7f && !b"=;,\"".contains(&b));
     let value_ok = cookie.value.bytes().all(|b| b >= b' ' && b != 0x7f && b != b';');
     if cookie.name.is_empty() || !name_ok || !value_ok || is_ours(cookie.name) {
         return None;
     }
-    let mut text = format!("{}{}={}", prefix(host).unwrap_or_default(), cookie.name, cookie.value);
+    let mut text = format!("{prefix}{}={}", cookie.name, cookie.value);
     if cookie.path.starts_with('/')
         && cookie.path.bytes().all(|b| b > b' ' && b != b';' && b < 0x7f)
     {
@@ -188,7 +226,7 @@ mod tests {
             "a=1; sandstorm-sid=x; b=2=3; sandstorm-sid=y; __Host-Http-sandstorm=z; \
              sandstorm-shell=q; sandstorm-sid-7001=p; ; flag",
         );
-        let sorted = sort(&headers, &GrainHost::Label("ui-1".into()));
+        let sorted = sort(&headers, &GrainHost::Label("ui-1".into()), "");
         assert_eq!(sorted.sids, ["x", "y"]);
         assert_eq!(sorted.app, [("a", "1"), ("b", "2=3"), ("", "flag")]);
     }
@@ -196,11 +234,35 @@ mod tests {
     #[test]
     fn ports_do_not_share_cookies() {
         let headers = cookies("p7001-a=1; p7002-a=2; a=3; sandstorm-sid-7001=s; sandstorm-sid=t");
-        let sorted = sort(&headers, &GrainHost::Port(7001));
+        let host = GrainHost::Port(7001);
+        let sorted = sort(&headers, &host, &prefix(&host, 0));
         assert_eq!(sorted.sids, ["s"]);
         assert_eq!(sorted.app, [("a", "1")]);
         let cookie = AppCookie { name: "a", value: "1", ..Default::default() };
-        assert_eq!(line(&cookie, &GrainHost::Port(7001), PLAIN).unwrap(), "p7001-a=1");
+        assert_eq!(line(&cookie, &prefix(&host, 0), PLAIN).unwrap(), "p7001-a=1");
+    }
+
+    #[test]
+    fn a_port_forgets_the_grain_that_had_it_before() {
+        let host = GrainHost::Port(7001);
+        let both = cookies("p7001-a=old; p7001.1-a=new; p7001.2-a=newer; sandstorm-port-7001=m");
+        for (generation, value) in [(0, "old"), (1, "new"), (2, "newer")] {
+            let sorted = sort(&both, &host, &prefix(&host, generation));
+            assert_eq!(sorted.app, [("a", value)]);
+        }
+        let told = |request: &HeaderMap| {
+            let mut answer = HeaderMap::new();
+            forget_others(request, &host, "m", PLAIN, &mut answer);
+            answer
+        };
+        assert!(told(&both).is_empty(), "once a browser");
+        let answer =
+            told(&cookies("p7001-a=old; b=2; sandstorm-sid-7001=s; sandstorm-port-7001=l"));
+        assert_eq!(answer["clear-site-data"], "\"cache\", \"storage\"");
+        let set: Vec<_> = answer.get_all(header::SET_COOKIE).iter().collect();
+        assert_eq!(set.len(), 3, "{set:?}");
+        assert_eq!(set[0], "p7001-a=; Path=/; Max-Age=0");
+        assert!(set[2].to_str().unwrap().starts_with("sandstorm-port-7001=m; Path=/; Max-Age="));
     }
 
     #[test]
@@ -210,7 +272,7 @@ mod tests {
             text += &format!("; c{i}={}", "y".repeat(1000));
         }
         let headers = cookies(&text);
-        let sorted = sort(&headers, &GrainHost::Label("ui-1".into()));
+        let sorted = sort(&headers, &GrainHost::Label("ui-1".into()), "");
         assert_eq!(sorted.app[0], ("keep", "1"));
         let sent: usize = sorted.app.iter().map(|(n, v)| n.len() + v.len() + 3).sum();
         assert!(sent <= ALL, "{sent}");
@@ -225,9 +287,8 @@ mod tests {
 
     #[test]
     fn an_app_cannot_set_ours_nor_break_the_line() {
-        let host = GrainHost::Label("ui-1".into());
         let set = |name, value, path| {
-            line(&AppCookie { name, value, path, ..Default::default() }, &host, PLAIN)
+            line(&AppCookie { name, value, path, ..Default::default() }, "", PLAIN)
         };
         assert_eq!(set("a", "b c,d", "/x").unwrap(), "a=b c,d; Path=/x");
         for name in
@@ -240,7 +301,7 @@ mod tests {
         assert_eq!(set("a", "b", "/; Domain=localhost").unwrap(), "a=b");
         assert_eq!(set("__Host-a", "b", "/").unwrap(), "__Host-a=b; Path=/; Secure");
         let cookie = AppCookie { name: "t", expires: Some(0), ..Default::default() };
-        let expired = line(&cookie, &host, PLAIN).unwrap();
+        let expired = line(&cookie, "", PLAIN).unwrap();
         assert_eq!(expired, "t=; Expires=Thu, 01 Jan 1970 00:00:00 GMT");
     }
 }

@@ -36,7 +36,7 @@ pub async fn admit<B>(
     if request.uri().path() == "/_sandstorm-init" {
         return Err(Box::new(hand_over(shared, request, host)));
     }
-    let sorted = cookies::sort(headers, host);
+    let sorted = cookies::sort(headers, host, "");
     let session = match shared.session_by_cookie(host, &sorted.sids).await {
         Ok(Some(session)) => session,
         Ok(None) => return refuse(no_session(shared, headers, sorted.sids.is_empty())),
@@ -108,8 +108,8 @@ fn hand_over<B>(shared: &Shared, request: &Request<B>, host: &GrainHost) -> Resp
     let headers = answer.headers_mut();
     let marks = marks(shared);
     headers.append(header::SET_COOKIE, cookies::sid_line(host, &ticket.sid, marks));
-    if ticket.wipe {
-        headers.insert("clear-site-data", HeaderValue::from_static("\"storage\""));
+    if let Some(mark) = &ticket.mark {
+        cookies::forget_others(request.headers(), host, mark, marks, headers);
     }
     finish(answer)
 }

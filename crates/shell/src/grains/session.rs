@@ -15,7 +15,7 @@ use sha2::Sha256;
 use tokio_util::sync::CancellationToken;
 
 use super::shared::{Entry, Shared};
-use super::{Frame, LoginKey, Permissions, ScriptSession, policy};
+use super::{Frame, LoginKey, Permissions, ScriptSession, cookies, policy};
 use crate::config::{Config, GrainHosts};
 use crate::edge::{GrainHost, route::port_name};
 use crate::error::{Error, Result};
@@ -44,6 +44,8 @@ pub struct GrainSession {
     pub login: Option<LoginId>,
     pub display_name: String,
     pub handle: String,
+    /// What the names of the app's cookies begin with in the browser.
+    pub cookie_prefix: String,
     /// What the app may know this person by.
     pub identity: [u8; 32],
     pub permissions: Permissions,
@@ -73,8 +75,8 @@ pub struct Ticket {
     pub host: GrainHost,
     /// Value for the cookie.
     pub sid: String,
-    /// The port was another grain's: its storage is wiped first.
-    pub wipe: bool,
+    /// The port was another grain's: browsers without this mark forget what that left there.
+    pub mark: Option<String>,
     until: Instant,
 }
 
@@ -93,7 +95,7 @@ impl Sessions {
         (ticket.until > Instant::now() && ticket.host == *host).then_some(ticket)
     }
 
-    fn add_ticket(&self, host: GrainHost, sid: String, wipe: bool) -> String {
+    fn add_ticket(&self, host: GrainHost, sid: String, mark: Option<String>) -> String {
         let secret = hex::encode(random::<32>());
         let now = Instant::now();
         let mut tables = self.tables();
@@ -106,7 +108,7 @@ impl Sessions {
                 tables.tickets.remove(&oldest);
             }
         }
-        let ticket = Ticket { host, sid, wipe, until: now + TICKET_TIME };
+        let ticket = Ticket { host, sid, mark, until: now + TICKET_TIME };
         tables.tickets.insert(hash_secret(secret.as_bytes()), ticket);
         secret
     }
@@ -195,16 +197,16 @@ impl Shared {
             )
         })?;
         let sid = hex::encode(derive(&key.secret, "sid", grain));
-        let (host, wipe) = match &self.config.grain_hosts {
+        let (host, mark) = match &self.config.grain_hosts {
             GrainHosts::Wildcard(_) => {
                 let label = hex::encode(&derive(&key.secret, "host", grain)[..16]);
-                (GrainHost::Label(format!("ui-{label}")), false)
+                (GrainHost::Label(format!("ui-{label}")), None)
             }
             GrainHosts::Port { .. } => self.port_host(grain, account).await?,
         };
         let session =
             self.save(&row, host, &sid, account, Some(key.login), permissions, None).await?;
-        let ticket = self.sessions.add_ticket(session.host.clone(), sid, wipe);
+        let ticket = self.sessions.add_ticket(session.host.clone(), sid, mark);
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         let path = percent_encoding::utf8_percent_encode(&path, QUERY_VALUE);
         Ok(Frame {
@@ -271,9 +273,13 @@ impl Shared {
         }
     }
 
-    async fn port_host(&self, grain: &GrainId, account: AccountId) -> Result<(GrainHost, bool)> {
+    async fn port_host(
+        &self,
+        grain: &GrainId,
+        account: AccountId,
+    ) -> Result<(GrainHost, Option<String>)> {
         let port = super::ports::grant(self, grain, account).await?;
-        Ok((GrainHost::Port(port.port), port.was_used))
+        Ok((GrainHost::Port(port.port), port.mark))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -323,6 +329,10 @@ impl Shared {
                 serde_json::from_str(names).map_err(|e| Error::Internal(e.to_string()))?,
             ),
         };
+        let generation = match host {
+            GrainHost::Label(_) => 0,
+            GrainHost::Port(port) => self.store.port_generation(port).await?,
+        };
         let origin = origin(&self.config, &host);
         let mut tab_id = [0; 16];
         tab_id.copy_from_slice(&hash_secret(&[b"tab:", &sid_hash[..]].concat())[..16]);
@@ -331,6 +341,7 @@ impl Shared {
             entry: self.entry(grain),
             policy: policy::content_security(&self.config, &origin),
             origin,
+            cookie_prefix: cookies::prefix(&host, generation),
             host,
             login: row.login_session,
             display_name: account.display_name,

@@ -1,6 +1,6 @@
 //! Port mode: which port belongs to which (grain, account).
 
-use super::{AccountId, Result, Store, now_ms};
+use super::{AccountId, Result, Store, now_ms, random};
 
 impl Store {
     /// The port of this (grain, account): the one it has, else the lowest of the range that
@@ -17,25 +17,30 @@ impl Store {
         reuse: bool,
     ) -> Result<Option<PortGrant>> {
         let mut tx = self.write.begin().await?;
-        let known: Option<i64> = sqlx::query_scalar(
-            "SELECT port FROM ports WHERE grain = $1 AND account = $2
-             AND port >= $3 AND port <= $4",
+        let known: Option<(i64, i64, String)> = sqlx::query_as(
+            "SELECT port, generation, mark FROM ports WHERE grain = $1 AND account = $2
+             AND port >= $3 AND port <= $4 AND (generation = 0 OR $5)",
         )
         .bind(grain)
         .bind(account)
         .bind(i64::from(first))
         .bind(i64::from(last))
+        .bind(reuse)
         .fetch_optional(&mut *tx)
         .await?;
-        if let Some(port) = known {
-            return Ok(Some(PortGrant { port: port as u16, was_used: false }));
+        if let Some((port, generation, mark)) = known {
+            let mark = (generation > 0).then_some(mark);
+            return Ok(Some(PortGrant { port: port as u16, mark }));
         }
-        // A range that was moved leaves old rows behind; this pair's would block the new one.
-        sqlx::query("DELETE FROM ports WHERE grain = $1 AND account = $2")
-            .bind(grain)
-            .bind(account)
-            .execute(&mut *tx)
-            .await?;
+        // A range that was moved leaves this pair a port that it cannot have any more. The row
+        // stays, since what browsers stored for the port does.
+        sqlx::query(
+            "UPDATE ports SET grain = '', account = -port WHERE grain = $1 AND account = $2",
+        )
+        .bind(grain)
+        .bind(account)
+        .execute(&mut *tx)
+        .await?;
         let taken: Vec<i64> = sqlx::query_scalar(
             "SELECT port FROM ports WHERE port >= $1 AND port <= $2 ORDER BY port",
         )
@@ -47,7 +52,7 @@ impl Store {
         let free =
             (i64::from(first)..=i64::from(last)).find(|port| taken.next_if_eq(port).is_none());
         let grant = match free {
-            Some(port) => PortGrant { port: port as u16, was_used: false },
+            Some(port) => PortGrant { port: port as u16, mark: None },
             None if reuse => {
                 let oldest: Option<i64> = sqlx::query_scalar(
                     "SELECT port FROM ports WHERE port >= $1 AND port <= $2
@@ -57,26 +62,36 @@ impl Store {
                 .bind(i64::from(last))
                 .fetch_optional(&mut *tx)
                 .await?;
-                match oldest {
-                    Some(port) => PortGrant { port: port as u16, was_used: true },
-                    None => return Ok(None),
-                }
+                let Some(port) = oldest else { return Ok(None) };
+                // No script of the earlier grain can guess it, and so escape being forgotten.
+                let mark = hex::encode(random::<16>());
+                PortGrant { port: port as u16, mark: Some(mark) }
             }
             None => return Ok(None),
         };
         sqlx::query(
-            "INSERT INTO ports (port, grain, account, created) VALUES ($1, $2, $3, $4)
+            "INSERT INTO ports (port, grain, account, created, mark) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (port) DO UPDATE SET grain = excluded.grain, account = excluded.account,
-               created = excluded.created",
+               created = excluded.created, mark = excluded.mark, generation = generation + 1",
         )
         .bind(i64::from(grant.port))
         .bind(grain)
         .bind(account)
         .bind(now_ms())
+        .bind(grant.mark.as_deref().unwrap_or_default())
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
         Ok(Some(grant))
+    }
+
+    /// How many grains had this port before the one that has it now.
+    pub async fn port_generation(&self, port: u16) -> Result<i64> {
+        let row = sqlx::query_scalar("SELECT generation FROM ports WHERE port = $1")
+            .bind(i64::from(port))
+            .fetch_optional(&self.read)
+            .await?;
+        Ok(row.unwrap_or(0))
     }
 
     /// Every port in use, to listen on at start.
@@ -93,10 +108,11 @@ impl Store {
 }
 
 /// A port for a (grain, account).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortGrant {
     /// Its number.
     pub port: u16,
-    /// It was another grain's before: what browsers stored for it must be wiped first.
-    pub was_used: bool,
+    /// It was another grain's before: a browser that does not show this mark must be told first to
+    /// forget what it stored for that.
+    pub mark: Option<String>,
 }

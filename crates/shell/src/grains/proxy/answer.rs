@@ -9,7 +9,6 @@ use sandstorm_schema::limits::{HEADER_BYTES, HEADER_COUNT, SET_COOKIE_COUNT};
 use sandstorm_schema::util_capnp::handle;
 use sandstorm_schema::web_session_capnp::web_session::{cookie, e_tag, response};
 
-use crate::edge::GrainHost;
 use crate::error::{Error, Result};
 use crate::grains::cookies::{self, AppCookie, Marks};
 
@@ -17,7 +16,7 @@ use crate::grains::cookies::{self, AppCookie, Marks};
 pub struct Asked<'a> {
     pub facts: RequestFacts,
     pub head: bool,
-    pub host: &'a GrainHost,
+    pub cookie_prefix: &'a str,
     pub marks: Marks,
 }
 
@@ -196,7 +195,7 @@ fn set_cookies(
         };
         let http_only = item.get_http_only();
         let cookie = AppCookie { name, value, expires, max_age, path, http_only };
-        if let Some(line) = cookies::line(&cookie, asked.host, asked.marks) {
+        if let Some(line) = cookies::line(&cookie, asked.cookie_prefix, asked.marks) {
             headers.append(header::SET_COOKIE, line);
         }
     }
@@ -265,9 +264,8 @@ mod tests {
     fn ask(fill: impl FnOnce(response::Builder<'_>), head: bool) -> Result<Converted> {
         let mut message = capnp::message::Builder::new_default();
         fill(message.init_root());
-        let host = GrainHost::Label("ui-1".into());
         let marks = Marks { https: false, cross_site: false, trustworthy: true };
-        let asked = Asked { facts: RequestFacts::GET, head, host: &host, marks };
+        let asked = Asked { facts: RequestFacts::GET, head, cookie_prefix: "", marks };
         convert(message.get_root_as_reader().unwrap(), &asked)
     }
 

@@ -65,7 +65,7 @@ pub async fn serve(
     let upgrade = is_upgrade(&parts.headers)
         .then(|| parts.extensions.remove::<hyper::upgrade::OnUpgrade>())
         .flatten();
-    let sorted = cookies::sort(&parts.headers, &session.host);
+    let sorted = cookies::sort(&parts.headers, &session.host, &session.cookie_prefix);
     let Sorted { app, excess, .. } = sorted;
     let revoked = session.revoked.clone();
     let work = answer(&local, &session, &parts, app, body, upgrade, live);
@@ -137,7 +137,7 @@ async fn exchange(
         let asked = Asked {
             facts: ask.head.facts,
             head: ask.parts.method == Method::HEAD,
-            host: &ask.session.host,
+            cookie_prefix: &ask.session.cookie_prefix,
             marks: marks(&ask.local.shared),
         };
         let result = match open_session(ask, &conn).await {
