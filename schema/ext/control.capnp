@@ -60,8 +60,9 @@ interface Control @0xad128e32e9be397e {
   # Writes the last `backlog` bytes of the app's output to `stream`. Without `follow` it then calls
   # `done`; with it, new output follows until the handle is dropped.
 
-  grainDelete @11 (grainId :Text, now :Bool);
-  # To the trash; with `now` it is destroyed and cannot come back.
+  grainDelete @11 (grainId :Text, now :Bool) -> (already :Bool);
+  # To the trash; with `now` it is destroyed and cannot come back. `already`: it was in the trash, and
+  # nothing has changed.
 
   check @12 () -> (problems :List(Problem));
   # The server's own health check; an empty list is good news.
@@ -134,6 +135,10 @@ struct InstalledApp @0xdb9f8121308a8b50 {
   appId @1 :Text;
   title @2 :Text;
   version @3 :Text;
+
+  newer @4 :Text;
+  # The newest version that is installed, when that is not this one; else empty. New grains are of
+  # the version that was installed last.
 }
 
 struct AppInfo @0xcf56ef7c6f6b45cb {
@@ -142,7 +147,7 @@ struct AppInfo @0xcf56ef7c6f6b45cb {
   title @2 :Text;
 
   version @3 :Text;
-  # As people know it ("1.4.2").
+  # As people know it ("1.4.2"); the number where the author gives no words.
 
   appVersion @4 :UInt32;
   # The number that orders packages of one app.

@@ -120,6 +120,7 @@ async fn a_start_that_cannot_work_says_so() -> Result<()> {
         (&[("WILDCARD_HOST", "*.example.org")], "cookies"),
         (&[("GRAIN_MODE", "x")], "GRAIN_MODE"),
         (&[("GRAIN_IDLE_SECONDS", "1")], "GRAIN_IDLE_SECONDS"),
+        (&[("GRAIN_PORTS", "junk"), ("WILDCARD_HOST", "*.sandstorm.localhost")], "GRAIN_PORTS"),
     ] {
         let mut command = server.command(&["serve"]);
         if !settings.is_empty() {
@@ -158,5 +159,105 @@ fn check_tries_what_a_start_needs() -> Result<()> {
     ensure!(!named(&with), "{with}");
     let without = check("echo 0 > /proc/sys/user/max_user_namespaces;")?;
     ensure!(named(&without) && without["ok"] == false, "{without}");
+    Ok(())
+}
+
+/// A package of one version of an app, in 2014's form; `name` is the author's name of the version.
+fn package(server: &Server, number: u32, name: &str) -> Result<String> {
+    let dir = server.installation.directory(&format!("version-{number}"))?;
+    let manifest = dir.join("sandstorm-manifest");
+    let marketing = match name {
+        "" => String::new(),
+        name => format!("appMarketingVersion = (defaultText = \"{name}\"),"),
+    };
+    let text = format!(
+        "@0xf1ddb6d3b831f794; using P = import \"/sandstorm/package.capnp\";
+         const command :P.Manifest.Command = (argv = [\"/none\"]);
+         const manifest :P.Manifest = (appTitle = (defaultText = \"Versioned\"),
+           appVersion = {number}, {marketing}
+           actions = [(nounPhrase = (defaultText = \"thing\"), command = .command)],
+           continueCommand = .command);"
+    );
+    let source = server.installation.write(&format!("manifest-{number}.capnp"), text.as_bytes())?;
+    let evaluated = std::process::Command::new("capnp")
+        .args(["eval", "-b", "--no-standard-import", "-I"])
+        .arg(server.installation.dir().join("usr/include"))
+        .arg(source)
+        .arg("manifest")
+        .output()
+        .context("cannot start capnp")?;
+    ensure!(evaluated.status.success(), "{}", said(&evaluated));
+    std::fs::write(&manifest, evaluated.stdout)?;
+    let key = server.installation.dir().join("versions.key");
+    let spk = |words: &[&std::ffi::OsStr]| -> Result<()> {
+        let done = std::process::Command::new(server.installation.program("spk"))
+            .args(words)
+            .output()
+            .context("cannot start spk")?;
+        ensure!(done.status.success(), "{}", said(&done));
+        Ok(())
+    };
+    if !key.exists() {
+        spk(&["keygen".as_ref(), key.as_os_str()])?;
+    }
+    let out = server.installation.dir().join(format!("version-{number}.spk"));
+    spk(&["pack".as_ref(), dir.as_os_str(), key.as_os_str(), out.as_os_str()])?;
+    std::fs::set_permissions(&out, std::fs::Permissions::from_mode(0o644))?;
+    Ok(out.display().to_string())
+}
+
+/// What changes nothing leaves no trace in the audit log, and what may surprise is said.
+#[tokio::test]
+async fn twice_is_once_and_an_older_version_is_told() -> Result<()> {
+    let Some(server) = Server::start(Mode::Setuid)? else { return Ok(()) };
+    let (old, new) = (package(&server, 3, "")?, package(&server, 4, "four")?);
+    let text = |words: &[&str]| -> Result<String> {
+        let done = server.try_command(words)?;
+        ensure!(done.status.success(), "{words:?}: {}", said(&done));
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    };
+    let shell = server.client()?;
+    let link = server.json(&["admin-link"])?["url"].as_str().context("a link")?.to_owned();
+    let path = link.strip_prefix(&shell.origin).context("a link of this server")?;
+
+    // Looking at a link does not use it up, and a used one looks used.
+    let looks = async |headers: &[(&str, &str)], method: &str| -> Result<u16> {
+        Ok(shell.request(method, path, headers, "").await?.status)
+    };
+    ensure!(looks(&[], "HEAD").await? == 303);
+    ensure!(looks(&[("sec-purpose", "prefetch")], "GET").await? == 503);
+    let admin = shell.sign_in(&link).await?;
+    ensure!(looks(&[], "HEAD").await? == 410);
+    ensure!(looks(&[], "GET").await? == 410);
+    let audited = async |act: &str| -> Result<usize> {
+        Ok(admin.get("/admin/log").await?.text().matches(act).count())
+    };
+
+    ensure!(text(&["app", "install", &old])?.contains("Versioned 3\n"));
+    let installs = audited("Installed an app for all").await?;
+    ensure!(installs > 0, "the log does not name installations");
+    let again = text(&["app", "install", &old])?;
+    ensure!(again.contains("Versioned 3\n") && !again.contains("newer"), "{again}");
+    ensure!(
+        audited("Installed an app for all").await? == installs,
+        "nothing changed, and that was noted"
+    );
+    ensure!(server.json(&["app", "list"])?[0]["version"] == "3");
+    ensure!(server.json(&["app", "install", &new])?.get("newer").is_none());
+    ensure!(server.json(&["app", "install", &old])?["newer"] == "four");
+    let told = text(&["app", "install", &old])?;
+    ensure!(told.contains("Version four is newer") && told.contains("with 3 from now"), "{told}");
+
+    let probe = server.install(&sandstorm_tests::apps::package("probe")?)?;
+    let grain = server.create(&probe.app_id)?;
+    ensure!(text(&["grain", "log", &grain, "--now"])?.contains("SANDSTORM SUPERVISOR"));
+    ensure!(text(&["grain", "delete", &grain])?.contains("Moved to the trash"));
+    let trashed = audited("Moved a grain to the trash").await?;
+    ensure!(trashed > 0, "the log does not name the trash");
+    ensure!(text(&["grain", "delete", &grain])?.contains("already"));
+    ensure!(
+        audited("Moved a grain to the trash").await? == trashed,
+        "nothing changed, and that was noted"
+    );
     Ok(())
 }

@@ -103,8 +103,19 @@ async fn install(context: &Context, control: &control::Client, from: &str) -> ca
 fn told(context: &Context, app: installed_app::Reader<'_>) -> capnp::Result<()> {
     let (package, id) = (app.get_package_id()?.to_string()?, app.get_app_id()?.to_string()?);
     let (title, version) = (app.get_title()?.to_string()?, app.get_version()?.to_string()?);
-    print(context, serde_json::json!({ "packageId": package, "appId": id }), || {
+    let newer = app.get_newer()?.to_string()?;
+    let mut json = serde_json::json!({ "packageId": package, "appId": id });
+    if !newer.is_empty() {
+        json["newer"] = newer.as_str().into();
+    }
+    print(context, json, || {
         outln!("Installed {title} {version}\napp     {id}\npackage {package}");
+        if !newer.is_empty() {
+            outln!(
+                "Version {newer} is newer and stays installed, but new grains are made with \
+                 {version} from now on.\nInstall {newer} again to change that."
+            );
+        }
     });
     Ok(())
 }

@@ -46,12 +46,15 @@ pub enum Command {
         #[arg(long)]
         now: bool,
     },
-    /// Show what the app wrote
+    /// Show what the app wrote; text as it is, also with --json
     Log {
         grain: String,
         /// Go on showing what comes
         #[arg(long, short)]
         follow: bool,
+        /// Only what there is now, which is what happens without --follow
+        #[arg(long, conflicts_with = "follow")]
+        now: bool,
         /// How much of the past, in bytes
         #[arg(long, value_name = "N", default_value_t = 1 << 20)]
         bytes: u64,
@@ -120,15 +123,16 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
             print(context, serde_json::json!({}), || outln!("Stopped."));
             Ok(())
         }
-        Command::Log { grain, follow, bytes } => log(&control, &grain, follow, bytes).await,
+        Command::Log { grain, follow, now: _, bytes } => log(&control, &grain, follow, bytes).await,
         Command::Delete { grain, now } => {
             let mut request = control.grain_delete_request();
             request.get().set_grain_id(&*grain);
             request.get().set_now(now);
-            request.send().promise.await?;
-            print(context, serde_json::json!({}), || match now {
-                true => outln!("Destroyed."),
-                false => outln!("Moved to the trash, where it stays 30 days."),
+            let already = request.send().promise.await?.get()?.get_already();
+            print(context, serde_json::json!({}), || match (now, already) {
+                (true, _) => outln!("Destroyed."),
+                (false, true) => outln!("It is in the trash already; --now destroys it."),
+                (false, false) => outln!("Moved to the trash, where it stays 30 days."),
             });
             Ok(())
         }

@@ -141,6 +141,7 @@ mod tests {
             "grain session g --permissions a,b",
             "grain stop g --now",
             "grain log g",
+            "grain log g --now",
             "grain delete g --now",
             "check --json",
             "limit list --json",
@@ -161,6 +162,7 @@ mod tests {
             "grain create",
             "nothing",
             "app install",
+            "grain log g --now --follow",
         ] {
             let words = std::iter::once("shell").chain(line.split_whitespace());
             assert_eq!(Cli::try_parse_from(words).err().map(|e| e.exit_code()), Some(2), "{line}");

@@ -69,6 +69,8 @@ impl Config {
         let default_root = format!("http://sandstorm.localhost:{}", listen.port);
         let root = Origin::parse(value(&settings.root_url).unwrap_or(&default_root))?;
         let mut warnings = Vec::new();
+        // Judged in either mode: a mistake in it should not wait for a change of the mode.
+        let (first, last) = ports(value(&settings.grain_ports).unwrap_or("7000-7999"))?;
         let grain_hosts = match value(&settings.grain_mode).unwrap_or("wildcard") {
             "wildcard" => {
                 let wildcard = Wildcard::check(&root, value(&settings.wildcard_host))?;
@@ -82,7 +84,6 @@ impl Config {
                 GrainHosts::Wildcard(wildcard)
             }
             "port" => {
-                let (first, last) = ports(value(&settings.grain_ports).unwrap_or("7000-7999"))?;
                 if (first..=last).contains(&listen.port) {
                     return Err(Error::Config(format!(
                         "GRAIN_PORTS {first}-{last} contains PORT {}; take another range",
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn wrong_values_name_the_setting_and_a_right_one() {
         type Edit = fn(&mut Settings);
-        let cases: [(Edit, &str); 9] = [
+        let cases: [(Edit, &str); 10] = [
             (|s| s.port = Some("x".into()), "PORT"),
             (|s| s.bind_ip = Some("box".into()), "BIND_IP"),
             (|s| s.grain_mode = Some("ports".into()), "GRAIN_MODE"),
@@ -247,6 +248,7 @@ mod tests {
             (|s| s.trusted_proxies = Some("10.0.0.0/40".into()), "TRUSTED_PROXIES"),
             (|s| s.allow_dev_accounts = Some("maybe".into()), "ALLOW_DEV_ACCOUNTS"),
             (|s| s.root_url = Some("box".into()), "ROOT_URL"),
+            (|s| s.grain_ports = Some("junk".into()), "GRAIN_PORTS"),
             (
                 |s| {
                     s.grain_mode = Some("port".into());

@@ -241,7 +241,7 @@ impl ControlImpl {
     pub async fn delete(
         &self,
         params: control::GrainDeleteParams,
-        _: control::GrainDeleteResults,
+        mut results: control::GrainDeleteResults,
     ) -> capnp::Result<()> {
         let (grain, now) = {
             let params = params.get()?;
@@ -256,6 +256,9 @@ impl ControlImpl {
                 .await
                 .map_err(say)?;
             app.grains.destroy(&grain).await.map_err(say)?;
+        } else if row.trashed_at.is_some() {
+            results.get().set_already(true);
+            return Ok(());
         } else {
             app.store.audit(None, "grain-trash", grain.as_str(), &row.title).await.map_err(say)?;
             app.store.trash_grains(row.owner, &[grain.as_str()], true).await.map_err(say)?;

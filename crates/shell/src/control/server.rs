@@ -96,8 +96,7 @@ impl control::Server for ControlImpl {
             finish(&self.app, id, progress.as_ref()).await?
         };
         for_everybody(&self.app, &package).await?;
-        describe(&package, results.get().init_app());
-        Ok(())
+        describe(&self.app, &package, results.get().init_app()).await
     }
 
     async fn app_list(
@@ -113,7 +112,7 @@ impl control::Server for ControlImpl {
             app.set_app_id(&*package.app_id);
             app.set_package_id(&*package.package_id);
             app.set_title(&*package.title);
-            app.set_version(&*package.marketing_version);
+            app.set_version(package.version());
             app.set_app_version(u32::try_from(package.app_version).unwrap_or(u32::MAX));
             let mut names = app.init_actions(actions.len() as u32);
             for (index, action) in actions.iter().enumerate() {
@@ -256,18 +255,31 @@ pub async fn finish(
 
 /// What an operator installs is there for everybody.
 pub async fn for_everybody(app: &App, package: &Package) -> capnp::Result<()> {
-    app.store.choose_app_for_all(package).await.map_err(say)?;
+    let changed = app.store.choose_app_for_all(package).await.map_err(say)?;
     app.store.install_ready(&package.package_id).await.map_err(say)?;
-    app.store.audit(None, "app-install", &package.package_id, &package.title).await.map_err(say)?;
+    if changed {
+        let (id, title) = (&package.package_id, &package.title);
+        app.store.audit(None, "app-install", id, title).await.map_err(say)?;
+    }
     if let Ok(id) = package.package_id.parse() {
         app.events.send(crate::state::Event::InstallChanged(id));
     }
     Ok(())
 }
 
-pub fn describe(package: &Package, mut out: installed_app::Builder<'_>) {
+/// What was installed, and whether a newer version of it was there before.
+pub async fn describe(
+    app: &App,
+    package: &Package,
+    mut out: installed_app::Builder<'_>,
+) -> capnp::Result<()> {
     out.set_package_id(&*package.package_id);
     out.set_app_id(&*package.app_id);
     out.set_title(&*package.title);
-    out.set_version(&*package.marketing_version);
+    out.set_version(package.version());
+    let all = app.store.packages_of_app(&package.app_id).await.map_err(say)?;
+    if let Some(newest) = all.first().filter(|newest| newest.app_version > package.app_version) {
+        out.set_newer(newest.version());
+    }
+    Ok(())
 }

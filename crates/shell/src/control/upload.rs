@@ -127,7 +127,6 @@ impl app_upload::Server for AppUploadImpl {
         let id = received.await.map_err(|_| failed("the server is ending"))?.map_err(failed)?;
         let package = finish(&self.app, id, self.progress.as_ref()).await?;
         for_everybody(&self.app, &package).await?;
-        describe(&package, results.get().init_app());
-        Ok(())
+        describe(&self.app, &package, results.get().init_app()).await
     }
 }

@@ -52,7 +52,7 @@ fn app_card(row: &AppRow) -> Markup {
             (app_icon(&row.package.package_id, true))
             span.title { bdi { (row.package.title) } }
             span.hint {
-                bdi { (row.package.marketing_version) }
+                bdi { (row.package.version()) }
                 @if row.grains > 0 { " · " (count(row.grains, "grain", "grains")) }
             }
         }
@@ -110,14 +110,14 @@ fn body(
         div class={ "app-head " (accent(&package.app_id)) } {
             (app_icon(&package.package_id, true))
             div {
-                h1 { bdi { (package.title) } " " span.n { bdi { (package.marketing_version) } } }
+                h1 { bdi { (package.title) } " " span.n { bdi { (package.version()) } } }
                 @if !details.short.is_empty() { p.hint { bdi { (details.short) } } }
             }
         }
         @if let Some(newer) = newer {
             p.strip.good {
                 (icon("up"))
-                span { "Version " bdi { (newer.marketing_version) } " is here." }
+                span { "Version " bdi { (newer.version()) } " is here." }
                 a.button.small href=(install(newer)) { "See it" }
             }
         }

@@ -313,7 +313,7 @@ fn details_body(
                 a href=(format!("/apps/{}", grain.app_id)) {
                     bdi { (package.map(|p| p.title.as_str()).unwrap_or("App")) }
                 }
-                @if let Some(package) = package { " " bdi { (package.marketing_version) } }
+                @if let Some(package) = package { " " bdi { (package.version()) } }
             }
             dt { "State" }
             dd {

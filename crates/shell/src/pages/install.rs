@@ -301,7 +301,7 @@ async fn confirm(person: &Person, package: &Package) -> Result<Markup, PageError
         div class={ "app-head " (accent(&package.app_id)) } {
             (app_icon(&package.package_id, true))
             div {
-                h1 { bdi { (package.title) } " " span.n { bdi { (package.marketing_version) } } }
+                h1 { bdi { (package.title) } " " span.n { bdi { (package.version()) } } }
                 p.hint { (question) }
             }
         }
@@ -309,7 +309,7 @@ async fn confirm(person: &Person, package: &Package) -> Result<Markup, PageError
             p.strip.warning {
                 (icon("warning"))
                 span { "You have a newer version, "
-                    bdi { (have.as_ref().map(|h| h.marketing_version.as_str()).unwrap_or("")) }
+                    bdi { (have.as_ref().map(Package::version).unwrap_or_default()) }
                     ". New grains would be made with this older one." }
             }
         }

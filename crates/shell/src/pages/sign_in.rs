@@ -152,13 +152,25 @@ pub async fn link(
     let prefetch = ["sec-purpose", "purpose", "x-moz"]
         .iter()
         .any(|name| headers.get(*name).is_some_and(|v| v.as_bytes().starts_with(b"pre")));
-    if method == Method::HEAD || prefetch {
-        // Only looking: the link stays good.
-        let mut response = layout::respond(&viewer, Page::plain("Sign in", html! {}));
+    let secret = decode_secret(&secret);
+    if prefetch {
+        // Not used up for a page that nobody may come to see; the browser asks again if they do.
+        let page = Page::plain("Sign in", html! {}).status(StatusCode::SERVICE_UNAVAILABLE);
+        let mut response = layout::respond(&viewer, page);
         harden(&mut response);
         return Ok(response);
     }
-    let redeemed = match decode_secret(&secret) {
+    if method == Method::HEAD {
+        // Only looking, which gets GET's status: the link stays good.
+        let good = match &secret {
+            Some(secret) => app.store.is_link_good(secret).await?,
+            None => false,
+        };
+        let mut response = if good { layout::redirect("/") } else { used_up(&viewer) };
+        harden(&mut response);
+        return Ok(response);
+    }
+    let redeemed = match secret {
         Some(secret) => app.store.redeem_link(&secret).await?,
         None => None,
     };

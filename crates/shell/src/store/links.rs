@@ -71,6 +71,18 @@ impl Store {
         Ok(secret)
     }
 
+    /// Whether [`Store::redeem_link`] would take it.
+    pub async fn is_link_good(&self, secret: &[u8; 32]) -> Result<bool> {
+        let found: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM one_time_links WHERE hash = $1 AND used IS NULL AND expires > $2",
+        )
+        .bind(&hash_secret(secret)[..])
+        .bind(now_ms())
+        .fetch_one(&self.read)
+        .await?;
+        Ok(found > 0)
+    }
+
     /// Uses a link up. One statement, so of two who try at once one gets it.
     pub async fn redeem_link(&self, secret: &[u8; 32]) -> Result<Option<RedeemedLink>> {
         let row: Option<(String, Option<AccountId>, Option<String>)> = sqlx::query_as(

@@ -27,6 +27,16 @@ pub struct Package {
     pub installed: i64,
 }
 
+impl Package {
+    /// The version for people: the author's words, else the number.
+    pub fn version(&self) -> String {
+        match self.marketing_version.trim() {
+            "" => self.app_version.to_string(),
+            words => words.to_owned(),
+        }
+    }
+}
+
 /// What a package needs to be recorded.
 #[derive(Debug)]
 pub struct NewPackage<'a> {
@@ -215,19 +225,20 @@ impl Store {
         Ok(())
     }
 
-    /// Gives everybody this version who has not chosen another.
-    pub async fn choose_app_for_all(&self, package: &Package) -> Result<()> {
-        sqlx::query(
+    /// Gives everybody this version who has not chosen another; false when they had it.
+    pub async fn choose_app_for_all(&self, package: &Package) -> Result<bool> {
+        let chosen = sqlx::query(
             "INSERT INTO server_apps (app_id, package_id, added) VALUES ($1, $2, $3)
              ON CONFLICT (app_id)
-             DO UPDATE SET package_id = excluded.package_id, added = excluded.added",
+             DO UPDATE SET package_id = excluded.package_id, added = excluded.added
+             WHERE package_id <> excluded.package_id",
         )
         .bind(&package.app_id)
         .bind(&package.package_id)
         .bind(now_ms())
         .execute(&self.write)
         .await?;
-        Ok(())
+        Ok(chosen.rows_affected() > 0)
     }
 
     /// Takes an app out of an account's list; the version it had, for undo. Grains stay.
