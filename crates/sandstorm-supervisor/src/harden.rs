@@ -70,9 +70,10 @@ fn leave_terminal() {
     }
 }
 
-/// A killed-first preference set by the caller would pass to the grain; -1000 would protect it.
+/// A preference of the caller's for being killed first, or never, when memory is short, ends here.
+/// (Init sets its own and the app's.)
 ///
-/// Separate from `first_steps` because it opens a file, with the rights of the caller.
+/// Separate from `first_steps` because it opens a file, and nothing waits for it.
 pub fn reset_oom_score() {
     if let Ok(file) = fd::open(c"/proc/self/oom_score_adj", libc::O_WRONLY, 0) {
         use std::os::fd::AsRawFd;

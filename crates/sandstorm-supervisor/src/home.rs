@@ -48,8 +48,12 @@ pub fn open(args: &Args, caller: Caller) -> Result<GrainDirs, Error> {
         .map_err(|_| Error::Usage("--home has a NUL byte".into()))?;
     let home = fd::open(&home_text, libc::O_PATH | libc::O_DIRECTORY, 0)
         .map_err(storage("open the home", &args.home))?;
-    let home_path = absolute_path(home.as_fd())
-        .map_err(storage("find the absolute path of the home", &args.home))?;
+    let home_path = if args.home.is_absolute() {
+        args.home.clone()
+    } else {
+        absolute_path(home.as_fd())
+            .map_err(storage("find the absolute path of the home", &args.home))?
+    };
     // From here on nothing depends on where we were started.
     fd::chdir(c"/").map_err(Error::kernel("leave the caller's working directory"))?;
 

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 pub use crate::link::{Command, Link, Report};
 
+use crate::explain::{self, Signs};
 use crate::home::GrainDirs;
 use crate::layers::{Layer, off};
 use crate::sandbox::bpf;
@@ -107,9 +108,12 @@ pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
 }
 
 fn fail(kept: &Kept, what: &str, error: &io::Error) -> ! {
+    // The host's /proc is here until the old root goes, and no later step fails for what it tells.
+    let advice = explain::advice(explain::Step::Inside, error, &Signs::read(kept.slot.is_some()));
     let _ = kept.link.report(&Report::Failed {
         step: what.to_owned(),
         errno: error.raw_os_error().unwrap_or(libc::EIO),
+        advice,
     });
     process::exit_now(1)
 }

@@ -35,8 +35,8 @@ pub enum Command {
 pub enum Report {
     /// The sandbox stands, every privilege is gone. Texts: what the log should say.
     Ready(String),
-    /// A step of the building failed.
-    Failed { step: String, errno: i32 },
+    /// A step of the building failed. `advice` is empty or starts on a new line.
+    Failed { step: String, errno: i32, advice: String },
     /// The app's exec succeeded.
     Started,
     /// The app's exec failed; in words.
@@ -127,10 +127,11 @@ impl Link {
                 bytes.push(b'r');
                 bytes.extend_from_slice(text.as_bytes());
             }
-            Report::Failed { step, errno } => {
+            Report::Failed { step, errno, advice } => {
                 bytes.push(b'f');
                 bytes.extend_from_slice(&errno.to_le_bytes());
                 bytes.extend_from_slice(step.as_bytes());
+                bytes.extend_from_slice(advice.as_bytes());
             }
             Report::Started => bytes.push(b's'),
             Report::NotStarted(text) => {
@@ -193,7 +194,9 @@ fn decode(bytes: &[u8]) -> io::Result<Option<Report>> {
         [] => return Ok(None),
         [b'r', rest @ ..] => Report::Ready(text(rest)),
         [b'f', a, b, c, d, rest @ ..] => {
-            Report::Failed { step: text(rest), errno: number(&[*a, *b, *c, *d])? }
+            let mut step = text(rest);
+            let advice = step.split_off(step.find('\n').unwrap_or(step.len()));
+            Report::Failed { step, errno: number(&[*a, *b, *c, *d])?, advice }
         }
         [b's'] => Report::Started,
         [b'n', rest @ ..] => Report::NotStarted(text(rest)),
@@ -245,7 +248,8 @@ mod tests {
         }
         for report in [
             Report::Ready("x".into()),
-            Report::Failed { step: "y".into(), errno: 13 },
+            Report::Failed { step: "y".into(), errno: 13, advice: String::new() },
+            Report::Failed { step: "y".into(), errno: 13, advice: "\ndo this".into() },
             Report::Started,
             Report::NotStarted("z".into()),
             Report::Ended(Ended::Status(3)),

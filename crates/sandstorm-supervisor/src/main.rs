@@ -69,7 +69,6 @@ fn run(one_thread: SingleThread) -> Result<(), Error> {
 
 fn start(one_thread: SingleThread, args: &Args) -> Result<(), Error> {
     let identity = identity::establish()?;
-    harden::reset_oom_score();
     let dirs = home::open(args, identity.caller)?;
     let turn = home::take_turn(&dirs, |stream| ask(&one_thread, &identity, stream))?;
     let Turn::Ours(lock) = turn else {

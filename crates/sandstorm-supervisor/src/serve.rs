@@ -24,14 +24,13 @@ use tokio::sync::Notify;
 
 use crate::args::Args;
 use crate::error::Error;
-use crate::explain::Signs;
 use crate::grain::app::App;
 use crate::grain::book::Book;
 use crate::grain::life::Life;
 use crate::grain::log::{self, Log};
 use crate::grain::storage::{self, Next, Quota, Verdict};
 use crate::home::GrainDirs;
-use crate::identity::{Caller, Mode};
+use crate::identity::Caller;
 use crate::rpc::border;
 use crate::rpc::core::CoreSlot;
 use crate::rpc::sandstorm_api::SandstormApiImpl;
@@ -46,13 +45,13 @@ use crate::sys::process::{self, SingleThread};
 const MAX_CONNECTIONS: usize = 64;
 /// Without a call for so long, the supervisor is idle.
 const REST_AFTER: Duration = Duration::from_secs(2);
+/// How often it is looked whether it is; much more seldom once nobody has called for half a minute.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOK_AT_REST: Duration = Duration::from_secs(15);
 /// After the app closed fd 3, how long its exit status is waited for.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long the end may take to collect the app's last output and tell the callers.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// After this a start is over, and what only it needed can go.
-const STARTED: Duration = Duration::from_secs(1);
 
 /// How long connections stay open after the last answer of a grain that ended by itself.
 const LINGER: Duration = Duration::from_millis(100);
@@ -179,15 +178,13 @@ async fn serve(
         shutdown: Notify::new(),
         watchers: Rc::new(()),
     });
-    // Everything that has to be opened is open. Init still builds, and what it could fail with is
-    // explained by what we may not look at later.
-    let signs = Signs::read(sandbox.mode != Mode::UserNamespace);
+    // Everything that has to be opened is open, and init still builds.
     if let Some(note) =
         outer::confine(dirs.grain.as_fd()).map_err(Error::kernel("confine the supervisor"))?
     {
         log.note(&note);
     }
-    match app.built(&signs).await {
+    match app.built().await {
         Ok(notes) if notes.is_empty() => {}
         Ok(notes) => log.note(&notes),
         Err(error) => {
@@ -206,10 +203,7 @@ async fn serve(
         tokio::task::spawn_local(connections.clone().accept(listener, grain.clone(), caller));
 
     announce("Listening...\n");
-    tokio::task::spawn_local(async {
-        tokio::time::sleep(STARTED).await;
-        process::forget_code();
-    });
+    tokio::task::spawn_local(rest(life.clone()));
     // Whoever started us may go; the library prints to stdout what only we should know.
     for n in 0..3 {
         let _ = fd::dup_onto(null.as_raw_fd(), n);
@@ -387,7 +381,6 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
     let unreported = Cell::new(true);
     let life = grain.life.clone();
     let mut end = String::new();
-    let rests = Cell::new(false);
     let mark = FullMark(grain.dir.as_fd());
     if mark.is_there() {
         // Measuring a large tree takes seconds, which are not for filling it further.
@@ -399,12 +392,6 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
         grain.book.measured(usage);
         for path in &walk.shut {
             grain.app.open_up(path);
-        }
-        // Once each time that the grain falls idle.
-        if life.is_recent(REST_AFTER) {
-            rests.set(false);
-        } else if !rests.replace(true) {
-            memory::give_back();
         }
         let sees_all = walk.shut.is_empty() && !walk.hidden;
         match quota.judge(usage, sees_all) {
@@ -461,6 +448,25 @@ impl FullMark<'_> {
 
     fn clear(&self) {
         let _ = fd::unlink_if_there(self.0, Self::NAME);
+    }
+}
+
+/// Keeps the supervisor small while it has nothing to do: free memory goes back once each time that
+/// it falls idle, and code that only a start, or a rare look at things, needed is let go of.
+async fn rest(life: Rc<Life>) {
+    let mut rests = false;
+    loop {
+        let pause = if life.is_recent(LOOK_AT_REST * 2) { LOOK } else { LOOK_AT_REST };
+        tokio::time::sleep(pause).await;
+        if life.is_recent(REST_AFTER) {
+            rests = false;
+        } else if !rests {
+            rests = true;
+            memory::give_back();
+        }
+        if !life.is_recent(LOOK / 2) {
+            process::forget_code();
+        }
     }
 }
 

@@ -11,12 +11,15 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::error::Error;
 use crate::identity::AsRoot;
-use crate::sys::fd;
+use crate::sys::{fd, process};
 
 /// First uid of the range; far above what distributions, directories and subuid files give out.
 pub const FIRST_UID: u32 = 0x6000_0000;
 /// Grains that can run at once.
 const SLOTS: u32 = 65_536;
+/// How many slots are tried; with half of all taken, each try after the first twenty finds a free
+/// one as often as not.
+const ATTEMPTS: u32 = 200;
 
 /// A uid that is ours as long as `lock` is open in any process.
 #[derive(Debug)]
@@ -31,7 +34,8 @@ impl Slot {
     }
 }
 
-/// Takes the lowest free slot.
+/// Takes a free slot: one of the lowest eight, and further up the more of them are taken, so that a
+/// start beside 500 grains asks for a dozen, not for 500.
 ///
 /// # Errors
 /// `Kernel` when /run/sandstorm-uid cannot be made or is not root's own, or all slots are taken.
@@ -61,7 +65,13 @@ pub fn take(_root: &AsRoot) -> Result<Slot, Error> {
             fix: "remove it; the supervisor makes it anew".into(),
         });
     }
-    for number in 0..SLOTS {
+    let mut among = 8;
+    for attempt in 0..ATTEMPTS {
+        // Any number will do; only two starts at once should not follow each other.
+        let (_, now) = process::clock(libc::CLOCK_MONOTONIC);
+        let number =
+            (now as u32 / 64).wrapping_add(std::process::id()).wrapping_add(attempt) % among;
+        among = (among + among / 2).min(SLOTS);
         let name = CString::new(number.to_string())
             .map_err(|e| Error::kernel("name a uid slot")(io::Error::other(e)))?;
         let lock =

@@ -11,7 +11,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::error::Error;
-use crate::explain::{self, Signs};
 use crate::link::{Command, Link, Report};
 use crate::sys::process::Ended;
 
@@ -60,14 +59,15 @@ impl App {
         }
     }
 
-    /// Waits until the sandbox stands. The text is for the log; `signs` choose the advice.
+    /// Waits until the sandbox stands. The text is for the log.
     ///
     /// # Errors
     /// `Sandbox` with the step that failed inside.
-    pub async fn built(&self, signs: &Signs) -> Result<String, Error> {
-        let sandbox = |step: String, source: io::Error| {
-            let advice = explain::advice(explain::Step::Inside, &source, signs);
-            Error::Sandbox { step, source, advice }
+    pub async fn built(&self) -> Result<String, Error> {
+        let sandbox = |step: String, source: io::Error| Error::Sandbox {
+            step,
+            source,
+            advice: String::new(),
         };
         let report = tokio::time::timeout(BUILD_TIMEOUT, self.next_report())
             .await
@@ -80,8 +80,8 @@ impl App {
                 self.state.send_replace(State::Ready);
                 Ok(notes)
             }
-            Some(Report::Failed { step, errno }) => {
-                Err(sandbox(step, io::Error::from_raw_os_error(errno)))
+            Some(Report::Failed { step, errno, advice }) => {
+                Err(Error::Sandbox { step, source: io::Error::from_raw_os_error(errno), advice })
             }
             _ => Err(sandbox(
                 "hear from init, which ended early".into(),
@@ -200,7 +200,7 @@ mod tests {
     async fn the_app_starts_once_and_waits_for_exec() {
         let (app, init) = pair();
         init.report(&Report::Ready("note".into())).unwrap();
-        assert_eq!(app.built(&Signs::default()).await.unwrap(), "note");
+        assert_eq!(app.built().await.unwrap(), "note");
         let local = tokio::task::LocalSet::new();
         local
             .run_until(async {
@@ -232,12 +232,15 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_failed_step_is_named() {
         let (app, init) = pair();
-        init.report(&Report::Failed { step: "attach /dev".into(), errno: libc::EPERM }).unwrap();
-        let text = app.built(&Signs::default()).await.unwrap_err().to_string();
+        let advice = "\ndo this".to_owned();
+        init.report(&Report::Failed { step: "attach /dev".into(), errno: libc::EPERM, advice })
+            .unwrap();
+        let text = app.built().await.unwrap_err().to_string();
         assert!(text.contains("attach /dev") && text.contains("not permitted"));
+        assert!(text.ends_with("\ndo this"), "{text}");
         let (app, init) = pair();
         drop(init);
-        assert!(app.built(&Signs::default()).await.is_err());
+        assert!(app.built().await.is_err());
     }
 
     #[test]

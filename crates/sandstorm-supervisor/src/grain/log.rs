@@ -23,6 +23,8 @@ const PREFIX: &str = "** SANDSTORM SUPERVISOR: ";
 /// Bytes a second that are taken from the app over time, and at once.
 const RATE: u64 = 1 << 20;
 const BURST: u64 = 1 << 20;
+/// Bytes that are taken at once, in a buffer that every grain has.
+const CHUNK: usize = 16 << 10;
 /// Bytes that wait for one watcher; a slower one loses the oldest.
 const WATCHER_QUEUE: usize = 256 << 10;
 /// Most bytes of the past that a watcher can ask for.
@@ -228,7 +230,7 @@ impl Watcher {
 
 /// Copies the app's output into the log until every writer has closed it.
 pub async fn pump(log: &Log, output: pipe::Receiver) {
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; CHUNK];
     let mut budget = BURST;
     let mut filled = tokio::time::Instant::now();
     loop {

@@ -36,6 +36,7 @@ use self::namespaces::{INSIDE_ID, IdMap};
 use crate::args::Args;
 use crate::error::Error;
 use crate::explain::{self, Signs, Step};
+use crate::harden;
 use crate::home::GrainDirs;
 use crate::identity::{AsRoot, Identity, Mode};
 use crate::init::{self, Link};
@@ -68,8 +69,6 @@ pub struct Sandbox {
     pub cgroup: Cgroup,
     /// What resource limits do because the groups do not.
     pub floor: Floor,
-    /// How it was built, for explaining what failed inside.
-    pub mode: Mode,
     /// What the log should say about how the grain runs.
     pub notes: Vec<String>,
 }
@@ -128,7 +127,7 @@ pub fn enter(
     notes.append(&mut cgroup.notes);
     cgroup.settle();
     let floor = floor(&cgroup, own_uid);
-    Ok(Sandbox { init, link, app, output, slot, lock, cgroup, floor, mode: identity.mode, notes })
+    Ok(Sandbox { init, link, app, output, slot, lock, cgroup, floor, notes })
 }
 
 /// Setuid and root mode: a uid for the grain, id-mapped mounts, real device nodes.
@@ -159,6 +158,8 @@ fn privileged_half(
     let caller = identity.caller;
     let outside = if own_uid { (slot.uid(), slot.uid()) } else { (caller.uid, caller.gid) };
     release(&child, link, outside, Some((own_uid, &trees)), identity)?;
+    // As root: an undumpable process's own /proc is root's.
+    harden::reset_oom_score();
     Ok((child, slot, own_uid, cgroup))
 }
 
@@ -226,6 +227,7 @@ fn plain_half(
     }
     let caller = identity.caller;
     release(&child, link, (caller.uid, caller.gid), None, identity)?;
+    harden::reset_oom_score();
     Ok((child, cgroup))
 }
 
@@ -269,11 +271,8 @@ fn release(
         });
     released.map_err(|broken| match link.report_at_hand() {
         // Its own words say more than our broken pipe.
-        Some(init::Report::Failed { step, errno }) => {
-            let source = io::Error::from_raw_os_error(errno);
-            let signs = Signs::read(privileged);
-            let advice = explain::advice(Step::Inside, &source, &signs);
-            Error::Sandbox { step, source, advice }
+        Some(init::Report::Failed { step, errno, advice }) => {
+            Error::Sandbox { step, source: io::Error::from_raw_os_error(errno), advice }
         }
         _ => broken,
     })

@@ -4,9 +4,9 @@
 //! of the package is looked at.
 #![forbid(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::{StepError, step};
 use crate::layers::{Layer, off};
@@ -41,17 +41,26 @@ pub struct IdMap {
 /// # Errors
 /// EPERM where the kernel or an LSM does not let us use user namespaces.
 pub fn write_maps(child: &Child, map: IdMap, privileged: bool) -> io::Result<()> {
+    let path = CString::new(format!("/proc/{}", child.pid)).map_err(io::Error::other)?;
+    let process = fd::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
     if !privileged {
-        write_proc(&format!("/proc/{}/setgroups", child.pid), "deny")?;
+        write_in(process.as_fd(), c"setgroups", "deny")?;
     }
     let line = |inside: u32, outside: u32| format!("{inside} {outside} 1");
-    write_proc(&format!("/proc/{}/uid_map", child.pid), &line(map.inside.0, map.outside.0))?;
-    write_proc(&format!("/proc/{}/gid_map", child.pid), &line(map.inside.1, map.outside.1))
+    write_in(process.as_fd(), c"uid_map", &line(map.inside.0, map.outside.0))?;
+    write_in(process.as_fd(), c"gid_map", &line(map.inside.1, map.outside.1))
 }
 
-fn write_proc(path: &str, text: &str) -> io::Result<()> {
-    let path = CString::new(path).map_err(io::Error::other)?;
-    let file = fd::open(&path, libc::O_WRONLY, 0)?;
+fn write_in(dir: BorrowedFd<'_>, name: &CStr, text: &str) -> io::Result<()> {
+    write_all(&fd::openat2(dir, name, libc::O_WRONLY, 0, fd::BENEATH)?, text)
+}
+
+fn write_proc(path: &CStr, text: &str) -> io::Result<()> {
+    write_all(&fd::open(path, libc::O_WRONLY, 0)?, text)
+}
+
+/// In one piece, as files of /proc want it.
+fn write_all(file: &OwnedFd, text: &str) -> io::Result<()> {
     let n = fd::write(file.as_raw_fd(), text.as_bytes())?;
     if n == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
@@ -95,7 +104,7 @@ pub fn hide_boot_time() -> io::Result<()> {
     let (mono, _) = process::clock(libc::CLOCK_MONOTONIC);
     // A little above zero: some programs subtract from "now" at their start.
     let offsets = format!("monotonic {} 0\nboottime {} 0\n", 60 - mono, 60 - seconds);
-    write_proc("/proc/self/timens_offsets", &offsets)
+    write_proc(c"/proc/self/timens_offsets", &offsets)
 }
 
 /// Inside: no further user namespace can be made below this one, whatever a filter lets through.
@@ -104,13 +113,13 @@ pub fn hide_boot_time() -> io::Result<()> {
 /// # Errors
 /// EACCES or EROFS where a container mounts /proc/sys read-only; seccomp then stands alone.
 pub fn forbid_nested() -> io::Result<()> {
-    write_proc("/proc/sys/user/max_user_namespaces", "0")
+    write_proc(c"/proc/sys/user/max_user_namespaces", "0")
 }
 
 /// Inside: the whole grain is a better victim than anything else when the machine is short of memory.
 pub fn prefer_as_oom_victim() {
     // Cannot fail for a higher value but where /proc is masked; then the default stays.
-    let _ = write_proc("/proc/self/oom_score_adj", "500");
+    let _ = write_proc(c"/proc/self/oom_score_adj", "500");
 }
 
 /// Inside, once the process has the grain's uid and full rights over its namespaces: process
@@ -118,7 +127,7 @@ pub fn prefer_as_oom_victim() {
 /// of them when the disk limit is reached. Answers the largest number that a process can have.
 pub fn narrow_pids() -> i32 {
     const ENOUGH: i32 = 65_536;
-    if write_proc("/proc/sys/kernel/pid_max", &ENOUGH.to_string()).is_ok() {
+    if write_proc(c"/proc/sys/kernel/pid_max", &ENOUGH.to_string()).is_ok() {
         return ENOUGH;
     }
     let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
@@ -160,8 +169,12 @@ pub fn settle_network() -> Result<(), StepError> {
 /// given up half-way reaches its end only after all of that was read.
 fn limit_socket_buffers() {
     // Smallest, first, largest, in bytes. Refused where a container mounts /proc/sys read-only.
-    let _ = write_proc("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 1048576");
-    let _ = write_proc("/proc/sys/net/ipv4/tcp_wmem", "4096 65536 1048576");
+    // Looked up once: the kernel searches through the tables of every namespace that there is.
+    let Ok(table) = fd::open(c"/proc/sys/net/ipv4", libc::O_PATH | libc::O_DIRECTORY, 0) else {
+        return;
+    };
+    let _ = write_in(table.as_fd(), c"tcp_rmem", "4096 131072 1048576");
+    let _ = write_in(table.as_fd(), c"tcp_wmem", "4096 65536 1048576");
 }
 
 /// Descriptor numbers that survive: everything else from 3 on is closed.
