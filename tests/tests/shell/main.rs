@@ -9,6 +9,7 @@ mod control;
 mod lifecycle;
 mod ports;
 mod requests;
+mod room;
 mod sessions;
 mod sockets;
 mod support;

@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod head;
+mod io;
 mod peers;
 pub mod reply;
 pub mod route;
@@ -56,6 +57,7 @@ struct Inner {
     main: tokio::runtime::Handle,
     slots: Arc<tokio::sync::Semaphore>,
     peers: Arc<Peers>,
+    large_heads: Arc<tokio::sync::Semaphore>,
     drain: CancellationToken,
     open: TaskTracker,
 }
@@ -70,6 +72,7 @@ impl Edge {
             main: tokio::runtime::Handle::current(),
             slots: Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS)),
             peers: Arc::new(peers),
+            large_heads: Arc::new(tokio::sync::Semaphore::new(io::LARGE_HEADS)),
             drain: CancellationToken::new(),
             open: TaskTracker::new(),
         }))
@@ -147,14 +150,20 @@ impl Edge {
 
     async fn serve_here(self, stream: TcpStream, peer: SocketAddr, via: Via) {
         let edge = self.clone();
+        let (stream, phase) = io::Guarded::new(stream, &self.0.large_heads);
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let edge = edge.clone();
+            let (edge, phase) = (edge.clone(), phase.clone());
+            phase.head_is_read();
             async move {
                 let answer = match edge.0.judge(&request, peer, via) {
                     Err(reply) => reply,
                     Ok((Target::Grain(host), _)) => edge.0.app.grains.serve(request, host).await,
                     Ok((target, client)) => edge.0.shell(target, request, client).await,
                 };
+                // What follows an upgrade is no head.
+                if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+                    phase.answered();
+                }
                 Ok::<_, std::convert::Infallible>(answer)
             }
         });
@@ -177,9 +186,11 @@ impl Edge {
         via: Via,
     ) {
         let edge = self.clone();
+        let (stream, phase) = io::Guarded::new(stream, &self.0.large_heads);
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let edge = edge.clone();
+            let (edge, phase) = (edge.clone(), phase.clone());
             let local = local.clone();
+            phase.head_is_read();
             async move {
                 let answer = match edge.0.judge(&request, peer, via) {
                     Err(reply) => reply.map(GrainBody::Whole),
@@ -196,6 +207,10 @@ impl Edge {
                             .map(GrainBody::Whole)
                     }
                 };
+                // What follows an upgrade is no head.
+                if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+                    phase.answered();
+                }
                 Ok::<_, std::convert::Infallible>(answer)
             }
         });

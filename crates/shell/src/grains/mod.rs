@@ -16,6 +16,7 @@ pub mod pool;
 pub mod ports;
 pub mod proxy;
 pub mod report;
+mod room;
 mod session;
 mod shared;
 mod slot;

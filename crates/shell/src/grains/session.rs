@@ -14,6 +14,7 @@ use http::HeaderValue;
 use sha2::Sha256;
 use tokio_util::sync::CancellationToken;
 
+use super::room::Room;
 use super::shared::{Entry, Shared};
 use super::{Frame, LoginKey, Permissions, ScriptSession, cookies, policy};
 use crate::config::{Config, GrainHosts};
@@ -49,6 +50,8 @@ pub struct GrainSession {
     /// What the app may know this person by.
     pub identity: [u8; 32],
     pub permissions: Permissions,
+    /// Memory for bodies that travel whole: the grain's owner's.
+    pub room: Room,
     pub tab_id: [u8; 16],
     /// Made for curl and scripts: no browser, so no browser's headers.
     pub script: bool,
@@ -323,6 +326,7 @@ impl Shared {
     ) -> Result<GrainSession> {
         let identity = self.store.grain_identity(grain.as_str(), row.account).await?;
         let account = self.store.account(row.account).await?.ok_or(Error::NotFound("account"))?;
+        let owner = self.store.grain(grain.as_str()).await?.ok_or(Error::NotFound("grain"))?.owner;
         let permissions = match &row.permissions {
             None => Permissions::All,
             Some(names) => Permissions::Names(
@@ -348,6 +352,7 @@ impl Shared {
             handle: account.handle,
             identity,
             permissions,
+            room: self.rooms.of(owner),
             tab_id,
             script: row.login_session.is_none(),
             expires: row.expires,

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::GrainState;
 use super::pool::Thread;
 use super::ports::NewPort;
+use super::room::Rooms;
 use super::session::Sessions;
 use crate::config::Config;
 use crate::ids::GrainId;
@@ -22,6 +23,7 @@ pub struct Shared {
     pub store: Store,
     pub events: Events,
     pub sessions: Sessions,
+    pub rooms: Rooms,
     pub threads: Vec<Thread>,
     entries: Mutex<HashMap<GrainId, Arc<Entry>>>,
     /// Ports of port mode that are listened on.
@@ -56,6 +58,7 @@ impl Shared {
     ) -> Shared {
         Shared {
             sessions: Sessions::default(),
+            rooms: Rooms::default(),
             config,
             store,
             events,

@@ -520,6 +520,9 @@ pub async fn tick(local: Rc<Local>) {
     let mut kept = Instant::now();
     loop {
         every.tick().await;
+        if local.index == 0 && local.shared.rooms.just_emptied() {
+            tokio::task::spawn_blocking(sandstorm_schema::memory::give_back);
+        }
         let keep = kept.elapsed() >= KEEP_ALIVE;
         if keep {
             kept = Instant::now();

@@ -1,6 +1,7 @@
 //! Installing: choose a file, watch the steps, say yes. The steps live on the server, so a reload,
 //! another tab and another device show the same.
 
+use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -20,6 +21,9 @@ use crate::install::failure::Failure;
 use crate::install::manifest::{Details, Manifest};
 use crate::state::{App, Event};
 use crate::store::{Install, InstallState, Package, Tone};
+
+/// A token is shorter; a field of any length would be kept in memory.
+const TOKEN_BYTES: usize = 256;
 
 fn members_only(login: &Login) -> Result<(), PageError> {
     if login.is_member() {
@@ -71,7 +75,7 @@ pub async fn upload_form(State(app): State<App>, viewer: Viewer, request: Reques
     while let Some(field) = form.next_field().await.map_err(bad)? {
         match field.name() {
             Some(TOKEN_FIELD) => {
-                allowed = login.token_matches(&field.text().await.map_err(bad)?);
+                allowed = login.token_matches(&token(field).await.map_err(bad)?);
             }
             Some("package") if allowed => {
                 return Ok(match app.installer.receive(field, announced, login.id()).await {
@@ -84,6 +88,17 @@ pub async fn upload_form(State(app): State<App>, viewer: Viewer, request: Reques
     }
     let why = if allowed { "there was no file in the form" } else { "load the page again first" };
     Err(Error::Forbidden(format!("Nothing was installed: {why}")).into())
+}
+
+/// The form's token, or as much of the field as shows that it is none.
+async fn token(mut field: Field<'_>) -> Result<String, MultipartError> {
+    let mut text = Vec::new();
+    while text.len() <= TOKEN_BYTES
+        && let Some(chunk) = field.chunk().await?
+    {
+        text.extend_from_slice(&chunk);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn refused(viewer: &Viewer, failure: &Failure) -> Response {

@@ -29,7 +29,7 @@ mod you;
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     middleware::{Next, from_fn_with_state},
     response::Response,
     routing::{get, post},
@@ -65,7 +65,11 @@ pub fn routes(app: &App) -> Router<App> {
         .route("/apps/{app}/act", post(apps::act))
         .route("/icon/{package}/{size}", get(icon::of_package))
         .route("/face/{seed}", get(icon::of_person))
-        .route("/install", get(install::choose).post(install::upload_form))
+        // The form's file goes to disk as it comes, under the installer's own limit.
+        .route(
+            "/install",
+            get(install::choose).post(install::upload_form).layer(DefaultBodyLimit::disable()),
+        )
         .route("/upload", post(install::upload_raw))
         .route("/install/{package}", get(install::page).post(install::act))
         .route("/install/{package}/status", get(live_parts::install_status))

@@ -97,13 +97,13 @@ pub async fn call(
         Way::Post | Way::Put if matches!(payload, Payload::Coming(_)) => {
             streamed(ask, web, target, payload, stream).await?
         }
-        Way::Options => match extended(ask, web, payload.whole(), stream.clone()).await {
+        Way::Options => match extended(ask, web, payload, stream.clone()).await {
             Err(Error::Unimplemented(_)) => {
                 return Ok((options(ask, web, stream).await?, receiver));
             }
             other => other?,
         },
-        Way::Other => match extended(ask, web, payload.whole(), stream).await {
+        Way::Other => match extended(ask, web, payload, stream).await {
             Err(Error::Unimplemented(_)) => {
                 let method = &ask.parts.method;
                 return Err(Error::Unimplemented(format!("It has no method {method}.")));
@@ -112,7 +112,7 @@ pub async fn call(
         },
         // The interface has no word for a body here; ours has.
         Way::Delete if !payload.whole().is_empty() => {
-            match extended(ask, web, payload.whole(), stream.clone()).await {
+            match extended(ask, web, payload, stream.clone()).await {
                 Err(Error::Unimplemented(_)) => {
                     plain(ask, web, target, b"", stream)?.await.map_err(from_rpc)?
                 }
@@ -120,7 +120,7 @@ pub async fn call(
             }
         }
         way if is_xml_verb(way) && !xml_fits(ask, payload.whole()) => {
-            match extended(ask, web, payload.whole(), stream).await {
+            match extended(ask, web, payload, stream).await {
                 Err(Error::Unimplemented(_)) => {
                     return Err(Error::BadRequest(
                         "The body of this method must be XML in UTF-8, not compressed.".into(),
@@ -129,7 +129,11 @@ pub async fn call(
                 other => other?,
             }
         }
-        _ => plain(ask, web, target, payload.whole(), stream)?.await.map_err(from_rpc)?,
+        _ => {
+            let answer = plain(ask, web, target, payload.whole(), stream)?;
+            payload.sent();
+            answer.await.map_err(from_rpc)?
+        }
     };
     let reader = response.get().map_err(from_rpc)?;
     Ok((answer::convert(reader, asked)?, receiver))
@@ -241,7 +245,7 @@ fn plain(
 async fn extended(
     ask: &Ask<'_>,
     web: &WebSession,
-    body: &[u8],
+    payload: &mut Payload,
     stream: byte_stream::Client,
 ) -> Result<Response<response::Owned>> {
     if web.has_ext.get() == Some(false) {
@@ -253,9 +257,13 @@ async fn extended(
     params.set_path(context::path(ask.parts));
     params.set_mime_type(text(&ask.parts.headers, "content-type"));
     params.set_encoding(text(&ask.parts.headers, "content-encoding"));
-    params.set_content(body);
+    params.set_content(payload.whole());
     ask.head.write(params.init_context(), Some(stream));
-    let result = request.send().promise.await.map_err(from_rpc);
+    let answer = request.send().promise;
+    if web.has_ext.get() == Some(true) {
+        payload.sent();
+    }
+    let result = answer.await.map_err(from_rpc);
     match &result {
         Ok(_) => web.has_ext.set(Some(true)),
         Err(Error::Unimplemented(_)) => web.has_ext.set(Some(false)),
@@ -333,16 +341,17 @@ async fn streamed(
         Way::Post => begin!(post_streaming_request),
         _ => begin!(put_streaming_request),
     };
-    let Payload::Coming(coming) = std::mem::replace(payload, Payload::Spent) else {
+    let Payload::Coming(coming) = std::mem::replace(payload, Payload::Spent { _held: None }) else {
         return Err(Error::Internal("this body is here already".into()));
     };
     let upload: web_session::request_stream::Client = match begun {
         Ok(upload) => upload,
         Err(error) if is_unimplemented(&error) => {
             // An app that knows only whole bodies gets one.
-            let body = coming.collect().await.map_err(|fault| Error::BadRequest(fault.why))?;
-            *payload = Payload::Whole(body);
+            let whole = coming.collect(&ask.session.room).await;
+            *payload = whole.map_err(|fault| Error::BadRequest(fault.why))?;
             let answer = plain(ask, web, target, payload.whole(), stream)?;
+            payload.sent();
             return answer.await.map_err(from_rpc);
         }
         Err(error) => {

@@ -115,14 +115,14 @@ async fn answer(
         };
         return websocket::open(&ask, upgrade, live).await;
     }
-    let mut payload = Payload::read(body, &target).await?;
+    let mut payload = Payload::read(body, &target, &session.room).await?;
     let result = exchange(&ask, &target, &mut payload).await;
     let converted = match result {
         Ok(done) => done,
         Err(error) => return Err(Fault::of(error, owner)),
     };
     let (Converted { answer, body }, receiver) = converted;
-    Ok(finish(session, parts, answer, body, receiver, live).await)
+    finish(session, parts, answer, body, receiver, live).await
 }
 
 /// Asks the app; once more, from a fresh start, if it went away under a request that may be
@@ -227,9 +227,12 @@ async fn finish(
     body: BodyKind,
     mut receiver: BodyReceiver,
     live: Live,
-) -> Response<GrainBody> {
-    match body {
-        BodyKind::Bytes(bytes) => answer.map(|()| GrainBody::Whole(EdgeBody::full(bytes))),
+) -> std::result::Result<Response<GrainBody>, Fault> {
+    Ok(match body {
+        BodyKind::Bytes(bytes) => {
+            let held = session.room.hold(bytes, live).await?;
+            answer.map(|()| GrainBody::Whole(EdgeBody::full(held)))
+        }
         BodyKind::Stream(_) if parts.method == Method::HEAD => {
             answer.map(|()| GrainBody::Whole(EdgeBody::empty()))
         }
@@ -243,7 +246,7 @@ async fn finish(
             let stream = AppStream::new(receiver, length, &session.revoked, handle, live);
             answer.map(|()| GrainBody::Stream(Box::new(stream)))
         }
-    }
+    })
 }
 
 /// A grain's page lives in its frame: asked for as a whole document, it sends the browser to the

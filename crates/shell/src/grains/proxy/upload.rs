@@ -13,15 +13,21 @@ use sandstorm_schema::util_capnp::byte_stream;
 
 use super::call::{Target, Way};
 use crate::grains::errors::Fault;
+use crate::grains::room::{Room, Share};
 use crate::grains::shared::Live;
 
 /// A body, whole or still coming.
 pub enum Payload {
-    Whole(Bytes),
+    Whole(Bytes, Share),
     Coming(Coming),
-    /// It went away with an earlier try.
-    Spent,
+    /// It went away with an earlier try. What the app has of it keeps its share.
+    Spent {
+        _held: Option<Share>,
+    },
 }
+
+/// Bytes of a body that is kept to be sent a second time.
+const REPLAYED: usize = 1 << 20;
 
 /// A body of which the first bytes are here: asking for them made a client that waits for
 /// `100 Continue` go on.
@@ -32,9 +38,13 @@ pub struct Coming {
 }
 
 impl Payload {
-    pub async fn read(mut body: Incoming, target: &Target<'_>) -> Result<Payload, Fault> {
+    pub async fn read(
+        mut body: Incoming,
+        target: &Target<'_>,
+        room: &Room,
+    ) -> Result<Payload, Fault> {
         if body.is_end_stream() {
-            return Ok(Payload::Whole(Bytes::new()));
+            return Ok(Payload::Whole(Bytes::new(), room.share()));
         }
         let size = body.size_hint().exact();
         if matches!(target.way, Way::Post | Way::Put) {
@@ -46,25 +56,36 @@ impl Payload {
             return Err(too_large());
         }
         let coming = Coming { first: None, rest: body, size };
-        Ok(Payload::Whole(coming.collect().await?))
+        coming.collect(room).await
+    }
+
+    /// The app has been asked: a large body is not kept for a second time.
+    pub fn sent(&mut self) {
+        if self.whole().len() > REPLAYED
+            && let Payload::Whole(_, share) =
+                std::mem::replace(self, Payload::Spent { _held: None })
+        {
+            *self = Payload::Spent { _held: Some(share) };
+        }
     }
 
     /// Can be sent a second time.
     pub fn is_replayable(&self) -> bool {
-        matches!(self, Payload::Whole(_))
+        matches!(self, Payload::Whole(..))
     }
 
     pub fn whole(&self) -> &[u8] {
         match self {
-            Payload::Whole(bytes) => bytes,
+            Payload::Whole(bytes, _) => bytes,
             _ => &[],
         }
     }
 }
 
 impl Coming {
-    /// Everything in memory, within the limit for it.
-    pub async fn collect(mut self) -> Result<Bytes, Fault> {
+    /// Everything in memory, within the limit for it and for the grain's owner.
+    pub async fn collect(mut self, room: &Room) -> Result<Payload, Fault> {
+        let mut share = room.share();
         let mut all = BytesMut::with_capacity(
             // What was announced is not there yet.
             self.size.unwrap_or(0).min(BODY_CHUNK as u64) as usize,
@@ -75,10 +96,11 @@ impl Coming {
                 Some(first) => Some(first),
                 None => next(&mut self.rest).await?,
             };
-            let Some(chunk) = chunk else { return Ok(all.freeze()) };
+            let Some(chunk) = chunk else { return Ok(Payload::Whole(all.freeze(), share)) };
             if all.len() + chunk.len() > BUFFERED_REQUEST_BODY {
                 return Err(too_large());
             }
+            share.grow(chunk.len()).await?;
             all.extend_from_slice(&chunk);
         }
     }
