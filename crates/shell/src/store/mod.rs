@@ -28,7 +28,7 @@ use std::{
 };
 
 use sqlx::{
-    SqlitePool,
+    Connection, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -104,6 +104,7 @@ impl Store {
         let open = |source| StoreError::Open { path: path.to_owned(), source };
         let write = SqlitePoolOptions::new()
             .max_connections(1)
+            .after_release(|connection, _| Box::pin(is_clean(connection)))
             .connect_with(options.clone())
             .await
             .map_err(open)?;
@@ -147,6 +148,15 @@ impl Store {
         .await?;
         Ok(())
     }
+}
+
+/// May this connection be used again? When the disk is full SQLite rolls back by itself; sqlx's own
+/// ROLLBACK then fails and it goes on counting a transaction that is over, so that every later one
+/// would be a savepoint that nobody commits. Such a connection is closed, and the next one is new.
+async fn is_clean(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+    // A dropped transaction's rollback is only queued: this waits for it.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Makes the file with mode 0600 before SQLite would make it with the umask's.

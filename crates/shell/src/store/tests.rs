@@ -266,3 +266,24 @@ async fn a_notice_shows_once_and_undoes_once() {
     assert_eq!(store.take_undo(ada.id, id).await.unwrap().as_deref(), Some("restore g1"));
     assert_eq!(store.take_undo(ada.id, id).await.unwrap(), None);
 }
+
+/// What a full disk does: the transaction is gone before sqlx rolls it back.
+#[tokio::test]
+async fn a_transaction_that_sqlite_ended_itself_does_not_swallow_later_ones() {
+    let (_dir, store) = store().await;
+    for _ in 0..3 {
+        let mut lost = store.write.begin().await.unwrap();
+        sqlx::query("ROLLBACK").execute(&mut *lost).await.unwrap();
+        drop(lost);
+    }
+    store.set_setting("name", "after").await.unwrap();
+    let mut kept = store.write.begin().await.unwrap();
+    sqlx::query("INSERT INTO settings (name, value) VALUES ('other', 'kept')")
+        .execute(&mut *kept)
+        .await
+        .unwrap();
+    kept.commit().await.unwrap();
+    // The readers see only what was committed.
+    assert_eq!(store.setting("name").await.unwrap().as_deref(), Some("after"));
+    assert_eq!(store.setting("other").await.unwrap().as_deref(), Some("kept"));
+}
