@@ -29,7 +29,7 @@ const LIMITS: &[(libc::__rlimit_resource_t, u64, u64)] = &[
     (libc::RLIMIT_RTPRIO, 0, 0),
 ];
 
-/// Resets what exec hands on. Must run before anything else in `main`.
+/// Resets what exec hands on and puts root's rights aside. Must run before anything else in `main`.
 ///
 /// # Errors
 /// Only for steps without which going on would be unsafe.
@@ -56,6 +56,10 @@ pub fn first_steps(one_thread: &process::SingleThread) -> Result<(), Error> {
     process::set_umask(0o077);
     process::reset_scheduling();
     leave_terminal();
+    // Nothing below needs root's rights but the steps that take them back by name.
+    if effective != real {
+        creds::set_effective_uid(real).map_err(Error::kernel("take the caller's uid"))?;
+    }
     Ok(())
 }
 

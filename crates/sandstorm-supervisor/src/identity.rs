@@ -1,7 +1,7 @@
 //! Whose process this is, which mode that means, and privilege as a type.
 //!
 //! Trust: the kernel's answer on uids, nothing else. In setuid mode the effective uid is the
-//! caller's from the first steps on; root's rights are taken back only inside
+//! caller's from `harden::first_steps` on; root's rights are taken back only inside
 //! `Privileged::as_root`, for single steps, and for good by nobody: `give_up` consumes the value.
 #![forbid(unsafe_code)]
 
@@ -48,19 +48,20 @@ pub struct Identity {
     pub warning: Option<String>,
 }
 
-/// Finds the mode, checks how the program is installed, and puts root's rights aside.
+/// Finds the mode and checks how the program is installed.
 ///
 /// # Errors
 /// `Installation` when a setuid copy has another mode than 4750 or another owner than root.
 pub fn establish() -> Result<Identity, Error> {
-    let (real, effective, _) = creds::uids();
+    // The effective uid is the caller's already; the saved one is what the file's bit gave.
+    let (real, _, saved) = creds::uids();
     let caller = Caller { uid: real, gid: creds::gid() };
     let own = fd::open(c"/proc/self/exe", libc::O_PATH, 0)
         .and_then(|exe| fd::stat(exe.as_fd()))
         .map_err(Error::kernel("look at the program's own file (/proc/self/exe)"))?;
     let setuid_file = own.st_mode & libc::S_ISUID != 0 && own.st_uid == 0;
 
-    if effective != 0 {
+    if saved != 0 {
         let warning = setuid_file.then(|| {
             "this program is setuid root, but the kernel did not honour that: the caller runs with no_new_privs \
              (a systemd option that implies it, a container flag) or the file lies on a nosuid mount; \
@@ -79,7 +80,6 @@ pub fn establish() -> Result<Identity, Error> {
                 mode: own.st_mode & 0o7777,
             });
         }
-        creds::set_effective_uid(real).map_err(Error::kernel("take the caller's uid"))?;
     }
     Ok(Identity {
         caller,
