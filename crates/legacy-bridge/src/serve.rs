@@ -25,6 +25,10 @@ const LAST_CHANCE: Duration = Duration::from_secs(2);
 
 /// Without a request for so long, the bridge is idle.
 const REST_AFTER: Duration = Duration::from_secs(2);
+/// Processor time that an idle bridge does not need.
+const WORK: Duration = Duration::from_millis(10);
+/// How often a resting bridge looks whether it has worked meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Starts the app and serves it until it or the supervisor ends. Returns the exit status.
 ///
@@ -82,16 +86,23 @@ async fn serve(run: &Run, config: Config, socket: std::os::unix::net::UnixStream
     }
 }
 
-/// Gives memory back when nothing was asked for a while; wakes for nothing else.
+/// Gives memory back when nothing was asked for a while and no body flows.
 async fn rest(upstream: Rc<Upstream>) {
     upstream.ready().await;
     loop {
-        let before = upstream.requests();
+        let (requests, worked) = (upstream.requests(), sys::processor_time());
         tokio::time::sleep(REST_AFTER).await;
-        if upstream.requests() == before {
-            memory::give_back();
-            sys::release_code();
-            upstream.next_request().await;
+        if upstream.requests() != requests || sys::processor_time().saturating_sub(worked) > WORK {
+            continue;
+        }
+        memory::give_back();
+        sys::release_code();
+        let worked = sys::processor_time();
+        // A request is the usual end of the rest; a body that stood still may go on, too.
+        while tokio::time::timeout(LOOK_AGAIN, upstream.next_request()).await.is_err() {
+            if sys::processor_time().saturating_sub(worked) > WORK {
+                break;
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -29,6 +30,12 @@ pub fn take_rpc_socket() -> Result<UnixStream> {
         .set_nonblocking(true)
         .map_err(|source| Error::System { step: "preparing fd 3", source })?;
     Ok(socket)
+}
+
+/// Processor time that this process has used.
+pub fn processor_time() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
 unsafe extern "C" {
