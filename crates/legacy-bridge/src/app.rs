@@ -4,21 +4,25 @@
 //! ends, not only its own child.
 
 use std::ffi::OsString;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::http1::{Conn, Upstream};
-use crate::log;
+use crate::{log, sys};
 
 /// The running app.
 #[derive(Debug)]
@@ -174,11 +178,27 @@ pub async fn wait_for_port(upstream: &Rc<Upstream>, limit: Duration) -> Result<(
             next_note *= 3;
         }
         // Fine steps at first, so that opening a grain waits for the app alone.
-        let step = match waited.as_millis() {
-            0..500 => 1,
-            500..5_000 => 5,
-            _ => 25,
-        };
-        tokio::time::sleep(Duration::from_millis(step)).await;
+        match waited.as_millis() {
+            0..200 => short_pause().await,
+            200..500 => tokio::time::sleep(Duration::from_millis(1)).await,
+            500..5_000 => tokio::time::sleep(Duration::from_millis(5)).await,
+            _ => tokio::time::sleep(Duration::from_millis(25)).await,
+        }
+    }
+}
+
+/// A fifth of a millisecond. The runtime's own timers know whole ones only, and add one.
+async fn short_pause() {
+    let timer = || -> io::Result<AsyncFd<OwnedFd>> {
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        let time = Expiration::OneShot(Duration::from_micros(200).into());
+        timer.set(time, TimerSetTimeFlags::empty())?;
+        sys::watch_readable(timer.into())
+    };
+    match timer() {
+        Ok(timer) => drop(timer.readable().await),
+        // A sandbox without such timers, or no descriptor left.
+        Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
     }
 }

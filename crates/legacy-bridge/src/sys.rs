@@ -1,11 +1,14 @@
-//! What needs `unsafe`: fd 3, and giving memory back.
+//! What needs `unsafe`: fd 3, watching a descriptor, and giving memory back.
 
+use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{getsockopt, sockopt};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::error::{Error, Result};
 
@@ -30,6 +33,16 @@ pub fn take_rpc_socket() -> Result<UnixStream> {
         .set_nonblocking(true)
         .map_err(|source| Error::System { step: "preparing fd 3", source })?;
     Ok(socket)
+}
+
+/// Watches a descriptor's readability in the current runtime.
+///
+/// # Errors
+/// What epoll answers.
+pub fn watch_readable(owner: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd's number stays open and the same for as long as the registration holds it.
+    let registered = unsafe { AsyncFd::register_with_interest(owner, Interest::READABLE) };
+    registered.map_err(io::Error::from)
 }
 
 /// Processor time that this process has used.

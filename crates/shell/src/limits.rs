@@ -65,8 +65,10 @@ pub async fn effective(
     owner: AccountId,
 ) -> Result<Chosen> {
     let mut chosen = server.clone();
-    chosen.overlay(store.limits_of(&LimitSubject::App(app_id.to_owned())).await?);
-    chosen.overlay(store.limits_of(&LimitSubject::Account(owner)).await?);
+    let (app, account) = (LimitSubject::App(app_id.to_owned()), LimitSubject::Account(owner));
+    let (app, account) = tokio::try_join!(store.limits_of(&app), store.limits_of(&account))?;
+    chosen.overlay(app);
+    chosen.overlay(account);
     Ok(chosen)
 }
 

@@ -56,6 +56,8 @@ pub struct Conn {
     pub child: Option<Child>,
     /// The app has answered something since this connection was made.
     pub answered: Cell<bool>,
+    /// It is on record that the grain has set itself up.
+    pub settled: Cell<bool>,
     pub since: std::time::Instant,
     dead: Cell<bool>,
     /// Calls that were given up before their answer: the RPC layer never forgets those.
@@ -116,6 +118,38 @@ impl Conn {
         stream: UnixStream,
         child: Option<Child>,
     ) -> Result<Rc<Conn>> {
+        let conn = Conn::new(shared, entry, stream, child);
+        if let Err(error) = conn.keep_alive().await {
+            conn.disconnect().await;
+            return Err(error);
+        }
+        Ok(conn)
+    }
+
+    /// The same towards a supervisor that has just said that it listens: what is asked of it next
+    /// follows the core without waiting, and meets whatever is wrong.
+    pub fn open_fresh(
+        shared: &Arc<Grains>,
+        entry: &Arc<Entry>,
+        stream: UnixStream,
+        child: Option<Child>,
+    ) -> Rc<Conn> {
+        let conn = Conn::new(shared, entry, stream, child);
+        let (grain, sent) = (entry.grain.clone(), conn.send_keep_alive());
+        tokio::task::spawn_local(async move {
+            if let Err(e) = sent.await {
+                tracing::warn!("grain {grain}: first keepAlive: {e}");
+            }
+        });
+        conn
+    }
+
+    fn new(
+        shared: &Arc<Grains>,
+        entry: &Arc<Entry>,
+        stream: UnixStream,
+        child: Option<Child>,
+    ) -> Rc<Conn> {
         let pid =
             stream.peer_cred().ok().and_then(|cred| cred.pid()).and_then(|p| p.try_into().ok());
         let vat = Vat::spawn(stream, Side::Client, None, Trust::Hostile(GuardLimits::supervisor()));
@@ -130,7 +164,7 @@ impl Conn {
         };
         // How it ends does not matter to those who wait: it is over.
         let closed = vat.closed().map(drop).boxed_local().shared();
-        let conn = Rc::new(Conn {
+        Rc::new(Conn {
             supervisor,
             vat: Cell::new(Some(vat)),
             closed,
@@ -142,16 +176,12 @@ impl Conn {
             pid,
             child,
             answered: Cell::new(false),
+            settled: Cell::new(false),
             since: std::time::Instant::now(),
             dead: Cell::new(false),
             given_up: Cell::new(0),
             stopping: Cell::new(false),
-        });
-        if let Err(error) = conn.keep_alive().await {
-            conn.disconnect().await;
-            return Err(error);
-        }
-        Ok(conn)
+        })
     }
 
     /// Ends the connection; the supervisor and its grain go on.
@@ -183,9 +213,15 @@ impl Conn {
     }
 
     pub async fn keep_alive(&self) -> Result<()> {
+        self.send_keep_alive().await
+    }
+
+    /// Sends it at once; the future is for the answer.
+    fn send_keep_alive(&self) -> impl Future<Output = Result<()>> + use<> {
         let mut request = self.supervisor.keep_alive_request();
         request.get().set_core(self.core.clone());
-        timed("the box", SUPERVISOR_TIME, request.send().promise).await.map(drop)
+        let promise = request.send().promise;
+        async move { timed("the box", SUPERVISOR_TIME, promise).await.map(drop) }
     }
 
     /// Asks the supervisor to end the grain; a disconnect is its success.
@@ -205,13 +241,14 @@ impl Conn {
     async fn view(&self) -> Result<&View> {
         self.view
             .get_or_try_init(|| async {
-                let promise = self.supervisor.get_main_view_request().send().promise;
-                let response = timed("starting the app", APP_TIME, promise).await?;
+                let main = self.supervisor.get_main_view_request().send();
+                // Asked of the view that is promised: it is answered as soon as the app can.
+                let info = main.pipeline.get_view().get_view_info_request().send().promise;
+                let response = timed("starting the app", APP_TIME, main.promise).await?;
                 let client =
                     response.get().and_then(|results| results.get_view()).map_err(from_rpc)?;
                 drop(response);
-                let promise = client.get_view_info_request().send().promise;
-                let permissions = match timed("starting the app", APP_TIME, promise).await {
+                let permissions = match timed("starting the app", APP_TIME, info).await {
                     Ok(response) => permission_names(&response).map_err(from_rpc)?,
                     // An old app may have none to tell of.
                     Err(Error::Unimplemented(_)) => Vec::new(),

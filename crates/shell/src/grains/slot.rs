@@ -15,6 +15,7 @@ use futures::future::{LocalBoxFuture, Shared as SharedFuture};
 use sandstorm_schema::grain_limits::EXIT_GREED;
 use sandstorm_schema::rpc::connect::connect_at;
 use std::os::fd::AsFd;
+use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
 use super::conn::Conn;
@@ -222,11 +223,12 @@ impl Slot {
 
     /// The grain has set itself up: from now on the continue command runs.
     pub async fn settle(&self, local: &Local, conn: &Conn) {
-        if conn.answered.get() || conn.since.elapsed() > SETTLED {
-            let stored = local.shared.store.grain_started(self.entry.grain.as_str()).await;
-            if let Err(e) = stored {
-                tracing::error!("grain {}: {e}", self.entry.grain);
-            }
+        if conn.settled.get() || !(conn.answered.get() || conn.since.elapsed() > SETTLED) {
+            return;
+        }
+        match local.shared.store.grain_started(self.entry.grain.as_str()).await {
+            Ok(()) => conn.settled.set(true),
+            Err(e) => tracing::error!("grain {}: {e}", self.entry.grain),
         }
     }
 
@@ -250,6 +252,7 @@ impl Slot {
             return new.disconnect().await;
         }
         new.answered.set(old.answered.get());
+        new.settled.set(old.settled.get());
         old.stopping.set(true);
         self.install(local, &new);
         old.disconnect().await;
@@ -272,11 +275,14 @@ async fn connect(local: &Rc<Local>, entry: &Arc<Entry>) -> Option<Rc<Conn>> {
 }
 
 async fn open(local: &Rc<Local>, entry: &Arc<Entry>, child: Option<Child>) -> Result<Rc<Conn>> {
+    let stream = socket(local, entry).await?;
+    Conn::open(&local.shared, entry, stream, child).await
+}
+
+async fn socket(local: &Local, entry: &Entry) -> Result<UnixStream> {
     let dir =
         std::fs::File::open(grain_dir(local, entry)).map_err(Error::io("the grain's directory"))?;
-    let stream =
-        connect_at(dir.as_fd(), "socket").await.map_err(Error::io("the grain's socket"))?;
-    Conn::open(&local.shared, entry, stream, child).await
+    connect_at(dir.as_fd(), "socket").await.map_err(Error::io("the grain's socket"))
 }
 
 async fn start(slot: Rc<Slot>, local: Rc<Local>) -> std::result::Result<Rc<Conn>, Failure> {
@@ -318,12 +324,19 @@ async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
         }
     };
     entry.set_state(GrainState::Starting { step: "Starting the app" });
+    conn.settled.set(row.started.is_some());
     let child = conn.child.clone();
     match conn.permission_names().await {
         Ok(_) => {
             slot.failed.borrow_mut().take_if(|held| !held.firmly);
             slot.install(local, &conn);
-            let _ = shared.store.grain_exit(entry.grain.as_str(), None).await;
+            let (store, grain) = (shared.store.clone(), entry.grain.clone());
+            // Nobody waits for it.
+            tokio::task::spawn_local(async move {
+                if let Err(e) = store.grain_exit(grain.as_str(), None).await {
+                    tracing::error!("grain {grain}: {e}");
+                }
+            });
             Ok(conn)
         }
         Err(error) => {
@@ -346,15 +359,17 @@ async fn launch(slot: &Rc<Slot>, local: &Rc<Local>, row: &crate::store::Grain) -
         None => Which::Action(usize::try_from(row.action).unwrap_or(usize::MAX)),
     };
     let home = config.home.clone();
-    let command = tokio::task::spawn_blocking(move || manifest::command(&home, &package, which))
-        .await
-        .map_err(|e| Error::Internal(e.to_string()))??;
+    let (command, limits) = tokio::join!(
+        tokio::task::spawn_blocking(move || manifest::command(&home, &package, which)),
+        limits::effective(&local.shared.store, &config.grain_limits, &row.app_id, row.owner),
+    );
+    let (command, limits) = (command.map_err(|e| Error::Internal(e.to_string()))??, limits?);
     let new = !grain_dir(local, entry).join("sandbox").exists();
-    let limits =
-        limits::effective(&local.shared.store, &config.grain_limits, &row.app_id, row.owner)
-            .await?;
     match spawn::spawn(config, &entry.grain, &package, new, &limits, &command).await? {
-        Started::Listening(child) => open(local, entry, Some(child)).await,
+        Started::Listening(child) => {
+            let stream = socket(local, entry).await?;
+            Ok(Conn::open_fresh(&local.shared, entry, stream, Some(child)))
+        }
         Started::AlreadyRunning => open(local, entry, None).await,
     }
 }
