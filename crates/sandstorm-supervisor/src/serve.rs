@@ -28,7 +28,7 @@ use crate::grain::app::App;
 use crate::grain::book::Book;
 use crate::grain::life::Life;
 use crate::grain::log::{self, Log};
-use crate::grain::storage::{self, Next, Quota, Verdict};
+use crate::grain::storage::{self, Next, Plan, Quota, Verdict};
 use crate::home::GrainDirs;
 use crate::identity::Caller;
 use crate::rpc::border;
@@ -387,14 +387,24 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
         quota.was_full();
         grain.app.set_writes(false);
     }
-    storage::watch(dir, &life, grain.book.limits.inodes, async |walk, changed| {
+    let held = Cell::new(false);
+    let hold = || {
+        grain.app.set_writes(false);
+        held.set(true);
+    };
+    storage::watch(dir, &life, grain.book.limits.inodes, hold, async |walk, changed, disk| {
         let usage = walk.usage;
         grain.book.measured(usage);
         for path in &walk.shut {
             grain.app.open_up(path);
         }
         let sees_all = walk.shut.is_empty() && !walk.hidden;
-        match quota.judge(usage, sees_all) {
+        let verdict = quota.judge(usage, sees_all, disk);
+        // A false alarm: others took the space.
+        if held.take() && !quota.is_full() {
+            grain.app.set_writes(true);
+        }
+        match verdict {
             Verdict::Same => {}
             Verdict::Nearly(text) => grain.log.note(&text),
             Verdict::Full(text) => {
@@ -420,11 +430,12 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
             // A core of a shell that is gone: its successor is told at the next walk.
             unreported.set(!matches!(call.await, Ok(Ok(_))));
         }
-        match (end.is_empty(), quota.is_full() || !sees_all) {
+        let next = match (end.is_empty(), quota.is_full() || !sees_all) {
             (false, _) => Next::Never,
             (true, true) => Next::Soon,
             (true, false) => Next::AsUsual,
-        }
+        };
+        Plan { next, left: quota.left(usage) }
     })
     .await;
     end

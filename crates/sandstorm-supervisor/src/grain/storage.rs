@@ -189,42 +189,113 @@ pub enum Next {
     Never,
 }
 
+/// Free space of the file system that all grains share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Space {
+    free: u64,
+    /// Less than this and no grain may write, so that the server itself still can.
+    reserve: u64,
+}
+
+/// How often what is needed for an alarm doubles.
+const MAX_ALARMS: u32 = 5;
+/// What the reserve is at most, and on a small file system its share.
+const RESERVE: u64 = 128 << 20;
+const RESERVE_SHARE: u64 = 20;
+
+impl Space {
+    fn of(top: &OwnedFd) -> Space {
+        let (free, total) = fd::space(top.as_fd()).unwrap_or_default();
+        Space { free, reserve: RESERVE.min(total / RESERVE_SHARE) }
+    }
+
+    /// Nearly none is left. `more`: bytes that must be there beyond the reserve.
+    fn is_scarce(self, more: u64) -> bool {
+        self.free < self.reserve + more
+    }
+}
+
+/// What a walk means for the next one.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    pub next: Next,
+    /// Bytes that the grain may still take.
+    pub left: u64,
+}
+
 /// Walks again and again, telling `report` every result, and whether it differs from the last;
-/// until it wants no more. `most` inodes are allowed.
+/// until it wants no more. `most` inodes are allowed. `hold` stops writes at once, before a walk
+/// that may take a while, when more space has gone than the grain may take: what it says then is
+/// `report`'s affair.
 pub async fn watch(
     top: OwnedFd,
     life: &Life,
     most: u64,
-    mut report: impl AsyncFnMut(&Walk, bool) -> Next,
+    hold: impl Fn(),
+    mut report: impl AsyncFnMut(&Walk, bool, Disk) -> Plan,
 ) {
     let mut last = None;
     let mut pace = Pace { pause: SOON };
+    let mut space = Space::of(&top);
+    let mut lost = 0u64;
+    let mut held = false;
+    // Neighbours write too: each time that it was they, more is needed for the next alarm.
+    let mut alarms = 0;
     loop {
         let started = Instant::now();
-        let mut soon = false;
+        let mut plan = Plan { next: Next::AsUsual, left: u64::MAX };
         if let Ok(found) = measure(&top, most).await {
+            let now = Space::of(&top);
+            let before = last.unwrap_or(found.usage);
+            // What went and is in none of the grain's files: others took it, or it is held open.
+            let gone = space.free.saturating_sub(now.free);
+            lost = lost.saturating_add(
+                gone.saturating_sub(found.usage.bytes.saturating_sub(before.bytes)),
+            );
             let changed = last != Some(found.usage);
             last = Some(found.usage);
-            soon = match report(&found, changed).await {
-                Next::Soon => true,
-                Next::AsUsual => changed,
-                Next::Never => return,
-            };
+            plan = report(&found, changed, Disk { space: now, lost }).await;
+            if changed && plan.next == Next::AsUsual {
+                plan.next = Next::Soon;
+            }
+        }
+        if plan.next == Next::Never {
+            return;
+        }
+        if std::mem::take(&mut held) {
+            alarms = if plan.left == 0 { 0 } else { (alarms + 1).min(MAX_ALARMS) };
         }
         let walk = started.elapsed();
-        let until = Instant::now() + pace.next(walk, soon);
-        let free = fd::free_bytes(top.as_fd()).unwrap_or(0);
+        let until = Instant::now() + pace.next(walk, plan.next == Next::Soon);
+        space = Space::of(&top);
         let earliest = Instant::now() + walk * 9;
         while Instant::now() < until {
             let glance =
                 if life.is_recent(Duration::from_secs(30)) { GLANCE } else { GLANCE_AT_REST };
             tokio::time::sleep(glance.min(until.saturating_duration_since(Instant::now()))).await;
-            let now = fd::free_bytes(top.as_fd()).unwrap_or(0);
-            if now + DROP < free && Instant::now() >= earliest {
+            let now = Space::of(&top);
+            // What others free must not hide what this grain takes.
+            space.free = space.free.max(now.free);
+            let gone = space.free.saturating_sub(now.free);
+            let alarm = plan.left.saturating_add(MORE.bytes << alarms);
+            if gone > DROP && (gone > alarm || now.is_scarce(0)) {
+                hold();
+                held = true;
+                break;
+            }
+            if gone > DROP && Instant::now() >= earliest {
                 break;
             }
         }
     }
+}
+
+/// The file system at a walk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Disk {
+    space: Space,
+    /// Bytes that went, since the grain runs, without being seen in its files.
+    lost: u64,
 }
 
 /// What a fuller grain is told: percent, and the level that this is.
@@ -255,7 +326,12 @@ pub struct Quota {
     warned: u8,
     /// Walks in a row that could not see everything.
     blind: u8,
+    /// The file system is nearly full, whoever filled it.
+    scarce: bool,
 }
+
+/// Room beyond the reserve before writes are let go again.
+const RELIEF: u64 = 32 << 20;
 
 /// After so many such walks the limit counts as reached: what is opened up and shut again, or too
 /// deep, cannot be kept from growing.
@@ -280,7 +356,7 @@ impl Quota {
     pub fn new(bytes: u64, inodes: u64, log: u64) -> Quota {
         let limit = Usage { bytes, inodes };
         let log = log.saturating_mul(2);
-        Quota { limit, log, full: None, was_full: false, warned: 0, blind: 0 }
+        Quota { limit, log, full: None, was_full: false, warned: 0, blind: 0, scarce: false }
     }
 
     /// The grain was full when it last ran, so that nothing is written before it is measured.
@@ -315,11 +391,25 @@ impl Quota {
         format!("{} of {} MiB, {} of {inodes} files", usage.bytes >> 20, bytes >> 20, usage.inodes)
     }
 
+    /// Bytes that may still be taken.
+    pub fn left(&self, usage: Usage) -> u64 {
+        self.limit.bytes.saturating_sub(usage.bytes)
+    }
+
     /// `sees_all`: nothing was hidden from this measurement.
-    pub fn judge(&mut self, usage: Usage, sees_all: bool) -> Verdict {
+    pub fn judge(&mut self, usage: Usage, sees_all: bool, disk: Disk) -> Verdict {
+        self.scarce = disk.space.is_scarce(if self.scarce { RELIEF } else { 0 });
+        if self.scarce && disk.lost > BEYOND.bytes {
+            return Verdict::Runaway(format!(
+                "ended: the server's disk is nearly full, and while this grain ran {} MiB went \
+                 that no file shows; deleted files that a program holds open are gone with it",
+                disk.lost >> 20
+            ));
+        }
         self.blind = if sees_all { 0 } else { self.blind.saturating_add(1).min(MAX_BLIND) };
         let blind = self.blind >= MAX_BLIND;
-        let percent = if blind { self.percent(usage).max(100) } else { self.percent(usage) };
+        let stopped = blind || self.scarce;
+        let percent = if stopped { self.percent(usage).max(100) } else { self.percent(usage) };
         let level = WARNINGS.iter().find(|(at, _)| percent >= *at).map_or(0, |(_, level)| *level);
         if let Some(least) = &mut self.full {
             least.bytes = least.bytes.min(usage.bytes);
@@ -342,6 +432,11 @@ impl Quota {
         let was_full = std::mem::take(&mut self.was_full);
         if percent >= 100 || was_full && percent >= ROOM {
             self.full = Some(usage);
+            if self.scarce {
+                return Verdict::Full(
+                    "the server's disk is nearly full: writes fail until there is room".into(),
+                );
+            }
             if blind {
                 return Verdict::Full(
                     "folders in /var cannot be looked into, or are nested too deep: writes fail \
@@ -376,6 +471,24 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
+    const PLENTY: Disk = Disk { space: Space { free: 1 << 40, reserve: RESERVE }, lost: 0 };
+
+    #[test]
+    fn a_disk_without_room_stops_all_and_ends_who_may_hold_it() {
+        let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
+        let mut at = |free: u64, lost: u64| {
+            let space = Space { free: free << 20, reserve: RESERVE };
+            quota.judge(Usage { bytes: 1 << 20, inodes: 5 }, true, Disk { space, lost: lost << 20 })
+        };
+        assert_eq!(at(200, 1000), Verdict::Same, "there is room, whoever took the rest");
+        let Verdict::Full(words) = at(127, 200) else { panic!("writes must fail") };
+        assert!(words.contains("the server's disk"), "{words}");
+        assert_eq!(at(140, 200), Verdict::Same, "some room between");
+        assert_eq!(at(161, 200), Verdict::Free);
+        let Verdict::Runaway(words) = at(100, 300) else { panic!("it must end") };
+        assert!(words.contains("300 MiB"), "{words}");
+    }
+
     fn tree() -> (tempfile::TempDir, OwnedFd) {
         let dir = tempfile::tempdir().unwrap();
         let fd = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
@@ -404,7 +517,8 @@ mod tests {
     #[test]
     fn the_quota_warns_stops_and_lets_go() {
         let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
-        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true);
+        let mut at =
+            |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true, PLENTY);
         assert_eq!(at(50, 10), Verdict::Same);
         assert!(matches!(at(81, 10), Verdict::Nearly(_)));
         assert_eq!(at(82, 10), Verdict::Same);
@@ -421,13 +535,15 @@ mod tests {
     #[test]
     fn who_goes_on_when_writes_fail_is_ended() {
         let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
-        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true);
+        let mut at =
+            |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true, PLENTY);
         assert!(matches!(at(10, 1200), Verdict::Full(_)));
         assert_eq!(at(10, 2900), Verdict::Same);
         assert!(matches!(at(10, 3300), Verdict::Runaway(_)));
         // Counted from the least there was since.
         let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
-        let mut at = |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true);
+        let mut at =
+            |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true, PLENTY);
         assert!(matches!(at(400, 10), Verdict::Full(_)));
         assert_eq!(at(150, 10), Verdict::Same);
         assert!(matches!(at(215, 10), Verdict::Runaway(_)));
@@ -438,8 +554,12 @@ mod tests {
         let at = |mib: u64| {
             let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
             quota.was_full();
-            let first = quota.judge(Usage { bytes: mib << 20, inodes: 10 }, true);
-            (first, quota.judge(Usage { bytes: mib << 20, inodes: 10 }, true), quota.is_full())
+            let first = quota.judge(Usage { bytes: mib << 20, inodes: 10 }, true, PLENTY);
+            (
+                first,
+                quota.judge(Usage { bytes: mib << 20, inodes: 10 }, true, PLENTY),
+                quota.is_full(),
+            )
         };
         assert!(matches!(at(99), (Verdict::Full(_), Verdict::Same, true)));
         assert_eq!(at(97), (Verdict::Free, Verdict::Same, false));
@@ -455,8 +575,8 @@ mod tests {
         while usage.bytes < 400 << 20 && starts < 20 {
             starts += 1;
             let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
-            assert!(matches!(quota.judge(usage, true), Verdict::Full(_)), "{usage:?}");
-            while !matches!(quota.judge(usage, true), Verdict::Runaway(_)) {
+            assert!(matches!(quota.judge(usage, true, PLENTY), Verdict::Full(_)), "{usage:?}");
+            while !matches!(quota.judge(usage, true, PLENTY), Verdict::Runaway(_)) {
                 usage.bytes += 1 << 20;
             }
         }
@@ -464,14 +584,14 @@ mod tests {
         assert!((356..=400).contains(&(usage.bytes >> 20)), "{usage:?}");
         // Who deletes is let be, from however far beyond.
         let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
-        assert!(matches!(quota.judge(mib(700), true), Verdict::Full(_)));
+        assert!(matches!(quota.judge(mib(700), true, PLENTY), Verdict::Full(_)));
         for n in (120..=700).rev().step_by(20) {
-            assert_eq!(quota.judge(mib(n), true), Verdict::Same);
+            assert_eq!(quota.judge(mib(n), true, PLENTY), Verdict::Same);
         }
-        assert_eq!(quota.judge(mib(90), true), Verdict::Free);
+        assert_eq!(quota.judge(mib(90), true, PLENTY), Verdict::Free);
         // Names alone, too.
         let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
-        let mut at = |inodes| quota.judge(Usage { bytes: 0, inodes }, true);
+        let mut at = |inodes| quota.judge(Usage { bytes: 0, inodes }, true, PLENTY);
         assert!(matches!(at(5000), Verdict::Full(_)));
         assert_eq!(at(5100), Verdict::Same);
         assert!(matches!(at(5101), Verdict::Runaway(_)));
@@ -543,7 +663,7 @@ mod tests {
     #[test]
     fn the_blind_spot_counts_as_full_until_it_is_gone() {
         let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
-        let mut at = |sees| quota.judge(Usage { bytes: 1 << 20, inodes: 5 }, sees);
+        let mut at = |sees| quota.judge(Usage { bytes: 1 << 20, inodes: 5 }, sees, PLENTY);
         assert_eq!(at(false), Verdict::Same);
         assert_eq!(at(false), Verdict::Same);
         assert!(matches!(at(false), Verdict::Full(_)));

@@ -72,13 +72,15 @@ pub fn filesystem_magic(fd: BorrowedFd<'_>) -> io::Result<i64> {
     Ok(out.f_type as i64)
 }
 
-/// Bytes that an unprivileged user can still use on the file system that holds `fd`.
-pub fn free_bytes(fd: BorrowedFd<'_>) -> io::Result<u64> {
+/// Bytes of the file system that holds `fd`: those that an unprivileged user can still use, and
+/// all there are.
+pub fn space(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     // SAFETY: all-zero is a valid `struct statfs`.
     let mut out: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: out is valid for writes.
     check(i64::from(unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut out) }))?;
-    Ok(out.f_bavail.saturating_mul(out.f_bsize as u64))
+    let block = out.f_bsize as u64;
+    Ok((out.f_bavail.saturating_mul(block), out.f_blocks.saturating_mul(block)))
 }
 
 /// `mkdirat`.
