@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
-use sandstorm_tests::{Installation, Mode, Server};
+use sandstorm_tests::{Installation, Mode, Server, eventually};
 
 use crate::probe;
 
@@ -46,6 +46,10 @@ async fn sub_commands_speak_json_and_say_what_went_wrong() -> Result<()> {
         (&["app", "install", "/nonexistent.spk"], 1, "nonexistent"),
         (&["app", "install", "http://127.0.0.1:1/x.spk"], 1, "ALLOW_PRIVATE_DOWNLOADS"),
         (&["app", "install", "ftp://a.example/x.spk"], 1, "only http and https"),
+        (&["grain", "create", "--app", ""], 2, "--app"),
+        (&["app", "install", ""], 2, "FILE.spk"),
+        (&["limit", "clear", "--app", &probe.app.app_id, "nope"], 1, "memory, pids"),
+        (&["limit", "clear", "--account", "nobody"], 1, "once they have signed in"),
         (&["grain", "session"], 2, "Usage"),
         (&["fly"], 2, "Usage"),
     ] {
@@ -100,7 +104,8 @@ async fn the_control_socket_is_the_owners() -> Result<()> {
 #[tokio::test]
 async fn a_start_that_cannot_work_says_so() -> Result<()> {
     let Some(mut server) = Server::start(Mode::Setuid)? else { return Ok(()) };
-    ensure!(server.printed_link().is_some(), "no link was printed:\n{}", server.output());
+    // It answers a moment before it says so.
+    eventually("a link is printed", std::time::Duration::from_secs(20), || server.printed_link())?;
     let second = server.try_command(&["serve"])?;
     ensure!(said(&second).contains("another server runs"), "{second:?}");
     let port = server.port().to_string();
@@ -248,6 +253,21 @@ async fn twice_is_once_and_an_older_version_is_told() -> Result<()> {
     let told = text(&["app", "install", &old])?;
     ensure!(told.contains("Version four is newer") && told.contains("with 3 from now"), "{told}");
 
+    // Addresses that cannot be taken apart get a page, too.
+    for (method, path, status, says) in [
+        ("GET", "/?page=99999999999999999999", 400, "part of this address"),
+        ("GET", "/sign-in?to=a&to=b", 400, "part of this address"),
+        ("GET", "/grain/%ff", 400, "part of this address"),
+        ("DELETE", "/", 405, "Not done this way"),
+    ] {
+        let answer = admin.request(method, path, &[], "").await?;
+        let text = answer.text().to_lowercase();
+        ensure!(answer.status == status, "{method} {path}: {answer:?}");
+        ensure!(text.contains(&says.to_lowercase()) && text.contains("<h1"), "{path}: {text}");
+        ensure!(status != 405 || answer.header("allow").contains("GET"), "{answer:?}");
+    }
+
+    ensure!(text(&["grain", "list"])?.contains("There are no grains"));
     let probe = server.install(&sandstorm_tests::apps::package("probe")?)?;
     let grain = server.create(&probe.app_id)?;
     ensure!(text(&["grain", "log", &grain, "--now"])?.contains("SANDSTORM SUPERVISOR"));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use sandstorm_schema::ext_control_capnp::{InstallStep, control, install_progress, installed_app};
 use sandstorm_schema::limits::BODY_CHUNK;
@@ -19,7 +20,7 @@ use crate::error::Result;
 pub enum Command {
     /// Install an app from a package file or an http(s) address
     Install {
-        #[arg(value_name = "FILE.spk|URL")]
+        #[arg(value_name = "FILE.spk|URL", value_parser = NonEmptyStringValueParser::new())]
         from: String,
     },
     /// List the installed apps

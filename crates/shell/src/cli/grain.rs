@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::builder::NonEmptyStringValueParser;
 use sandstorm_schema::ext_control_capnp::{control, grain_info};
 use sandstorm_schema::ext_report_capnp::limit_state;
 use sandstorm_schema::rpc::body::pipe;
 
-use super::output::outln;
+use super::output::{called, outln};
 use super::{Context, client, print};
 use crate::error::Result;
 
@@ -16,7 +17,7 @@ pub enum Command {
     /// Make a grain
     Create {
         /// The app, as `shell app list` names it
-        #[arg(long, value_name = "APPID")]
+        #[arg(long, value_name = "APPID", value_parser = NonEmptyStringValueParser::new())]
         app: String,
         /// Which of the app's actions
         #[arg(long, value_name = "N", default_value_t = 0)]
@@ -170,6 +171,9 @@ async fn list(context: &Context, control: &control::Client) -> capnp::Result<()>
     }
     let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or("").to_owned();
     print(context, serde_json::Value::Array(rows.clone()), || {
+        if rows.is_empty() {
+            outln!("There are no grains. `{} grain create --app APPID` makes one.", called());
+        }
         for row in &rows {
             outln!(
                 "{}  {:8} {:12} {:>9} {}  {}",

@@ -72,12 +72,15 @@ impl ControlImpl {
         drop(params);
         let name = match name.as_str() {
             "" => None,
-            name => Some(grain_limits::find(name).map_or(name, |limit| limit.name)),
+            name => Some(find(name)?),
         };
         let subject = self.subject(&who).await?;
         let store = &self.app.store;
         let cleared = store.clear_limits(&subject, name).await.map_err(say)?;
-        store.audit(None, "limit-clear", &who.0, name.unwrap_or("all")).await.map_err(say)?;
+        if cleared > 0 {
+            let what = name.unwrap_or("all");
+            store.audit(None, "limit-clear", &who.0, what).await.map_err(say)?;
+        }
         results.get().set_cleared(u32::try_from(cleared).unwrap_or(u32::MAX));
         Ok(())
     }
@@ -97,13 +100,22 @@ impl ControlImpl {
     }
 }
 
+/// The limit's name as the table has it.
+fn find(name: &str) -> capnp::Result<&'static str> {
+    grain_limits::find(name).map(|limit| limit.name).ok_or_else(|| {
+        let all: Vec<_> = grain_limits::TABLE.iter().map(|limit| limit.name).collect();
+        failed(format!("no limit is called {name:?}; there are {}", all.join(", ")))
+    })
+}
+
 /// Name, and whether it is an app's.
 struct Who(String, bool);
 
 impl Who {
     fn read(subject: limit_subject::Reader<'_>) -> capnp::Result<Who> {
         match subject.which()? {
-            limit_subject::Which::App(id) => Ok(Who(id?.to_string()?, true)),
+            // App ids are read whatever their case.
+            limit_subject::Which::App(id) => Ok(Who(id?.to_string()?.to_ascii_lowercase(), true)),
             limit_subject::Which::Account(name) => Ok(Who(name?.to_string()?, false)),
             limit_subject::Which::Server(()) => Err(failed(
                 "the server's own limits are a setting: GRAIN_LIMITS, or grain_limits in \

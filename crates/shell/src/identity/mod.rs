@@ -40,8 +40,7 @@ pub async fn account_named(store: &Store, name: &str) -> Result<Account> {
     match (found.len(), found.pop()) {
         (1, Some(account)) => Ok(account),
         (0, _) => Err(Error::BadRequest(format!(
-            "nobody here is called {name:?}; the owner signs in once before grains can be made \
-             for them"
+            "nobody here is called {name:?}; a person is known here once they have signed in"
         ))),
         _ => Err(Error::BadRequest(format!(
             "more than one person is called {name:?}; use the handle"

@@ -90,6 +90,25 @@ pub async fn not_found() -> PageError {
     PageError::not_found()
 }
 
+/// What the framework refused before a handler saw it, in bare words of its own: an address that
+/// cannot be taken apart, a method that its path does not know. `reads`: GET or HEAD.
+pub fn of_the_framework(reads: bool, response: &Response) -> Option<PageError> {
+    let bare = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    let (kind, words) = match response.status() {
+        StatusCode::BAD_REQUEST if reads && bare => {
+            ("S-400", "part of this address cannot be read: copy the whole link, and nothing else")
+        }
+        StatusCode::METHOD_NOT_ALLOWED if bare => {
+            ("S-405", "this address does not take requests of this kind")
+        }
+        _ => return None,
+    };
+    Some(PageError::Told { status: response.status(), kind, words: words.into() })
+}
+
 /// The page for an error.
 pub async fn page(app: &App, asked: &Asked, error: PageError) -> Response {
     let (status, kind, words) = match error {

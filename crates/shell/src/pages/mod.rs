@@ -106,9 +106,13 @@ async fn render_errors(State(app): State<App>, request: Request, next: Next) -> 
     let (parts, body) = request.into_parts();
     let asked = errors::Asked::of(&parts);
     let packed = assets::accepts_gzip(&parts.headers);
+    let reads = matches!(parts.method, http::Method::GET | http::Method::HEAD);
     let mut response = next.run(Request::from_parts(parts, body)).await;
-    if let Some(error) = response.extensions_mut().remove::<PageError>() {
+    let told = response.extensions_mut().remove::<PageError>();
+    if let Some(error) = told.or_else(|| errors::of_the_framework(reads, &response)) {
+        let allow = response.headers_mut().remove(http::header::ALLOW);
         response = errors::page(&app, &asked, error).await;
+        response.headers_mut().extend(allow.map(|allow| (http::header::ALLOW, allow)));
     }
     if packed { layout::pack(response).await } else { response }
 }
