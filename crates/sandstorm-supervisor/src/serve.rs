@@ -46,7 +46,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// Without a call for so long, the supervisor is idle.
 const REST_AFTER: Duration = Duration::from_secs(2);
 /// How often it is looked whether it is; much more seldom once nobody has called for half a minute.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(500);
 const LOOK_AT_REST: Duration = Duration::from_secs(15);
 /// After the app closed fd 3, how long its exit status is waited for.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
