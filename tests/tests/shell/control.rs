@@ -255,9 +255,9 @@ async fn twice_is_once_and_an_older_version_is_told() -> Result<()> {
 
     // Addresses that cannot be taken apart get a page, too.
     for (method, path, status, says) in [
-        ("GET", "/?page=99999999999999999999", 400, "part of this address"),
-        ("GET", "/sign-in?to=a&to=b", 400, "part of this address"),
-        ("GET", "/grain/%ff", 400, "part of this address"),
+        ("GET", "/?page=99999999999999999999", 400, "part of it cannot be read"),
+        ("GET", "/sign-in?to=a&to=b", 400, "part of it cannot be read"),
+        ("GET", "/grain/%ff", 400, "part of it cannot be read"),
         ("DELETE", "/", 405, "Not done this way"),
     ] {
         let answer = admin.request(method, path, &[], "").await?;
@@ -279,5 +279,40 @@ async fn twice_is_once_and_an_older_version_is_told() -> Result<()> {
         audited("Moved a grain to the trash").await? == trashed,
         "nothing changed, and that was noted"
     );
+    Ok(())
+}
+
+/// What each role sees of apps: an installation that failed is its own person's and the
+/// administrators', and nobody is shown a button that refuses them.
+#[tokio::test]
+async fn roles_see_their_own_part_of_the_apps() -> Result<()> {
+    let Some(server) = Server::builder(Mode::Setuid).env("ALLOW_DEV_ACCOUNTS", "true").start()?
+    else {
+        return Ok(());
+    };
+    let app = server.install(&sandstorm_tests::apps::package("probe")?)?;
+    let broken = server.installation.write("broken.spk", b"no package at all")?;
+    let refused = server.try_command(&["app", "install", &broken.display().to_string()])?;
+    ensure!(refused.status.code() == Some(1), "{refused:?}");
+    let shell = server.client()?;
+    for (role, failed, makes) in
+        [("admin", true, true), ("member", false, true), ("visitor", false, false)]
+    {
+        let headers = [
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("origin", shell.origin.as_str()),
+            ("sec-fetch-site", "same-origin"),
+        ];
+        let form = format!("name=A+{role}&role={role}");
+        let entered = shell.request("POST", "/sign-in/dev", &headers, form).await?;
+        ensure!(entered.status == 303, "{role}: {entered:?}");
+        let cookie = entered.header("set-cookie").split(';').next().unwrap_or_default().to_owned();
+        let browser = shell.with_cookie(Some(cookie));
+        let list = browser.get("/apps").await?.text();
+        ensure!(list.contains("Probe") && list.contains("installation failed") == failed, "{role}");
+        let page = browser.get(&format!("/apps/{}", app.app_id)).await?;
+        ensure!(page.status == 200, "{role}: {}", page.text());
+        ensure!(page.text().contains("name=\"make\"") == makes, "{role}");
+    }
     Ok(())
 }

@@ -17,8 +17,11 @@ use crate::store::{AppRow, Install, InstallState, Package, Tone};
 /// `GET /apps`.
 pub async fn list(State(app): State<App>, person: Person) -> PageResult {
     let apps = app.store.apps_of(person.login.id()).await?;
-    let pending =
+    let mut pending =
         if person.login.is_member() { app.store.installs_pending().await? } else { Vec::new() };
+    // What somebody else began is no business of a member's.
+    pending
+        .retain(|install| person.login.is_admin() || install.started_by == Some(person.login.id()));
     let body = html! {
         div.heading {
             h1 { "Apps" }
@@ -123,6 +126,8 @@ fn body(
         }
         div.buttons {
             @match mine {
+                // A visitor uses what others share.
+                Some(_) if !person.login.is_member() => {}
                 Some(row) => {
                     form.inline action="/new" method="post" {
                         (token_field(viewer))

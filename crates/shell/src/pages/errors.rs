@@ -99,7 +99,7 @@ pub fn of_the_framework(reads: bool, response: &Response) -> Option<PageError> {
         .is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
     let (kind, words) = match response.status() {
         StatusCode::BAD_REQUEST if reads && bare => {
-            ("S-400", "part of this address cannot be read: copy the whole link, and nothing else")
+            ("S-400", "this address is no page, or part of it cannot be read: copy the whole link")
         }
         StatusCode::METHOD_NOT_ALLOWED if bare => {
             ("S-405", "this address does not take requests of this kind")
