@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use legacy_bridge::config::Config;
 use legacy_bridge::http::response::{Body, fill, wire_status};
-use legacy_bridge::http1::{BodyDecoder, HeadScanner, parse_head};
+use legacy_bridge::http1::{Asked, BodyDecoder, HeadScanner, parse_head};
 use sandstorm_schema::web_session_capnp::web_session::response as wire;
 
 /// The package's `/sandstorm-http-bridge-config`.
@@ -23,6 +23,7 @@ pub fn response(data: &[u8]) {
     legacy_bridge::log::mute();
     let Some((how, input)) = data.split_first() else { return };
     let (step, head_request) = (usize::from(how & 0x7f) + 1, how & 0x80 != 0);
+    let asked = Asked { head: head_request, conditionally: step % 2 == 0 };
     let mut scanner = HeadScanner::default();
     let mut arrived = 0;
     let end = loop {
@@ -56,12 +57,12 @@ pub fn response(data: &[u8]) {
         assert!(buf.len() <= 64 * 1024 + step);
     }
     assert!(body.len() <= input.len() - end);
-    if decoder.end_of_input().is_err() || wire_status(&head).is_err() {
+    if decoder.end_of_input().is_err() || wire_status(&head, asked).is_err() {
         return;
     }
     let mut message = capnp::message::Builder::new_default();
     let out = message.init_root::<wire::Builder<'_>>();
-    fill(out, &head, Body::Bytes(body.into()), head_request).expect("the status was looked at");
+    fill(out, &head, Body::Bytes(body.into()), asked).expect("the status was looked at");
     let response: wire::Reader<'_> = message.get_root_as_reader().expect("our own message");
     for header in response.get_additional_headers().expect("a list") {
         let value = header.get_value().expect("a text").as_bytes();

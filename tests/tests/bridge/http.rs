@@ -272,6 +272,11 @@ fn statuses_keep_their_numbers() {
             assert_eq!(answer.status, status);
             assert_eq!(answer.etag, Some(("a".into(), true)), "{status}");
         }
+        // A precondition of the app's own, with words; there was none in the request.
+        let answer = session
+            .run(r"w HTTP/1.1 412 X\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n{\x22e\x22:1}")
+            .await;
+        assert_eq!((answer.status, answer.mime.as_str()), (412, "application/json"));
         for status in [300, 301, 302, 303, 307, 308] {
             let answer = session
                 .run(&format!(

@@ -290,6 +290,26 @@ fn an_upload_given_up_looks_cut_to_the_app() {
     });
 }
 
+/// Nobody but the bridge can end it: the app waits for more, the caller for an answer.
+#[test]
+fn a_body_of_another_length_than_announced_ends_the_request() {
+    story(async {
+        let grain = Grain::start().await;
+        let session = grain.session().await;
+        for (announced, tag) in [(3, "too-long"), (30, "too-short")] {
+            let upload = session.put_streaming(&format!("upload?tag={tag}")).await;
+            upload.expect_size(announced).await.unwrap();
+            // The answer to a write is an acknowledgement; what went wrong shows at the end.
+            let _ = upload.write(b"four").await;
+            let failed = upload.done().await.unwrap_err().to_string();
+            assert!(failed.contains("as long as announced"), "{tag}: {failed}");
+            let answer = tokio::time::timeout(Duration::from_secs(10), upload.response).await;
+            assert!(answer.expect("an end").is_err(), "{tag}");
+            grain.wait_for_tag(tag, &["cut", "broken"]).await;
+        }
+    });
+}
+
 #[test]
 fn an_early_refusal_arrives_while_the_upload_is_under_way() {
     story(async {

@@ -12,13 +12,13 @@ use sandstorm_schema::http_map::{
 use sandstorm_schema::util_capnp::handle;
 use sandstorm_schema::web_session_capnp::web_session::{
     self,
-    response::{self, SuccessCode},
+    response::{self, ClientErrorCode, SuccessCode},
 };
 
 use super::cookies::{Expires, SetCookie, parse_set_cookie};
 use super::values::{ETag, attachment_name, escape_html};
 use crate::error::{Error, Result};
-use crate::http1::{Framing, Head};
+use crate::http1::{Asked, Framing, Head};
 use crate::log_once;
 
 /// What kind of response an answer becomes.
@@ -26,8 +26,17 @@ use crate::log_once;
 /// # Errors
 /// [`Error::Unusable`] for statuses that mean nothing here: 101 that nobody asked for, a redirect
 /// without an address.
-pub fn wire_status(head: &Head) -> Result<WireStatus> {
+pub fn wire_status(head: &Head, asked: Asked) -> Result<WireStatus> {
     match to_wire(head.status) {
+        // No precondition was there to fail. Some apps mean their own by it, and explain
+        // themselves in a body, for which that kind of response has no room.
+        Some(WireStatus::PreconditionFailed)
+            if head.status == 412
+                && !asked.conditionally
+                && head.first("content-type").is_some() =>
+        {
+            Ok(WireStatus::ClientError(ClientErrorCode::BadRequest))
+        }
         Some(WireStatus::Redirect { .. }) if head.first("location").is_none() => {
             Err(Error::Unusable(format!("status {} without a Location header", head.status)))
         }
@@ -44,16 +53,11 @@ pub enum Body {
     Stream(handle::Client),
 }
 
-/// Fills a response from an answer. `head_request`: say what the length would have been.
+/// Fills a response from an answer. To a HEAD it says what the length would have been.
 ///
 /// # Errors
 /// As [`wire_status`].
-pub fn fill(
-    mut out: response::Builder<'_>,
-    head: &Head,
-    body: Body,
-    head_request: bool,
-) -> Result<()> {
+pub fn fill(mut out: response::Builder<'_>, head: &Head, body: Body, asked: Asked) -> Result<()> {
     for line in &head.dropped {
         log_once!(
             &format!("line {}", line.split(':').next().unwrap_or_default()),
@@ -61,7 +65,7 @@ pub fn fill(
         );
     }
     set_cookies(out.reborrow(), head);
-    match wire_status(head)? {
+    match wire_status(head, asked)? {
         WireStatus::Content(code) => fill_content(out.reborrow(), code, head, body),
         WireStatus::NoContent { should_reset_form } => {
             let mut none = out.reborrow().init_no_content();
@@ -99,7 +103,7 @@ pub fn fill(
         }
     }
     let exact = exact_status(head.status, head.first("www-authenticate").is_some());
-    additional_headers(out, head, exact, head_request);
+    additional_headers(out, head, exact, asked.head);
     Ok(())
 }
 

@@ -18,7 +18,7 @@ pub use head::{
     parse_head,
 };
 pub use pool::Pool;
-pub use request::{BodyLength, RequestHead};
+pub use request::{Asked, BodyLength, RequestHead};
 
 #[cfg(test)]
 mod tests;

@@ -22,8 +22,17 @@ pub enum BodyLength {
 #[derive(Debug, Clone)]
 pub struct RequestHead {
     bytes: Vec<u8>,
-    is_head: bool,
+    asked: Asked,
     is_safe: bool,
+}
+
+/// What the meaning of an answer depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// The method is HEAD: the answer has no body whatever it announces.
+    pub head: bool,
+    /// With a precondition, such as `If-Match`.
+    pub conditionally: bool,
 }
 
 impl RequestHead {
@@ -49,7 +58,7 @@ impl RequestHead {
         }
         Ok(RequestHead {
             bytes,
-            is_head: method == "HEAD",
+            asked: Asked { head: method == "HEAD", conditionally: false },
             is_safe: matches!(method, "GET" | "HEAD" | "OPTIONS" | "PROPFIND" | "REPORT"),
         })
     }
@@ -66,15 +75,21 @@ impl RequestHead {
         if value.bytes().any(|b| (b < b' ' && b != b'\t') || b == 0x7f) {
             return Err(Error::BadRequest(format!("header {name} has a control character")));
         }
+        self.asked.conditionally |= name.starts_with("If-");
         for part in [name, ": ", value, "\r\n"] {
             self.bytes.extend_from_slice(part.as_bytes());
         }
         Ok(())
     }
 
+    /// What the answer's meaning depends on.
+    pub fn asked(&self) -> Asked {
+        self.asked
+    }
+
     /// True for HEAD: its answer has no body whatever it announces.
     pub fn is_head(&self) -> bool {
-        self.is_head
+        self.asked.head
     }
 
     /// True for methods that change nothing, so that a repeated request does no harm.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::http::response::{Body, fill, stream_length, wire_status};
-use crate::http1::{AbortOnDrop, Framing, Head, Incoming};
+use crate::http1::{AbortOnDrop, Asked, Framing, Head, Incoming};
 use crate::log;
 
 /// A body up to this size that is complete almost at once travels in the response itself.
@@ -34,11 +34,11 @@ const ERROR_BODY_TIME: Duration = Duration::from_secs(30);
 pub async fn respond(
     head: Head,
     mut incoming: Incoming,
-    is_head: bool,
+    asked: Asked,
     stream: Option<byte_stream::Client>,
     response: response::Builder<'_>,
 ) -> Result<()> {
-    let body = match wire_status(&head)? {
+    let body = match wire_status(&head, asked)? {
         WireStatus::Content(_) => match collect_small(&head, &mut incoming).await {
             (first, true) => Body::Bytes(first),
             (first, false) => match stream {
@@ -58,7 +58,7 @@ pub async fn respond(
             Body::Bytes(Bytes::new())
         }
     };
-    fill(response, &head, body, is_head)
+    fill(response, &head, body, asked)
 }
 
 /// What of the body comes almost at once, and whether that is all of it. A body that breaks counts

@@ -86,10 +86,10 @@ impl SessionImpl {
         request: Prepared,
         mut response: response::Builder<'_>,
     ) -> Result<(), RpcError> {
-        let is_head = request.head.is_head();
+        let asked = request.head.asked();
         let outcome = match self.bridge.upstream.exchange(request.head, request.body).await {
             Ok((head, incoming)) => {
-                respond(head, incoming, is_head, request.stream, response.reborrow()).await
+                respond(head, incoming, asked, request.stream, response.reborrow()).await
             }
             Err(error) => Err(error),
         };

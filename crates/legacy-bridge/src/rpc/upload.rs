@@ -15,13 +15,13 @@ use capnp::Error as RpcError;
 use sandstorm_schema::util_capnp::byte_stream;
 use sandstorm_schema::web_session_capnp::web_session::{request_stream, response};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::pump::respond;
 use super::session::or_bad_gateway;
 use crate::error::{Error, Result};
-use crate::http1::{AbortOnDrop, BodyLength, Conn, RequestHead, Upstream, write_all};
+use crate::http1::{AbortOnDrop, Asked, BodyLength, Conn, RequestHead, Upstream, write_all};
 use crate::log;
 
 /// Commands that wait for the app. Each carries at most one RPC message's data.
@@ -44,14 +44,16 @@ pub struct UploadImpl {
     commands: mpsc::Sender<Command>,
     /// Taken by the one `getResponse`.
     answer: RefCell<Option<Answer>>,
-    is_head: bool,
+    asked: Asked,
     /// Bytes that `expectSize` announced and that did not come yet.
     announced: Cell<Option<u64>>,
     done: Cell<bool>,
     /// The way to the app, once there is one.
     way: Way,
     /// Goes on as long as this object or somebody who waits for the answer is there.
-    _task: Rc<AbortOnDrop>,
+    task: RefCell<Option<Rc<AbortOnDrop>>>,
+    /// The body has not the length that was announced.
+    broken: watch::Sender<bool>,
 }
 
 type Way = Rc<RefCell<Option<Rc<TcpStream>>>>;
@@ -85,7 +87,7 @@ impl UploadImpl {
     ) -> Self {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (sender, conn) = oneshot::channel();
-        let is_head = head.is_head();
+        let asked = head.asked();
         let way = Way::default();
         let work = run(Rc::clone(&upstream), head, receiver, sender, Rc::clone(&way));
         let task = Rc::new(AbortOnDrop(tokio::task::spawn_local(work)));
@@ -93,19 +95,33 @@ impl UploadImpl {
             upstream,
             commands,
             answer: RefCell::new(Some(Answer { task: Rc::clone(&task), conn, stream })),
-            is_head,
+            asked,
             announced: Cell::new(None),
             done: Cell::new(false),
             way,
-            _task: task,
+            task: RefCell::new(Some(task)),
+            broken: watch::Sender::new(false),
         }
     }
 
     fn check_open(&self) -> Result<(), RpcError> {
+        if *self.broken.borrow() {
+            return Err(wrong_length());
+        }
         if self.done.get() {
             return Err(RpcError::failed("the request's body is already done".into()));
         }
         Ok(())
+    }
+
+    /// Ends the whole request, whose body can be completed no more; the app's connection too.
+    fn give_up(&self) -> RpcError {
+        self.done.set(true);
+        self.broken.send_replace(true);
+        self.answer.borrow_mut().take();
+        self.task.borrow_mut().take();
+        self.way.borrow_mut().take();
+        wrong_length()
     }
 
     async fn command(&self, command: Command) {
@@ -115,15 +131,17 @@ impl UploadImpl {
     }
 }
 
+fn wrong_length() -> RpcError {
+    RpcError::failed("the request's body is not as long as announced".into())
+}
+
 impl byte_stream::Server for UploadImpl {
     async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<(), RpcError> {
         self.check_open()?;
         let data = Bytes::copy_from_slice(params.get()?.get_data()?);
         drop(params);
         if let Some(left) = self.announced.get() {
-            let left = left.checked_sub(data.len() as u64).ok_or_else(|| {
-                RpcError::failed("the request's body is longer than announced".into())
-            })?;
+            let left = left.checked_sub(data.len() as u64).ok_or_else(|| self.give_up())?;
             self.announced.set(Some(left));
         }
         if !data.is_empty() {
@@ -139,7 +157,7 @@ impl byte_stream::Server for UploadImpl {
     ) -> Result<(), RpcError> {
         self.check_open()?;
         if self.announced.get().is_some_and(|left| left > 0) {
-            return Err(RpcError::failed("the request's body is shorter than announced".into()));
+            return Err(self.give_up());
         }
         self.done.set(true);
         self.command(Command::Done).await;
@@ -172,10 +190,16 @@ impl request_stream::Server for UploadImpl {
         let answer = self.answer.borrow_mut().take().ok_or_else(|| {
             RpcError::failed("getResponse was already called on this request".into())
         })?;
-        let (upstream, is_head) = (Rc::clone(&self.upstream), self.is_head);
+        let (upstream, asked) = (Rc::clone(&self.upstream), self.asked);
+        let mut broken = self.broken.subscribe();
         drop(self);
         let mut response = results.get();
-        let outcome = answer.receive(&upstream, is_head, response.reborrow()).await;
+        let outcome = tokio::select! {
+            biased;
+            // Nobody else can end this: the app waits for a body that will never be whole.
+            Ok(_) = broken.wait_for(|broken| *broken) => return Err(wrong_length()),
+            outcome = answer.receive(&upstream, asked, response.reborrow()) => outcome,
+        };
         or_bad_gateway(outcome, response)
     }
 }
@@ -184,14 +208,14 @@ impl Answer {
     async fn receive(
         self,
         upstream: &Rc<Upstream>,
-        is_head: bool,
+        asked: Asked,
         response: response::Builder<'_>,
     ) -> Result<()> {
         // Without a connection the stream was dropped before anything was sent.
         let mut conn = self.conn.await.unwrap_or(Err(Error::NoAnswer))?;
-        let head = upstream.read_head(&mut conn, is_head).await?;
+        let head = upstream.read_head(&mut conn, asked.head).await?;
         let incoming = upstream.incoming(conn, &head, false, Some(self.task));
-        respond(head, incoming, is_head, self.stream, response).await
+        respond(head, incoming, asked, self.stream, response).await
     }
 }
 

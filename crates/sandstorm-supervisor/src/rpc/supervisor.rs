@@ -78,6 +78,13 @@ impl Grain {
 /// The bootstrap object of a connection to the grain's socket.
 pub struct SupervisorImpl(pub Rc<Grain>);
 
+fn size_is_reported() -> Error {
+    Error::unimplemented(
+        "sizes are no longer asked for: give a SandstormCore, whose reportGrainSize is called"
+            .into(),
+    )
+}
+
 impl supervisor::Server for SupervisorImpl {
     async fn get_main_view(
         self: Rc<Self>,
@@ -88,6 +95,22 @@ impl supervisor::Server for SupervisorImpl {
         let view = self.0.border.outward_face(self.0.app_view.clone());
         results.get().set_view(view.cast_to::<ui_view::Client>());
         Ok(())
+    }
+
+    async fn obsolete_get_grain_size(
+        self: Rc<Self>,
+        _: supervisor::ObsoleteGetGrainSizeParams,
+        _: supervisor::ObsoleteGetGrainSizeResults,
+    ) -> Result<(), Error> {
+        Err(size_is_reported())
+    }
+
+    async fn obsolete_get_grain_size_when_different(
+        self: Rc<Self>,
+        _: supervisor::ObsoleteGetGrainSizeWhenDifferentParams,
+        _: supervisor::ObsoleteGetGrainSizeWhenDifferentResults,
+    ) -> Result<(), Error> {
+        Err(size_is_reported())
     }
 
     async fn keep_alive(

@@ -161,7 +161,10 @@ impl Grains {
             let known: Vec<_> = actions.iter().map(|a| a.position.to_string()).collect();
             return Err(Error::BadRequest(match known.is_empty() {
                 true => "this app has no actions, so nothing can be made with it".into(),
-                false => format!("this app has no action {action}; it has {}", known.join(", ")),
+                false => format!(
+                    "this app has no action {action}; its actions are numbered {}",
+                    known.join(", ")
+                ),
             }));
         };
         let grain = GrainId::generate(getrandom::fill)
