@@ -13,6 +13,7 @@ use crate::cli::output::called;
 use crate::config::{Config, Listen, Settings};
 use crate::error::Error;
 use crate::identity::text::one_line;
+use crate::store::Store;
 
 /// Something that keeps the server from working well.
 pub struct Problem {
@@ -49,6 +50,33 @@ pub fn run(home: &Path, settings: Settings) -> Vec<Problem> {
             format!("Run this as the server's user, or give that user {}.", home.display()),
         )],
     }
+}
+
+/// Judges whether what is installed is really there.
+///
+/// # Errors
+/// Those of the database.
+pub async fn of_packages(config: &Config, store: &Store) -> crate::error::Result<Vec<Problem>> {
+    let apps = config.home.join("apps");
+    let lost: Vec<_> = store
+        .packages()
+        .await?
+        .into_iter()
+        .filter(|package| !apps.join(&package.package_id).join("sandstorm-manifest").is_file())
+        .map(|package| one_line(&package.title, 40))
+        .collect();
+    if lost.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![problem(
+        format!(
+            "The files of {} installed packages are not below {}: {}.",
+            lost.len(),
+            apps.display(),
+            lost.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
+        ),
+        "Put that directory back, or install these packages again.",
+    )])
 }
 
 /// Judges the machine under these settings.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::{SinkExt, StreamExt};
-use sandstorm_tests::{eventually, eventually_async};
+use sandstorm_tests::{Client, Mode, Server, eventually, eventually_async};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::probe;
@@ -138,4 +138,40 @@ async fn one_start_for_many_who_wait() -> Result<()> {
         (1..=2).contains(&supervisors).then_some(())
     })
     .await
+}
+
+#[tokio::test]
+async fn a_server_whose_log_cannot_be_written_serves() -> Result<()> {
+    let Some(server) = Server::start(Mode::Setuid)? else { return Ok(()) };
+    let port = sandstorm_tests::server::free_port()?;
+    let home = server.installation.directory("other-home")?;
+    let mut child = server
+        .installation
+        .command("shell")
+        .args(["serve", "--home"])
+        .arg(&home)
+        .env("SANDSTORM_HOME", &home)
+        .env("PORT", port.to_string())
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::fs::File::options().write(true).open("/dev/full")?)
+        .spawn()?;
+    let client = Client::new(&format!("http://127.0.0.1:{port}"), port, None)?;
+    let answers = eventually_async("it answers", Duration::from_secs(30), || async {
+        // Another host is refused, with a line in the log.
+        client.get("/").await.ok().map(|answer| answer.status)
+    })
+    .await;
+    for _ in 0..3 {
+        ensure!(client.get("/").await.is_ok_and(|answer| answer.status >= 200), "no answer");
+    }
+    // A closed terminal ends it in order.
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.id() as i32),
+        nix::sys::signal::Signal::SIGHUP,
+    )?;
+    let ended = child.wait()?;
+    answers?;
+    ensure!(ended.success(), "{ended}");
+    Ok(())
 }

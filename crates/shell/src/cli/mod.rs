@@ -9,6 +9,7 @@ mod limit;
 pub mod output;
 mod serve;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -64,7 +65,8 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{}: {error}", called());
+            // `eprintln!` would panic where nobody can be told.
+            let _ = writeln!(std::io::stderr(), "{}: {error}", called());
             ExitCode::FAILURE
         }
     }

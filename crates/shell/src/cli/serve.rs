@@ -62,6 +62,8 @@ pub fn run(home: &Path, settings: Settings) -> Result<ExitCode> {
 async fn serve(config: Config, listener: TcpListener) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("signals"))?;
+    // The terminal is gone.
+    let mut hangup = signal(SignalKind::hangup()).map_err(Error::io("signals"))?;
     let events = Events::new();
     let store = Store::open(&config.home.join("sandstorm.sqlite")).await?;
     let installer = Installer::start(&config, store.clone(), events.clone()).await?;
@@ -90,6 +92,7 @@ async fn serve(config: Config, listener: TcpListener) -> Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
     }
     tracing::info!("ending: waiting for answers that are under way");
     end.cancel();
@@ -214,5 +217,8 @@ fn start_log() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // Reported by `eprintln!`, which panics where the log cannot be written: on a full disk,
+        // say, or when its reader has gone. Serving goes on without.
+        .log_internal_errors(false)
         .init();
 }
