@@ -304,7 +304,7 @@ fn a_body_of_another_length_than_announced_ends_the_request() {
             let failed = upload.done().await.unwrap_err().to_string();
             assert!(failed.contains("as long as announced"), "{tag}: {failed}");
             let answer = tokio::time::timeout(Duration::from_secs(10), upload.response).await;
-            assert!(answer.expect("an end").is_err(), "{tag}");
+            assert!(answer.expect("an end").unwrap().is_err(), "{tag}");
             grain.wait_for_tag(tag, &["cut", "broken"]).await;
         }
     });
