@@ -46,6 +46,11 @@ and say SANDSTORM_USER=sandstorm:sandstorm"
     useradd --system --user-group --shell /usr/sbin/nologin $user"
     known group "$group" || die "there is no group \"$group\"; make one with
     groupadd --system $group"
+    case " $(id -Gn "$user") " in
+        *" $group "*) ;;
+        *) printf 'install: note: %s is not in the group %s and can start no grain until it is: usermod -aG %s %s\n' \
+            "$user" "$group" "$group" "$user" >&2 ;;
+    esac
     [ "$(id -u)" = 0 ] || die "this needs root, for the setuid bit: sudo make install SANDSTORM_USER=$who"
     # The setuid bit must count where the program goes.
     mkdir -p "$bin"
