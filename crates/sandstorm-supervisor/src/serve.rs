@@ -45,7 +45,8 @@ use crate::sys::process::{self, SingleThread};
 const MAX_CONNECTIONS: usize = 64;
 /// Without a call for so long, the supervisor is idle.
 const REST_AFTER: Duration = Duration::from_secs(2);
-/// How often it is looked whether it is; much more seldom once nobody has called for half a minute.
+/// How often it is looked whether it is, and what was mapped again while it is; much more seldom
+/// once nobody has called for half a minute.
 const LOOK: Duration = Duration::from_millis(500);
 const LOOK_AT_REST: Duration = Duration::from_secs(15);
 /// After the app closed fd 3, how long its exit status is waited for.
@@ -430,6 +431,10 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
             // A core of a shell that is gone: its successor is told at the next walk.
             unreported.set(!matches!(call.await, Ok(Ok(_))));
         }
+        // A walk and its report lead through much code.
+        if !life.is_recent(REST_AFTER) {
+            process::forget_code();
+        }
         let next = match (end.is_empty(), quota.is_full() || !sees_all) {
             (false, _) => Next::Never,
             (true, true) => Next::Soon,
@@ -462,21 +467,24 @@ impl FullMark<'_> {
     }
 }
 
-/// Keeps the supervisor small while it has nothing to do: free memory goes back once each time that
-/// it falls idle, and code that only a start, or a rare look at things, needed is let go of.
+/// Keeps the supervisor small while it has nothing to do: free memory goes back each time that it
+/// falls idle, and code that only a start, a call, or a rare look at things needed is let go of.
 async fn rest(life: Rc<Life>) {
-    let mut rests = false;
     loop {
-        let pause = if life.is_recent(LOOK_AT_REST * 2) { LOOK } else { LOOK_AT_REST };
-        tokio::time::sleep(pause).await;
-        if life.is_recent(REST_AFTER) {
-            rests = false;
-        } else if !rests {
-            rests = true;
-            memory::give_back();
+        while life.is_recent(REST_AFTER) {
+            tokio::time::sleep(LOOK).await;
+            if !life.is_recent(LOOK / 2) {
+                process::forget_code();
+            }
         }
-        if !life.is_recent(LOOK / 2) {
+        loop {
+            memory::give_back();
             process::forget_code();
+            let pause = if life.is_recent(LOOK_AT_REST * 2) { LOOK } else { LOOK_AT_REST };
+            // The next call ends the rest, be it only the shell's sign of life.
+            if tokio::time::timeout(pause, life.wanted()).await.is_ok() {
+                break;
+            }
         }
     }
 }

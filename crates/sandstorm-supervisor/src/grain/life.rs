@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Wake locks that one grain may hold at once.
@@ -20,6 +21,7 @@ pub struct Life {
     idle: Duration,
     locks: RefCell<BTreeMap<u32, Rc<dyn Fn()>>>,
     next_lock: Cell<u32>,
+    wanted: Notify,
 }
 
 impl Life {
@@ -29,12 +31,19 @@ impl Life {
             idle,
             locks: RefCell::default(),
             next_lock: Cell::new(0),
+            wanted: Notify::new(),
         })
     }
 
     /// Somebody wants the grain.
     pub fn sign(&self) {
         self.last.set(Instant::now());
+        self.wanted.notify_waiters();
+    }
+
+    /// Waits until somebody wants the grain.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
     }
 
     /// Whether somebody wanted it within this time.
