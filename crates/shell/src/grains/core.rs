@@ -146,13 +146,14 @@ impl CoreImpl {
             _ => (
                 Tone::Warning,
                 format!(
-                    "“{title}” uses {percent} % of its disk space. When it is full, it \
+                    "“{title}” uses more than {step} % of its disk space. When it is full, it \
                          cannot save anything."
                 ),
             ),
         };
         tracing::info!("grain {grain}: {percent} % of its disk limit");
-        store.notify(row.owner, tone, &text, None).await?;
+        // An app that swings about the mark must not flood its owner.
+        store.notify_daily(row.owner, tone, &text).await?;
         self.shared.events.send(crate::state::Event::AccountChanged(row.owner));
         Ok(())
     }

@@ -92,6 +92,10 @@ pub struct AuditLine {
     pub detail: String,
 }
 
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// Strips on one page; the page of notices has the others.
+const MOST_AT_ONCE: usize = 10;
+
 impl Store {
     /// Leaves a notice, to be shown on the person's next page.
     pub async fn notify(
@@ -114,7 +118,24 @@ impl Store {
         .await?)
     }
 
-    /// Notices not shown yet, marked as shown: for the top of a page.
+    /// Leaves a notice that something keeps causing: the same words at most once a day.
+    pub async fn notify_daily(&self, account: AccountId, tone: Tone, text: &str) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO notices (account, created, tone, text)
+             SELECT $1, $2, $3, $4 WHERE NOT EXISTS
+                 (SELECT 1 FROM notices WHERE account = $1 AND text = $4 AND created > $5)",
+        )
+        .bind(account)
+        .bind(now_ms())
+        .bind(tone.as_str())
+        .bind(text)
+        .bind(now_ms() - DAY_MS)
+        .execute(&self.write)
+        .await?;
+        Ok(())
+    }
+
+    /// Notices not shown yet, marked as shown: for the top of a page. Of many only the last.
     pub async fn take_notices(&self, account: AccountId) -> Result<Vec<Notice>> {
         // Most pages have none: look before taking the writer.
         let waiting: i64 =
@@ -134,7 +155,8 @@ impl Store {
         .fetch_all(&self.write)
         .await?;
         rows.sort_by_key(|row| row.id);
-        rows.into_iter().map(Notice::try_from).collect()
+        let many = rows.len().saturating_sub(MOST_AT_ONCE);
+        rows.into_iter().skip(many).map(Notice::try_from).collect()
     }
 
     /// The latest notices, shown or not.

@@ -287,3 +287,19 @@ async fn a_transaction_that_sqlite_ended_itself_does_not_swallow_later_ones() {
     assert_eq!(store.setting("name").await.unwrap().as_deref(), Some("after"));
     assert_eq!(store.setting("other").await.unwrap().as_deref(), Some("kept"));
 }
+
+#[tokio::test]
+async fn what_happens_again_and_again_is_told_once_a_day() {
+    let (_dir, store) = store().await;
+    let ada = person(&store, "Ada").await;
+    for _ in 0..5 {
+        store.notify_daily(ada.id, Tone::Warning, "nearly full").await.unwrap();
+    }
+    assert_eq!(store.take_notices(ada.id).await.unwrap().len(), 1);
+    for n in 0..30 {
+        store.notify(ada.id, Tone::Good, &n.to_string(), None).await.unwrap();
+    }
+    let shown = store.take_notices(ada.id).await.unwrap();
+    assert_eq!((shown.len(), shown[9].text.as_str()), (10, "29"));
+    assert!(store.take_notices(ada.id).await.unwrap().is_empty());
+}
