@@ -299,6 +299,8 @@ fn a_body_of_another_length_than_announced_ends_the_request() {
         for (announced, tag) in [(3, "too-long"), (30, "too-short")] {
             let upload = session.put_streaming(&format!("upload?tag={tag}")).await;
             upload.expect_size(announced).await.unwrap();
+            upload.write(b"ab").await.unwrap();
+            grain.wait_for_tag(tag, &["reading"]).await;
             // The answer to a write is an acknowledgement; what went wrong shows at the end.
             let _ = upload.write(b"four").await;
             let failed = upload.done().await.unwrap_err().to_string();

@@ -197,6 +197,8 @@ pub struct Space {
     reserve: u64,
 }
 
+/// Writes go on during a walk that takes no longer than the last one's so much.
+const SHORT_WALK: Duration = Duration::from_millis(100);
 /// How often what is needed for an alarm doubles.
 const MAX_ALARMS: u32 = 5;
 /// What the reserve is at most, and on a small file system its share.
@@ -279,8 +281,11 @@ pub async fn watch(
             let gone = space.free.saturating_sub(now.free);
             let alarm = plan.left.saturating_add(MORE.bytes << alarms);
             if gone > DROP && (gone > alarm || now.is_scarce(0)) {
-                hold();
-                held = true;
+                // A short walk tells who it was before much more is gone.
+                if walk > SHORT_WALK {
+                    hold();
+                    held = true;
+                }
                 break;
             }
             if gone > DROP && Instant::now() >= earliest {
