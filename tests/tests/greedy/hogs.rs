@@ -75,7 +75,9 @@ impl<'a> Hog<'a> {
 
     /// Fails unless the limit was met; prints the counter.
     fn hit(&self, name: &str, by: &str) -> Result<()> {
-        let limit = self.limit(name)?.with_context(|| format!("{} runs", self.name))?;
+        let limit = self.limit(name)?.with_context(|| {
+            format!("{} runs; its log:\n{}", self.name, self.server.grain_log(&self.grain))
+        })?;
         let hits = limit["hits"].as_u64().unwrap_or(0);
         println!("{}: limit {name} by {}: met {hits} times", self.name, limit["by"]);
         ensure!(hits > 0, "{}: the limit {name} was not met: {limit}", self.name);

@@ -328,12 +328,18 @@ pub struct Quota {
     full: Option<Usage>,
     /// Writes fail since before the first measurement.
     was_full: bool,
+    /// Measurements to come of which what is found was written before writes failed: it takes a
+    /// moment until every process has been told, in which a fast one writes much.
+    settling: u8,
     warned: u8,
     /// Walks in a row that could not see everything.
     blind: u8,
     /// The file system is nearly full, whoever filled it.
     scarce: bool,
 }
+
+/// Half a second and more.
+const SETTLING: u8 = 2;
 
 /// Room beyond the reserve before writes are let go again.
 const RELIEF: u64 = 32 << 20;
@@ -361,7 +367,16 @@ impl Quota {
     pub fn new(bytes: u64, inodes: u64, log: u64) -> Quota {
         let limit = Usage { bytes, inodes };
         let log = log.saturating_mul(2);
-        Quota { limit, log, full: None, was_full: false, warned: 0, blind: 0, scarce: false }
+        Quota {
+            limit,
+            log,
+            full: None,
+            was_full: false,
+            settling: 0,
+            warned: 0,
+            blind: 0,
+            scarce: false,
+        }
     }
 
     /// The grain was full when it last ran, so that nothing is written before it is measured.
@@ -419,6 +434,10 @@ impl Quota {
         if let Some(least) = &mut self.full {
             least.bytes = least.bytes.min(usage.bytes);
             least.inodes = least.inodes.min(usage.inodes);
+            if self.settling > 0 {
+                self.settling -= 1;
+                *least = usage;
+            }
             let least = *least;
             if percent < ROOM {
                 self.full = None;
@@ -437,6 +456,7 @@ impl Quota {
         let was_full = std::mem::take(&mut self.was_full);
         if percent >= 100 || was_full && percent >= ROOM {
             self.full = Some(usage);
+            self.settling = if was_full { 0 } else { SETTLING };
             if self.scarce {
                 return Verdict::Full(
                     "the server's disk is nearly full: writes fail until there is room".into(),
@@ -542,7 +562,10 @@ mod tests {
         let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
         let mut at =
             |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true, PLENTY);
-        assert!(matches!(at(10, 1200), Verdict::Full(_)));
+        assert!(matches!(at(10, 1000), Verdict::Full(_)));
+        // Not every process knows yet.
+        assert_eq!(at(10, 9000), Verdict::Same);
+        assert_eq!(at(10, 1200), Verdict::Same);
         assert_eq!(at(10, 2900), Verdict::Same);
         assert!(matches!(at(10, 3300), Verdict::Runaway(_)));
         // Counted from the least there was since.
@@ -550,6 +573,8 @@ mod tests {
         let mut at =
             |mib: u64, inodes| quota.judge(Usage { bytes: mib << 20, inodes }, true, PLENTY);
         assert!(matches!(at(400, 10), Verdict::Full(_)));
+        assert_eq!(at(500, 10), Verdict::Same);
+        assert_eq!(at(500, 10), Verdict::Same);
         assert_eq!(at(150, 10), Verdict::Same);
         assert!(matches!(at(215, 10), Verdict::Runaway(_)));
     }
@@ -580,6 +605,7 @@ mod tests {
         while usage.bytes < 400 << 20 && starts < 20 {
             starts += 1;
             let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
+            quota.was_full();
             assert!(matches!(quota.judge(usage, true, PLENTY), Verdict::Full(_)), "{usage:?}");
             while !matches!(quota.judge(usage, true, PLENTY), Verdict::Runaway(_)) {
                 usage.bytes += 1 << 20;
@@ -596,6 +622,7 @@ mod tests {
         assert_eq!(quota.judge(mib(90), true, PLENTY), Verdict::Free);
         // Names alone, too.
         let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
+        quota.was_full();
         let mut at = |inodes| quota.judge(Usage { bytes: 0, inodes }, true, PLENTY);
         assert!(matches!(at(5000), Verdict::Full(_)));
         assert_eq!(at(5100), Verdict::Same);
