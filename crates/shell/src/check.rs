@@ -13,7 +13,6 @@ use crate::cli::output::called;
 use crate::config::{Config, Listen, Settings};
 use crate::error::Error;
 use crate::identity::text::one_line;
-use crate::store::Store;
 
 /// Something that keeps the server from working well.
 pub struct Problem {
@@ -52,33 +51,6 @@ pub fn run(home: &Path, settings: Settings) -> Vec<Problem> {
     }
 }
 
-/// Judges whether what is installed is really there.
-///
-/// # Errors
-/// Those of the database.
-pub async fn of_packages(config: &Config, store: &Store) -> crate::error::Result<Vec<Problem>> {
-    let apps = config.home.join("apps");
-    let lost: Vec<_> = store
-        .packages()
-        .await?
-        .into_iter()
-        .filter(|package| !apps.join(&package.package_id).join("sandstorm-manifest").is_file())
-        .map(|package| one_line(&package.title, 40))
-        .collect();
-    if lost.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(vec![problem(
-        format!(
-            "The files of {} installed packages are not below {}: {}.",
-            lost.len(),
-            apps.display(),
-            lost.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
-        ),
-        "Put that directory back, or install these packages again.",
-    )])
-}
-
 /// Judges the machine under these settings.
 pub fn of_config(config: &Config) -> Vec<Problem> {
     let mut out = Vec::new();
@@ -92,6 +64,7 @@ pub fn of_config(config: &Config) -> Vec<Problem> {
         ));
     }
     home(config, &mut out);
+    packages(config, &mut out);
     programs(config, &mut out);
     limits(&mut out);
     port(config, &mut out);
@@ -165,6 +138,27 @@ fn home(config: &Config, out: &mut Vec<Problem>) {
                 "Make room, or move the home to a larger disk.",
             ));
         }
+    }
+}
+
+/// Each package that is kept is unpacked too: without its files no grain of the app starts.
+fn packages(config: &Config, out: &mut Vec<Problem>) {
+    let Ok(kept) = fs::read_dir(config.home.join("packages")) else { return };
+    let apps = config.home.join("apps");
+    let mut lost: Vec<String> = kept
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".spk").map(Into::into))
+        .filter(|id: &String| !apps.join(id).join("sandstorm-manifest").is_file())
+        .collect();
+    lost.sort();
+    if let Some(first) = lost.first() {
+        out.push(problem(
+            format!(
+                "The files of {} installed packages are not below {} ({first} is one).",
+                lost.len(),
+                apps.display()
+            ),
+            "Put that directory back, or install these packages again.",
+        ));
     }
 }
 

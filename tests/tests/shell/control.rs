@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
-use sandstorm_tests::{Installation, Mode, Server, eventually};
+use sandstorm_tests::{Installation, Mode, Server, apps, eventually};
 
 use crate::probe;
 
@@ -314,5 +314,21 @@ async fn roles_see_their_own_part_of_the_apps() -> Result<()> {
         ensure!(page.status == 200, "{role}: {}", page.text());
         ensure!(page.text().contains("name=\"make\"") == makes, "{role}");
     }
+    Ok(())
+}
+
+/// Grains of an app whose files are gone cannot start.
+#[test]
+fn check_misses_the_files_of_apps() -> Result<()> {
+    let Some(server) = Server::start(Mode::Setuid)? else { return Ok(()) };
+    server.install(&apps::package("probe")?)?;
+    let told = || -> Result<bool> {
+        let check = server.try_command(&["check", "--json"])?;
+        Ok(String::from_utf8_lossy(&check.stdout).contains("installed packages are not below"))
+    };
+    ensure!(!told()?, "nothing is missing");
+    let apps = server.home().join("apps");
+    std::fs::rename(&apps, apps.with_file_name("elsewhere"))?;
+    ensure!(told()?, "everything is missing");
     Ok(())
 }

@@ -238,8 +238,7 @@ pub async fn watch(
 ) {
     let mut last = None;
     let mut pace = Pace { pause: SOON };
-    let mut space = Space::of(&top);
-    let mut lost = 0u64;
+    let mut first = None;
     let mut held = false;
     // Neighbours write too: each time that it was they, more is needed for the next alarm.
     let mut alarms = 0;
@@ -248,12 +247,8 @@ pub async fn watch(
         let mut plan = Plan { next: Next::AsUsual, left: u64::MAX };
         if let Ok(found) = measure(&top, most).await {
             let now = Space::of(&top);
-            let before = last.unwrap_or(found.usage);
-            // What went and is in none of the grain's files: others took it, or it is held open.
-            let gone = space.free.saturating_sub(now.free);
-            lost = lost.saturating_add(
-                gone.saturating_sub(found.usage.bytes.saturating_sub(before.bytes)),
-            );
+            let (free, bytes) = *first.get_or_insert((now.free, found.usage.bytes));
+            let lost = (free + bytes).saturating_sub(now.free + found.usage.bytes);
             let changed = last != Some(found.usage);
             last = Some(found.usage);
             plan = report(&found, changed, Disk { space: now, lost }).await;
@@ -269,7 +264,7 @@ pub async fn watch(
         }
         let walk = started.elapsed();
         let until = Instant::now() + pace.next(walk, plan.next == Next::Soon);
-        space = Space::of(&top);
+        let mut space = Space::of(&top);
         let earliest = Instant::now() + walk * 9;
         while Instant::now() < until {
             let glance =
@@ -299,7 +294,8 @@ pub async fn watch(
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Disk {
     space: Space,
-    /// Bytes that went, since the grain runs, without being seen in its files.
+    /// Bytes that went since the grain runs and are in none of its files: others took them, or they
+    /// are in deleted files that a program holds open. What others free counts against it.
     lost: u64,
 }
 

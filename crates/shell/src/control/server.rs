@@ -208,11 +208,9 @@ impl control::Server for ControlImpl {
         mut results: control::CheckResults,
     ) -> capnp::Result<()> {
         let config = self.app.config.clone();
-        let mut problems = tokio::task::spawn_blocking(move || crate::check::of_config(&config))
+        let problems = tokio::task::spawn_blocking(move || crate::check::of_config(&config))
             .await
             .map_err(|e| failed(e.to_string()))?;
-        let lost = crate::check::of_packages(&self.app.config, &self.app.store).await;
-        problems.extend(lost.map_err(say)?);
         let mut list = results.get().init_problems(problems.len() as u32);
         for (index, problem) in problems.iter().enumerate() {
             let mut item = list.reborrow().get(index as u32);

@@ -69,9 +69,17 @@ impl<S> Guarded<S> {
         (guarded, in_head)
     }
 
-    fn count(&mut self, bytes: usize) -> io::Result<()> {
-        if !self.in_head.0.load(Ordering::Relaxed) {
+    /// The right to a large head goes back once the head is read, be the answer ever so long.
+    fn is_in_head(&mut self) -> bool {
+        let in_head = self.in_head.0.load(Ordering::Relaxed);
+        if !in_head {
             (self.read, self.held) = (0, None);
+        }
+        in_head
+    }
+
+    fn count(&mut self, bytes: usize) -> io::Result<()> {
+        if !self.is_in_head() {
             return Ok(());
         }
         self.read = self.read.saturating_add(bytes);
@@ -104,6 +112,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Asked while an answer is under way too: whether the peer has gone.
+        self.is_in_head();
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let bytes = buf.filled().len() - before;
@@ -170,15 +180,19 @@ mod tests {
         read(&mut second, SMALL_HEAD).await.unwrap();
         let refused = read(&mut second, 1).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionAborted);
-        // A body is no head, and gives the right back.
+        // Nothing more comes, and the right goes back all the same.
         phase.head_is_read();
-        read(&mut first, 50).await.unwrap();
+        read(&mut first, 99).await.unwrap();
+        let mut none = [0];
+        assert!(futures::poll!(std::pin::pin!(first.read(&mut none))).is_pending());
         assert_eq!(large.available_permits(), 1);
+        // A body is no head.
         peer.write_all(&vec![b'x'; 2 * SMALL_HEAD]).await.unwrap();
         read(&mut first, 2 * SMALL_HEAD).await.unwrap();
         assert_eq!(large.available_permits(), 1);
         phase.answered();
-        read(&mut first, 49).await.unwrap();
+        peer.write_all(&vec![b'x'; SMALL_HEAD]).await.unwrap();
+        read(&mut first, SMALL_HEAD).await.unwrap();
         assert_eq!(large.available_permits(), 1);
     }
 

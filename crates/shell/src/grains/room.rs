@@ -101,6 +101,14 @@ impl Room {
         }
         Ok(Bytes::from_owner(Held { bytes, _share: share, _live: live }))
     }
+
+    /// The same for bytes whose order would be lost by waiting: `None` when there is no room now.
+    pub fn try_hold(&self, bytes: Bytes, live: Live) -> Option<Bytes> {
+        let mut share = self.share();
+        share
+            .try_grow(bytes.len())
+            .then(|| Bytes::from_owner(Held { bytes, _share: share, _live: live }))
+    }
 }
 
 impl Share {

@@ -4,6 +4,7 @@
 //! a bounded window: who does not read stalls who writes.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +16,7 @@ use futures::stream::FuturesUnordered;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW};
-use sandstorm_schema::rpc::error::disconnected;
+use sandstorm_schema::rpc::error::{disconnected, overloaded};
 use sandstorm_schema::web_session_capnp::web_session::web_socket_stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -29,7 +30,7 @@ use super::shared::Live;
 use crate::edge::EdgeBody;
 use crate::error::{Error, Result};
 
-/// Chunks of the app that wait for the browser.
+/// Chunks of the app that wait for the browser; large ones hold a share of the owner's room too.
 const QUEUE: usize = 8;
 /// Subprotocols that a browser may offer.
 const MAX_PROTOCOLS: usize = 32;
@@ -138,7 +139,8 @@ async fn handshake(
     for (index, protocol) in offered.iter().enumerate() {
         list.set(index as u32, *protocol);
     }
-    params.set_client_stream(capnp_rpc::new_client(FromAppImpl { send }));
+    let session = ask.session.clone();
+    params.set_client_stream(capnp_rpc::new_client(FromAppImpl { send, session }));
     let response = request.send().promise.await.map_err(from_rpc)?;
     let results = response.get().map_err(from_rpc)?;
     let chosen = results.get_protocol().map_err(from_rpc)?;
@@ -153,6 +155,7 @@ async fn handshake(
 /// What the app calls with its bytes; answering late is what holds it back.
 struct FromAppImpl {
     send: mpsc::Sender<Bytes>,
+    session: Arc<GrainSession>,
 }
 
 impl web_socket_stream::Server for FromAppImpl {
@@ -165,6 +168,14 @@ impl web_socket_stream::Server for FromAppImpl {
         if bytes.is_empty() {
             return Ok(());
         }
+        let bytes = if bytes.len() > BODY_CHUNK {
+            let live = self.session.entry.live();
+            self.session.room.try_hold(bytes, live).ok_or_else(|| {
+                overloaded("too much waits to be read by browsers; send smaller pieces")
+            })?
+        } else {
+            bytes
+        };
         self.send.send(bytes).await.map_err(|_| disconnected("the browser has left"))
     }
 }

@@ -349,7 +349,10 @@ async fn streamed(
         Err(error) if is_unimplemented(&error) => {
             // An app that knows only whole bodies gets one.
             let whole = coming.collect(&ask.session.room).await;
-            *payload = whole.map_err(|fault| Error::BadRequest(fault.why))?;
+            *payload = whole.map_err(|fault| match fault.status {
+                StatusCode::SERVICE_UNAVAILABLE => Error::Overloaded(fault.why),
+                _ => Error::BadRequest(fault.why),
+            })?;
             let answer = plain(ask, web, target, payload.whole(), stream)?;
             payload.sent();
             return answer.await.map_err(from_rpc);
