@@ -42,6 +42,7 @@ in_both_modes! {
     wrong_owners_and_modes_are_refused
     a_start_costs_milliseconds
     a_server_that_steps_back_starts_grains
+    mounts_of_a_shared_home_stay_inside
     the_size_is_reported
     a_wake_lock_holds_and_the_owner_can_end_it
     a_grain_ends_when_its_memory_is_used_up
@@ -433,6 +434,50 @@ fn a_server_that_steps_back_starts_grains(bench: &Bench) -> Result<()> {
         ensure!(session.post("words").await? == "stored 1\n");
         Ok(())
     })
+}
+
+/// Where systemd started the machine every mount is shared, and a copy of one is too: what a grain
+/// mounts on it would appear outside, and it could not become the grain's root.
+fn mounts_of_a_shared_home_stay_inside(bench: &Bench) -> Result<()> {
+    if !sandstorm_tests::is_root() {
+        sandstorm_tests::skip!(Ok(()), "only root makes mounts shared");
+    }
+    let shared = SharedMount::over(bench.home())?;
+    let running = bench.start(&["--new"], GRAIN)?;
+    on_one_thread(async {
+        let session = running.connect().await?.session("Ada").await?;
+        ensure!(session.post("kept").await? == "stored 1\n");
+        Ok(())
+    })?;
+    let outside = processes::mounts_below(&bench.home().to_string_lossy());
+    ensure!(outside.len() == 1, "mounts of the grain are outside: {outside:?}");
+    drop(running);
+    drop(shared);
+    Ok(())
+}
+
+/// A directory bound over itself and made shared.
+struct SharedMount(std::path::PathBuf);
+
+impl SharedMount {
+    fn over(dir: std::path::PathBuf) -> Result<SharedMount> {
+        for option in ["--bind", "--make-shared"] {
+            let mut mount = std::process::Command::new("mount");
+            mount.arg(option).arg(&dir);
+            if option == "--bind" {
+                mount.arg(&dir);
+            }
+            ensure!(mount.status()?.success(), "mount {option} {}", dir.display());
+        }
+        Ok(SharedMount(dir))
+    }
+}
+
+impl Drop for SharedMount {
+    fn drop(&mut self) {
+        // Lazily: the grain may still be ending, and everything below goes with it.
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }
 
 fn the_size_is_reported(bench: &Bench) -> Result<()> {

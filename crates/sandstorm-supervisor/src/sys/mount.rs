@@ -48,7 +48,10 @@ pub fn open_tree(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
         .map(owned)
 }
 
-/// Adds attributes to one mount; with `userns` also that namespace's id map.
+/// Adds attributes to one mount and makes it private; with `userns` also that namespace's id map.
+///
+/// A copy of a shared mount, which all are where systemd started the machine, is shared with it: what
+/// is mounted on it would appear outside, and it could not become the root.
 pub fn set_attributes(
     mount: BorrowedFd<'_>,
     attributes: u64,
@@ -57,7 +60,7 @@ pub fn set_attributes(
     let attr = MountAttr {
         set: attributes | if userns.is_some() { IDMAP } else { 0 },
         clear: 0,
-        propagation: 0,
+        propagation: libc::MS_PRIVATE,
         userns: userns.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
     // SAFETY: attr outlives the call and its exact size is passed; the path is constant.
