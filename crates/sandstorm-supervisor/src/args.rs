@@ -32,6 +32,8 @@ pub struct Args {
     pub grain: CString,
     /// The grain is to be made.
     pub new: bool,
+    /// The app starts as soon as its sandbox stands, not at the first call that needs it.
+    pub start: bool,
     /// The app's whole environment, `NAME=VALUE` each.
     pub environ: Vec<CString>,
     /// The program, a path inside the package, and its arguments.
@@ -54,7 +56,7 @@ const IDLE_SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error> {
     let mut words = words.into_iter().map(OsStringExt::into_vec);
     let mut home = None;
-    let mut new = false;
+    let (mut new, mut start) = (false, false);
     let mut environ = Vec::new();
     let mut idle = Duration::from_secs(90);
     let mut limits = Limits::default();
@@ -97,6 +99,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
             b"--unsafe-disable" => crate::layers::disable(&utf8(value()?)?)?,
             b"--limit" => limits.set(&utf8(value()?)?)?,
             b"-n" | b"--new" => new = true,
+            b"--start" => start = true,
             b"-h" | b"--help" => return Ok(Action::Print(help())),
             b"-V" | b"--version" => {
                 return Ok(Action::Print(format!(
@@ -141,6 +144,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
         package: package_name(package)?,
         grain: grain_name(grain)?,
         new,
+        start,
         environ,
         command: command.into_iter().map(c_string).collect::<Result<_, _>>()?,
         idle,
@@ -217,6 +221,8 @@ Usage: sandstorm-supervisor --home DIR [OPTIONS] PACKAGE GRAIN -- COMMAND [ARGUM
 Options:
   --home DIR           where apps/ and grains/ are; both must belong to the caller
   -n, --new            make the grain; an error if it is there already
+  --start              start the app at once, not at the first call that needs it; `Listening...`
+                       then says that it runs, too
   -e NAME=VALUE        one variable of the app's environment, which is empty otherwise
   --idle-seconds N     end the grain after N seconds without keepAlive or calls (90)
   --limit NAME=VALUE   one of the limits below; K, M, G, T are powers of 1024

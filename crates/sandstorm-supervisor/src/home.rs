@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::args::Args;
 use crate::error::Error;
-use crate::identity::Caller;
+use crate::privileged::Caller;
 use crate::sys::fd;
 
 /// How long a start waits for a lock whose holder does not serve (it is starting or ending).
@@ -201,10 +201,7 @@ pub enum Turn {
 ///
 /// # Errors
 /// `Storage` when the lock file cannot be opened, `Locked` when the wait was in vain.
-pub fn take_turn(
-    dirs: &GrainDirs,
-    mut is_serving: impl FnMut(UnixStream) -> Result<bool, Error>,
-) -> Result<Turn, Error> {
+pub fn take_turn(dirs: &GrainDirs, is_serving: impl Fn(UnixStream) -> bool) -> Result<Turn, Error> {
     let path = dirs.home_path.join("grains").join(as_path(&dirs.grain_name)).join("lock");
     let lock = fd::openat2(
         dirs.grain.as_fd(),
@@ -222,7 +219,7 @@ pub fn take_turn(
         }
         let socket = format!("/proc/self/fd/{}/socket", dirs.grain.as_raw_fd());
         if let Ok(stream) = UnixStream::connect(socket) {
-            if is_serving(stream)? {
+            if is_serving(stream) {
                 return Ok(Turn::Theirs);
             }
         }

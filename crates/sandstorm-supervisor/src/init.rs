@@ -12,13 +12,14 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-pub use crate::link::{Command, Link, Report};
-
+use crate::args::{self, Action, Args};
 use crate::explain::{self, Signs};
 use crate::home::GrainDirs;
 use crate::layers::{Layer, off};
+use crate::link::{Build, Command, Link, Report};
+use crate::privileged::InitEnds;
+use crate::privileged::groups::Groups;
 use crate::sandbox::bpf;
-use crate::sandbox::cgroup::Cgroup;
 use crate::sandbox::limits::{Floor, Limits};
 use crate::sandbox::mounts::{self, Trees};
 use crate::sandbox::namespaces::{self, INSIDE_ID};
@@ -28,21 +29,29 @@ use crate::sys::{creds, fd, signal};
 
 /// What the forked child starts with.
 #[derive(Debug)]
-pub struct Config<'a> {
-    pub link: Link,
-    /// The app's fd 3.
-    pub app: OwnedFd,
-    /// The app's fds 1 and 2.
-    pub output: OwnedFd,
-    pub null: OwnedFd,
-    pub lock: BorrowedFd<'a>,
-    /// Present in setuid and root mode.
-    pub slot: Option<BorrowedFd<'a>>,
-    pub cgroup: &'a Cgroup,
-    pub dirs: &'a GrainDirs,
-    pub limits: &'a Limits,
-    pub command: &'a [CString],
-    pub environ: &'a [CString],
+pub struct Start<'a> {
+    ends: InitEnds,
+    groups: &'a Groups,
+    slot: Option<OwnedFd>,
+    /// Where no root helps: what the supervisor, whose fork this is, has found out already.
+    own: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
+}
+
+impl<'a> Start<'a> {
+    /// Forked by the privileged helper, which has looked at no argument: init does so itself.
+    pub fn by_root(ends: InitEnds, groups: &'a Groups, slot: OwnedFd) -> Start<'a> {
+        Start { ends, groups, slot: Some(slot), own: None }
+    }
+
+    /// Forked by the supervisor; with arguments, directories and the grain's lock unless this is a
+    /// trial.
+    pub fn by_supervisor(
+        ends: InitEnds,
+        groups: &'a Groups,
+        own: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
+    ) -> Start<'a> {
+        Start { ends, groups, slot: None, own }
+    }
 }
 
 /// What init keeps open for its life, under numbers that are not the app's.
@@ -52,8 +61,19 @@ struct Kept {
     app: OwnedFd,
     output: OwnedFd,
     null: OwnedFd,
-    lock: OwnedFd,
     slot: Option<OwnedFd>,
+    /// Missing in a trial, and until it comes with the mounts.
+    lock: Option<OwnedFd>,
+}
+
+impl Kept {
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let always = [self.link.as_fd(), self.app.as_fd(), self.output.as_fd(), self.null.as_fd()];
+        always
+            .into_iter()
+            .chain([&self.slot, &self.lock].into_iter().flatten().map(AsFd::as_fd))
+            .collect()
+    }
 }
 
 /// Signals that init receives by descriptor and passes on to the app.
@@ -68,39 +88,61 @@ const ORPHANED: i32 = libc::SIGPWR;
 const ABOVE: i32 = 10;
 
 /// The child's whole life.
-pub fn main(one_thread: &SingleThread, config: Config<'_>) -> ! {
-    let kept = match keep(&config) {
-        Ok(kept) => kept,
-        Err(_) => process::exit_now(1),
+pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
+    let Start { ends, groups, slot, own } = start;
+    let (own, lock) = match own {
+        Some((args, dirs, lock)) => (Some((args, dirs)), Some(lock)),
+        None => (None, None),
     };
+    let Ok(mut kept) = keep(ends, slot, lock) else { process::exit_now(1) };
     // Before anything that could take memory or time of the grain's.
-    if let Err(error) = config.cgroup.enter() {
+    if let Err(error) = groups.enter() {
         fail(&kept, "enter the grain's control groups", &error);
     }
-    // While the supervisor makes the mounts. This touches nothing but our own namespaces.
+    // Our copies of the supervisor's and the helper's ends would keep both alive for each other.
+    // Whoever owns the numbers never drops them: this process does not return.
+    let mut open = kept.descriptors();
+    open.extend(own.iter().flat_map(|(_, dirs)| [dirs.package.as_fd(), dirs.sandbox.as_fd()]));
+    if let Err(error) = namespaces::close_all_but(&open) {
+        fail(&kept, "close what was inherited", &error);
+    }
+    // While the mounts are made outside. This touches nothing but our own namespaces.
     if let Err((what, error)) = namespaces::settle_network() {
         fail(&kept, what, &error);
     }
     // Ids and mounts come from outside; until then nothing else is touched.
-    let Ok(Some((own_uid, trees))) = kept.link.build() else { process::exit_now(0) };
-    let trees = Trees::received(trees);
-    if trees.is_none() && config.slot.is_some() {
-        fail(&kept, "take over the mounts", &io::ErrorKind::InvalidData.into());
+    let Ok(Some((build, mut trees))) = kept.link.build() else { process::exit_now(0) };
+    if build == Build::Trial {
+        if let Err(error) =
+            take_ids(&kept).and_then(|()| step("mount inside", namespaces::try_inside()))
+        {
+            fail(&kept, error.0, &error.1);
+        }
+        let _ = kept.link.report(&Report::Ready(String::new()));
+        process::exit_now(0);
     }
-    match build(&kept, trees, config.dirs, config.limits) {
+    if own.is_none() {
+        kept.lock = trees.pop().and_then(|lock| fd::dup_above(lock.as_fd(), ABOVE).ok());
+    }
+    let trees = Trees::received(trees);
+    // The same words that the supervisor has read, and the same answer.
+    let parsed = match own {
+        None => args::parse(std::env::args_os().skip(1)).ok(),
+        Some(_) => None,
+    };
+    let args = match (&parsed, own) {
+        (_, Some((args, _))) => args,
+        (Some(Action::Run(args)), _) => args,
+        _ => process::exit_now(1),
+    };
+    match self::build(&kept, trees, own.map(|(_, dirs)| dirs), &args.limits) {
         Ok((signals, notes, pid_max)) => {
             if kept.link.report(&Report::Ready(notes)).is_err() {
                 process::exit_now(0);
             }
-            let app = App {
-                one_thread,
-                kept: &kept,
-                limits: config.limits,
-                floor: sandbox::floor(config.cgroup, own_uid),
-                command: config.command,
-                environ: config.environ,
-                pid_max,
-            };
+            let own_uid = build == Build::Trees { own_uid: true };
+            let floor = sandbox::floor(&groups.limited, own_uid);
+            let app = App { one_thread, kept: &kept, args, floor, pid_max };
             serve(&app, &signals)
         }
         Err((what, error)) => fail(&kept, what, &error),
@@ -118,35 +160,49 @@ fn fail(kept: &Kept, what: &str, error: &io::Error) -> ! {
     process::exit_now(1)
 }
 
-fn keep(config: &Config<'_>) -> io::Result<Kept> {
-    let above = |fd: BorrowedFd<'_>| fd::dup_above(fd, ABOVE);
+fn keep(ends: InitEnds, slot: Option<OwnedFd>, lock: Option<OwnedFd>) -> io::Result<Kept> {
+    let above = |fd: OwnedFd| fd::dup_above(fd.as_fd(), ABOVE);
+    // The caller's stdout and stderr are not ours to keep open.
+    for n in 0..3 {
+        fd::dup_onto(ends.null.as_raw_fd(), n)?;
+    }
     Ok(Kept {
-        link: config.link.duplicate_above(ABOVE)?,
-        app: above(config.app.as_fd())?,
-        output: above(config.output.as_fd())?,
-        null: above(config.null.as_fd())?,
-        lock: above(config.lock)?,
-        slot: config.slot.map(above).transpose()?,
+        link: ends.link.duplicate_above(ABOVE)?,
+        app: above(ends.app)?,
+        output: above(ends.output)?,
+        null: above(ends.null)?,
+        slot: slot.map(above).transpose()?,
+        lock: lock.map(above).transpose()?,
     })
 }
 
-/// The steps inside, in their order.
+/// The grain's ids, so that nothing after this is done as root, not even as root of a namespace.
+fn take_ids(kept: &Kept) -> Result<(), StepError> {
+    if kept.slot.is_some() {
+        step("drop groups", creds::clear_groups())?;
+        step("keep capabilities", creds::set_keep_capabilities(true))?;
+        step("take the grain's gid", creds::set_all_gids(INSIDE_ID))?;
+        step("take the grain's uid", creds::set_all_uids(INSIDE_ID))?;
+        step("raise capabilities", creds::raise_permitted())?;
+    }
+    // Our own files in /proc are ours only while this holds. Nobody else has the grain's uid;
+    // without root's help it is the caller's, who owns the grain anyway.
+    step("own what /proc says of us", creds::set_dumpable(true))
+}
+
+/// The steps inside, in their order. `dirs`: where there are no `trees`.
 fn build(
     kept: &Kept,
     trees: Option<Trees>,
-    dirs: &GrainDirs,
+    dirs: Option<&GrainDirs>,
     limits: &Limits,
 ) -> Result<(OwnedFd, String, i32), StepError> {
     let mut notes = Vec::new();
 
-    // The caller's stdout and stderr are not ours to keep open.
-    for n in 0..3 {
-        step("take /dev/null", fd::dup_onto(kept.null.as_raw_fd(), n))?;
-    }
-
+    take_ids(kept)?;
     // A process group of its own (number 1), which the filter can keep the app away from.
     step("start a session", process::new_session())?;
-    // While the host's /proc is there and (in setuid mode) we still own our files in it.
+    // While the host's /proc is there.
     if off(Layer::TimeNamespace) {
         notes.push("no time namespace".to_owned());
     } else if let Err(e) = namespaces::hide_boot_time() {
@@ -159,38 +215,22 @@ fn build(
     }
     namespaces::prefer_as_oom_victim();
 
-    // The grain's ids first, so that nothing below is done as root, not even root of a namespace.
-    let privileged = trees.is_some();
-    if privileged {
-        step("drop groups", creds::clear_groups())?;
-        step("keep capabilities", creds::set_keep_capabilities(true))?;
-        step("take the grain's gid", creds::set_all_gids(INSIDE_ID))?;
-        step("take the grain's uid", creds::set_all_uids(INSIDE_ID))?;
-        step("raise capabilities", creds::raise_permitted())?;
-    }
     // Only now: with root's uid an older kernel would take it for the whole machine's.
     let pid_max = namespaces::narrow_pids();
     // Charged to the grain's uid where it has one. A full quota leaves the caller's keyring, which
     // only keyctl could reach, and the filter refuses that.
     let _ = creds::join_new_session_keyring();
 
-    let trees = match trees {
-        Some(trees) => trees,
-        None => mounts::prepare_inside(dirs)?,
+    let trees = match (trees, dirs) {
+        (Some(trees), _) => trees,
+        (None, Some(dirs)) => mounts::prepare_inside(dirs)?,
+        (None, None) => return Err(("take over the mounts", io::ErrorKind::InvalidData.into())),
     };
     mounts::assemble(trees, limits)?;
 
     // No directory of the old root may stay open: MNT_DETACH revokes nothing.
-    let mut keep = vec![
-        kept.link.as_fd(),
-        kept.app.as_fd(),
-        kept.output.as_fd(),
-        kept.null.as_fd(),
-        kept.lock.as_fd(),
-    ];
-    keep.extend(kept.slot.as_ref().map(AsFd::as_fd));
     if !off(Layer::Descriptors) {
-        step("close everything else", namespaces::close_all_but(&keep))?;
+        step("close everything else", namespaces::close_all_but(&kept.descriptors()))?;
     }
 
     if !off(Layer::NoNewPrivs) {
@@ -223,10 +263,8 @@ fn build(
 struct App<'a> {
     one_thread: &'a SingleThread,
     kept: &'a Kept,
-    limits: &'a Limits,
+    args: &'a Args,
     floor: Floor,
-    command: &'a [CString],
-    environ: &'a [CString],
     pid_max: i32,
 }
 
@@ -264,9 +302,10 @@ fn open_up(path: &[u8]) -> io::Result<()> {
 fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
     let link = &app.kept.link;
     let mut running: Option<i32> = None;
-    // While the supervisor gets ready; what fails now fails again at the start, and is told then.
-    let mut prepared = prepare(app, true).ok();
     let mut writes = true;
+    if app.args.start {
+        launch(app, &mut running, writes);
+    }
     loop {
         let mut waiting = [link.as_raw_fd(), signals.as_raw_fd()].map(|fd| libc::pollfd {
             fd,
@@ -281,7 +320,7 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
                 if n == ORPHANED {
                     end();
                 } else if n == libc::SIGCHLD {
-                    reap(link, &mut running, &mut prepared);
+                    reap(link, &mut running);
                 } else if let Some(pid) = running {
                     let _ = process::kill(pid, n);
                 }
@@ -290,16 +329,7 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
         if waiting[0].revents != 0 {
             match link.command() {
                 Ok(Some(Command::Start)) if running.is_none() => {
-                    match start(app, prepared.take(), writes) {
-                        Ok(pid) => {
-                            running = Some(pid);
-                            let _ = link.report(&Report::Started);
-                            process::forget_code();
-                        }
-                        Err(text) => {
-                            let _ = link.report(&Report::NotStarted(text));
-                        }
-                    }
+                    launch(app, &mut running, writes);
                 }
                 Ok(Some(Command::Signal(n))) => {
                     if let Some(pid) = running {
@@ -323,6 +353,19 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
     }
 }
 
+/// Starts the app and reports how that went.
+fn launch(app: &App<'_>, running: &mut Option<i32>, writes: bool) {
+    let report = match start(app, writes) {
+        Ok(pid) => {
+            *running = Some(pid);
+            Report::Started
+        }
+        Err(text) => Report::NotStarted(text),
+    };
+    let _ = app.kept.link.report(&report);
+    process::forget_code();
+}
+
 /// Kills every other process of the grain, waits until the last is gone, and ends. Nobody can
 /// escape by forking: a fork with a deadly signal pending fails.
 fn end() -> ! {
@@ -342,11 +385,8 @@ fn pending_signals(signals: &OwnedFd) -> Vec<i32> {
         .collect()
 }
 
-fn reap(link: &Link, running: &mut Option<i32>, prepared: &mut Option<Prepared>) {
+fn reap(link: &Link, running: &mut Option<i32>) {
     while let Ok(Some((pid, ended))) = process::reap_one() {
-        if prepared.as_ref().is_some_and(|p| p.pid == pid) {
-            *prepared = None;
-        }
         if *running == Some(pid) {
             *running = None;
             let _ = link.report(&Report::Ended(ended));
@@ -354,47 +394,25 @@ fn reap(link: &Link, running: &mut Option<i32>, prepared: &mut Option<Prepared>)
     }
 }
 
-/// The app's process before its exec: all that could take time has been done, every limit and the
-/// filter are in place, and it waits.
-struct Prepared {
-    pid: i32,
-    /// A byte lets it execute the app; closed without one, it ends.
-    go: OwnedFd,
-    /// Closes at exec; else says in words why there is none.
-    outcome: OwnedFd,
-}
-
 fn in_words(e: io::Error) -> String {
     format!("the app could not be started: {e}")
 }
 
-/// Forks the app's process. `writes`: whether it may write to files.
-fn prepare(app: &App<'_>, writes: bool) -> Result<Prepared, String> {
-    let (outcome, status) = fd::pipe().map_err(in_words)?;
-    let (wait, go) = fd::pipe().map_err(in_words)?;
+/// Executes the app; an error says in words what is missing. `writes`: whether it may write to files.
+fn start(app: &App<'_>, writes: bool) -> Result<i32, String> {
+    let (outcome, low) = fd::pipe().map_err(in_words)?;
     // Out of the way of the app's own numbers.
-    let status = fd::dup_above(status.as_fd(), ABOVE).map_err(in_words)?;
-    let wait = fd::dup_above(wait.as_fd(), ABOVE).map_err(in_words)?;
-    match process::clone(app.one_thread, 0, None).map_err(in_words)? {
+    let status = fd::dup_above(low.as_fd(), ABOVE).map_err(in_words)?;
+    drop(low);
+    let pid = match process::clone(app.one_thread, 0, None).map_err(in_words)? {
         Forked::Child => {
-            let number = go.as_raw_fd() as u32;
-            let _ = fd::close_between(number, number);
-            let text = become_app(app, writes, &wait);
+            let text = become_app(app, writes);
             let _ = fd::write(status.as_raw_fd(), text.as_bytes());
             process::exit_now(127)
         }
-        Forked::Parent(child) => Ok(Prepared { pid: child.pid, go, outcome }),
-    }
-}
-
-/// Executes the app; an error says in words what is missing.
-fn start(app: &App<'_>, prepared: Option<Prepared>, writes: bool) -> Result<i32, String> {
-    let Prepared { pid, go, outcome } = match prepared {
-        Some(prepared) => prepared,
-        None => prepare(app, writes)?,
+        Forked::Parent(child) => child.pid,
     };
-    // If it is gone it has left word.
-    let _ = fd::write(go.as_raw_fd(), b"1");
+    drop(status);
     // Exec may wait for a slow file system, but not longer than the supervisor lives.
     let mut waiting = [(outcome.as_raw_fd(), libc::POLLIN), (app.kept.link.as_raw_fd(), 0)]
         .map(|(fd, events)| libc::pollfd { fd, events, revents: 0 });
@@ -413,16 +431,15 @@ fn start(app: &App<'_>, prepared: Option<Prepared>, writes: bool) -> Result<i32,
     }
 }
 
-/// In the forked child: the app's descriptors, session, signals and limits, then, when told to,
-/// exec.
-fn become_app(app: &App<'_>, writes: bool, wait: &OwnedFd) -> String {
-    let prepared = (|| {
+/// In the forked child: the app's descriptors, session, signals and limits, then exec.
+fn become_app(app: &App<'_>, writes: bool) -> String {
+    let ready = (|| {
         process::new_session()?;
         signal::reset_all()?;
         process::set_umask(0o007);
         // Refused where the server itself is nice: then so is the app.
         let _ = process::set_priority(0, 0);
-        app.limits.apply_to_self(app.floor)?;
+        app.args.limits.apply_to_self(app.floor)?;
         fd::dup_onto(app.kept.null.as_raw_fd(), 0)?;
         fd::dup_onto(app.kept.output.as_raw_fd(), 1)?;
         fd::dup_onto(app.kept.output.as_raw_fd(), 2)?;
@@ -435,15 +452,12 @@ fn become_app(app: &App<'_>, writes: bool, wait: &OwnedFd) -> String {
         if !off(Layer::Seccomp) {
             process::install_filter(&bpf::APP_ADDITION)?;
         }
-        fd::read(wait.as_raw_fd(), &mut [0])
+        Ok(())
     })();
-    match prepared {
-        Err(e) => return in_words(e),
-        // Init has let go of us: it prepares another, or ends.
-        Ok(0) => process::exit_now(127),
-        Ok(_) => {}
+    if let Err(e) = ready {
+        return in_words(e);
     }
-    let Some(program) = app.command.first() else {
+    let Some(program) = app.args.command.first() else {
         return "the app has no command".into();
     };
     #[cfg(feature = "unsafe-disable")]
@@ -451,10 +465,10 @@ fn become_app(app: &App<'_>, writes: bool, wait: &OwnedFd) -> String {
         // The package is the working directory, and `/` is the host's.
         let relative = [b".", program.to_bytes()].concat();
         if let Ok(program) = CString::new(relative) {
-            let _ = process::exec(&program, app.command, app.environ);
+            let _ = process::exec(&program, &app.args.command, &app.args.environ);
         }
     }
-    let error = process::exec(program, app.command, app.environ);
+    let error = process::exec(program, &app.args.command, &app.args.environ);
     explain_exec(&program.to_string_lossy(), &error)
 }
 

@@ -79,12 +79,31 @@ mod chosen {
     }
 
     pub fn off(layer: Layer) -> bool {
-        OFF.load(Ordering::Relaxed) & (1 << layer as u32) != 0
+        bits() & (1 << layer as u32) != 0
+    }
+
+    /// All that is left out, for another process of ours.
+    pub fn bits() -> u32 {
+        OFF.load(Ordering::Relaxed)
+    }
+
+    pub fn set_bits(bits: u64) {
+        OFF.store(bits as u32, Ordering::Relaxed);
     }
 }
 
 #[cfg(feature = "unsafe-disable")]
-pub use chosen::{disable, off};
+pub use chosen::{bits, disable, off, set_bits};
+
+/// Nothing is, in a build without the feature.
+#[cfg(not(feature = "unsafe-disable"))]
+pub const fn bits() -> u32 {
+    0
+}
+
+/// And nothing can be.
+#[cfg(not(feature = "unsafe-disable"))]
+pub const fn set_bits(_: u64) {}
 
 /// Whether a layer is left out; never, in a build without the feature.
 #[cfg(not(feature = "unsafe-disable"))]

@@ -30,6 +30,18 @@ pub enum Command {
     End,
 }
 
+/// What init is told to build, and from what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// Only try what every start does.
+    Trial,
+    /// From the directories that it has by the fork.
+    Own,
+    /// From mounts that root made: package, data, and the grain's lock come along. `own_uid`: the
+    /// grain has a kernel uid of its own.
+    Trees { own_uid: bool },
+}
+
 /// Init to supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
@@ -83,27 +95,36 @@ impl Link {
         })
     }
 
-    /// The first command: ids and cgroup are set, build the sandbox. `own_uid`: the grain has a
-    /// kernel uid of its own; `trees`: mounts that were made outside.
+    /// The first command: limits and ids are set, build the sandbox.
     ///
     /// # Errors
     /// EPIPE when init is gone.
-    pub fn send_build(&self, own_uid: bool, trees: &[BorrowedFd<'_>]) -> io::Result<()> {
-        fd::send_with(self.0.as_fd(), &[b'B', u8::from(own_uid)], trees)
+    pub fn send_build(&self, build: Build, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let kind = match build {
+            Build::Trial => b't',
+            Build::Own => b'o',
+            Build::Trees { own_uid: false } => b'c',
+            Build::Trees { own_uid: true } => b'u',
+        };
+        fd::send_with(self.0.as_fd(), &[b'B', kind], descriptors)
     }
 
-    /// Waits for the first command; `None` when the supervisor is gone.
+    /// Waits for the first command and its descriptors; `None` when the supervisor is gone.
     ///
     /// # Errors
     /// What recvmsg answers, or InvalidData.
-    pub fn build(&self) -> io::Result<Option<(bool, Vec<OwnedFd>)>> {
+    pub fn build(&self) -> io::Result<Option<(Build, Vec<OwnedFd>)>> {
         let mut buffer = [0; MAX];
-        let (n, trees) = fd::receive_with(self.0.as_fd(), &mut buffer)?;
-        match &buffer[..n] {
-            [] => Ok(None),
-            [b'B', own_uid] => Ok(Some((*own_uid != 0, trees))),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+        let (n, descriptors) = fd::receive_with(self.0.as_fd(), &mut buffer)?;
+        let build = match &buffer[..n] {
+            [] => return Ok(None),
+            b"Bt" => Build::Trial,
+            b"Bo" => Build::Own,
+            b"Bc" => Build::Trees { own_uid: false },
+            b"Bu" => Build::Trees { own_uid: true },
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        Ok(Some((build, descriptors)))
     }
 
     /// What init reported, without waiting for it.
@@ -232,8 +253,16 @@ mod tests {
     #[test]
     fn every_message_arrives_as_it_was_sent() {
         let (a, b) = Link::pair().unwrap();
-        a.send_build(true, &[a.as_fd(), b.as_fd()]).unwrap();
-        assert!(matches!(b.build().unwrap(), Some((true, fds)) if fds.len() == 2));
+        for build in [
+            Build::Trial,
+            Build::Own,
+            Build::Trees { own_uid: false },
+            Build::Trees { own_uid: true },
+        ] {
+            a.send_build(build, &[a.as_fd(), b.as_fd()]).unwrap();
+            let (arrived, descriptors) = b.build().unwrap().unwrap();
+            assert_eq!((arrived, descriptors.len()), (build, 2));
+        }
         assert!(a.report_at_hand().is_none());
         for command in [
             Command::Start,

@@ -30,13 +30,13 @@ use crate::grain::life::Life;
 use crate::grain::log::{self, Log};
 use crate::grain::storage::{self, Next, Plan, Quota, Verdict};
 use crate::home::GrainDirs;
-use crate::identity::Caller;
+use crate::privileged::Caller;
 use crate::rpc::border;
 use crate::rpc::core::CoreSlot;
 use crate::rpc::sandstorm_api::SandstormApiImpl;
 use crate::rpc::supervisor::{Grain, SupervisorImpl};
 use crate::rpc::wake_lock::WakeLocks;
-use crate::sandbox::cgroup::MemoryEvents;
+use crate::sandbox::counters::MemoryEvents;
 use crate::sandbox::{Sandbox, outer};
 use crate::sys::fd;
 use crate::sys::process::{self, SingleThread};
@@ -118,12 +118,15 @@ async fn serve(
     };
     let duplicate = || dirs.grain.try_clone().map_err(Error::kernel("duplicate a descriptor"));
     let log = Log::open(duplicate()?, args.limits.log).map_err(storage_error("open the log of"))?;
-    let app = App::new(sandbox.link).map_err(Error::kernel("listen to init"))?;
     let listener = bind(&dirs.grain).map_err(storage_error("make the socket of"))?;
-    let output = pipe::Receiver::from_owned_fd(sandbox.output)
-        .map_err(Error::kernel("read the log pipe"))?;
+    let null = fd::open(c"/dev/null", libc::O_RDWR, 0).map_err(Error::kernel("open /dev/null"))?;
+    // What could be done meanwhile is done.
+    let (link, app_end, output, lock, outside) = sandbox.finish(&args.limits)?;
+    let app = App::new(link).map_err(Error::kernel("listen to init"))?;
+    let output =
+        pipe::Receiver::from_owned_fd(output).map_err(Error::kernel("read the log pipe"))?;
 
-    for note in &sandbox.notes {
+    for note in &outside.notes {
         log.note(note);
     }
     let pump = {
@@ -131,14 +134,13 @@ async fn serve(
         tokio::task::spawn_local(async move { log::pump(&log, output).await })
     };
 
-    let null = fd::open(c"/dev/null", libc::O_RDWR, 0).map_err(Error::kernel("open /dev/null"))?;
-    let memory = Memory::watch(sandbox.cgroup.memory, args.limits.memory)
+    let memory = Memory::watch(outside.watch.memory, args.limits.memory)
         .map_err(Error::kernel("listen for want of memory"))?;
     let book = Book::new(
         args.limits.clone(),
-        sandbox.floor,
-        sandbox.cgroup.limited,
-        sandbox.cgroup.counters,
+        outside.floor,
+        outside.limited,
+        outside.watch.counters,
         memory.events.clone(),
         log.clone(),
     );
@@ -154,7 +156,7 @@ async fn serve(
             log: log.clone(),
             locks: locks.clone(),
         });
-    let app_stream = std::os::unix::net::UnixStream::from(sandbox.app);
+    let app_stream = std::os::unix::net::UnixStream::from(app_end);
     let app_stream = app_stream
         .set_nonblocking(true)
         .and_then(|()| UnixStream::from_std(app_stream))
@@ -203,6 +205,13 @@ async fn serve(
     let accepting =
         tokio::task::spawn_local(connections.clone().accept(listener, grain.clone(), caller));
 
+    if args.start {
+        // A start that fails says so before anybody relies on it, while stderr is still the caller's.
+        if let Err(why) = app.started_at_once().await {
+            log.note(&why);
+            return Err(Error::App(why));
+        }
+    }
     announce("Listening...\n");
     tokio::task::spawn_local(rest(life.clone()));
     // Whoever started us may go; the library prints to stdout what only we should know.
@@ -250,18 +259,18 @@ async fn serve(
     // its lock and its uid.
     let gone = |patience| {
         let mut init =
-            [libc::pollfd { fd: sandbox.init.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+            [libc::pollfd { fd: outside.init.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
         matches!(fd::poll(&mut init, patience), Ok(1..))
     };
     if !gone(LAST_WORDS.as_millis() as i32) {
         // A frozen grain, say. This reaches also what cannot run.
-        if let Some(kill) = &sandbox.cgroup.kill {
+        if let Some(kill) = &outside.watch.kill {
             let _ = fd::write(kill.as_raw_fd(), b"1");
         }
         // A process that waits for a dead disk may still write one day: the lock is kept.
         gone(-1);
     }
-    drop((sandbox.lock, sandbox.slot));
+    drop((lock, outside.slot));
     result
 }
 

@@ -90,6 +90,26 @@ impl App {
         }
     }
 
+    /// Waits until init, which was told to at the beginning, has started the app.
+    ///
+    /// # Errors
+    /// In words, why it could not.
+    pub async fn started_at_once(&self) -> Result<(), String> {
+        self.state.send_replace(State::Starting);
+        let why = match self.next_report().await {
+            Ok(Some(Report::Started)) => {
+                self.state.send_replace(State::Running);
+                return Ok(());
+            }
+            Ok(Some(Report::NotStarted(why))) => why,
+            Ok(Some(Report::Ended(ended))) => in_words(ended),
+            Ok(_) => "the grain's processes were killed from outside".to_owned(),
+            Err(e) => format!("init sent what cannot be understood ({e})"),
+        };
+        self.state.send_replace(State::Over(why.clone()));
+        Err(why)
+    }
+
     /// Follows init's reports until it is over; returns why.
     pub async fn follow(&self) -> String {
         let why = loop {

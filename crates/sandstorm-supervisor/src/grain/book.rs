@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::life::Life;
 use super::log::Log;
 use super::storage::Usage;
-use crate::sandbox::cgroup::{Controller, Counters, MemoryEvents, Version};
+use crate::privileged::groups::{CPU, MEMORY, PIDS};
+use crate::sandbox::counters::{Counters, MemoryEvents};
 use crate::sandbox::limits::{Floor, Limits};
 
 /// One limit now.
@@ -31,7 +32,8 @@ pub struct Row {
 pub struct Book {
     pub limits: Limits,
     pub floor: Floor,
-    pub limited: Vec<(Controller, Version)>,
+    /// Which control group version keeps memory, pids, cpu; 0 for none.
+    pub limited: [u8; 3],
     pub counters: Counters,
     pub memory: Option<Rc<MemoryEvents>>,
     pub log: Rc<Log>,
@@ -43,7 +45,7 @@ impl Book {
     pub fn new(
         limits: Limits,
         floor: Floor,
-        limited: Vec<(Controller, Version)>,
+        limited: [u8; 3],
         counters: Counters,
         memory: Option<Rc<MemoryEvents>>,
         log: Rc<Log>,
@@ -62,11 +64,11 @@ impl Book {
         self.filled.set(self.filled.get() + 1);
     }
 
-    fn by(&self, controller: Controller, else_by: &'static str) -> &'static str {
-        match self.limited.iter().find(|(c, _)| *c == controller) {
-            Some((_, Version::Two)) => "cgroup v2",
-            Some((_, Version::One)) => "cgroup v1",
-            None => else_by,
+    fn by(&self, controller: usize, else_by: &'static str) -> &'static str {
+        match self.limited[controller] {
+            2 => "cgroup v2",
+            1 => "cgroup v1",
+            _ => else_by,
         }
     }
 
@@ -82,19 +84,19 @@ impl Book {
                 "memory",
                 limits.memory,
                 // A process at a time.
-                self.by(Controller::Memory, "rlimit"),
+                self.by(MEMORY, "rlimit"),
                 self.counters.memory().unwrap_or(0),
                 killed,
             ),
-            row("pids", limits.pids, self.by(Controller::Pids, processes), pids, refused),
+            row("pids", limits.pids, self.by(PIDS, processes), pids, refused),
             row(
                 "cpu",
                 limits.cpu,
-                self.by(Controller::Cpu, "nothing"),
+                self.by(CPU, "nothing"),
                 0,
                 self.counters.throttled().unwrap_or(0),
             ),
-            row("weight", limits.weight, self.by(Controller::Cpu, "nice"), 0, 0),
+            row("weight", limits.weight, self.by(CPU, "nice"), 0, 0),
             row("files", limits.files, "rlimit", 0, 0),
             row("disk", limits.disk, "accounting", usage.bytes, self.filled.get()),
             row("inodes", limits.inodes, "accounting", usage.inodes, self.filled.get()),

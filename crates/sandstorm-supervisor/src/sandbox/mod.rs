@@ -1,23 +1,18 @@
-//! Building the sandbox: the ordered steps, outside and inside, each with its reason.
+//! Building the sandbox from outside, without any privilege of our own.
 //!
-//! Trust: outside, only checked descriptors and numbers; inside, the package's tree, which is
-//! hostile but can only be looked up, never followed. Nothing here parses file contents.
+//! With root's help (setuid and root mode) the helper is asked (`privileged::helper`), in two
+//! messages: the limits as soon as they are known, so that it makes groups and namespaces while we
+//! open the home; then package, data and lock. Meanwhile we get ready to serve, and take what it
+//! made. Without it, the same steps are done here with the caller's own rights, and init finds the
+//! directories again inside its namespaces.
 //!
-//! Outside (`enter`):
-//! 1. pipes and sockets, so that nothing can fail for want of descriptors later;
-//! 2. as root: a uid slot and control groups; then the clone into namespaces and groups;
-//! 3. as root: detached mounts, device nodes, while the child makes its network namespace. All of it
-//!    vanishes with the descriptors if we are killed;
-//! 4. id maps of the child; it gets the mounts and is told to go on. The caller now gives up its
-//!    privileges while the child builds.
-//!
-//! Inside (`init::main`): the network; then, told to go on, time offsets and the ban on nested
-//! namespaces while /proc is there, the grain's ids, mounts, pivot, then capabilities and the
-//! seccomp filter last of all, because every step before them needs a call that it forbids.
+//! Inside (`init::main`): the network; then, told to go on, the grain's ids, time offsets and the
+//! ban on nested namespaces while /proc is there, mounts, pivot, then capabilities and the seccomp
+//! filter last of all, because every step before them needs a call that it forbids.
 #![forbid(unsafe_code)]
 
 pub mod bpf;
-pub mod cgroup;
+pub mod counters;
 pub mod devices;
 pub mod limits;
 pub mod mounts;
@@ -27,22 +22,22 @@ pub mod page;
 pub mod syscalls;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
-use self::cgroup::{Cgroup, Controller, Right};
+use self::counters::Watch;
 use self::limits::{Floor, Limits};
-use self::mounts::Trees;
-use self::namespaces::{INSIDE_ID, IdMap};
+use self::namespaces::INSIDE_ID;
 use crate::args::Args;
 use crate::error::Error;
-use crate::explain::{self, Signs, Step};
-use crate::harden;
+use crate::explain::{self, Signs};
 use crate::home::GrainDirs;
-use crate::identity::{AsRoot, Identity, Mode};
-use crate::init::{self, Link};
-use crate::slot::{self, Slot};
-use crate::sys::fd;
-use crate::sys::process::{self, Child, Forked, SingleThread};
+use crate::init::{self, Start};
+use crate::link::{Build, Link, Report};
+use crate::privileged::groups::{CPU, Groups, Handle, MEMORY, PIDS, Right, Share};
+use crate::privileged::helper::{Failed, Helper, Step};
+use crate::privileged::{Begun, Caller, Half, IdMap, InitEnds, Mode, clone_init, write_maps};
+use crate::sys::creds;
+use crate::sys::process::{self, Forked, SingleThread};
 
 /// A step inside the sandbox and why it failed.
 pub type StepError = (&'static str, io::Error);
@@ -52,11 +47,10 @@ pub fn step<T>(what: &'static str, result: io::Result<T>) -> Result<T, StepError
     result.map_err(|e| (what, e))
 }
 
-/// The supervisor's ends of everything that leads into the sandbox.
+/// The supervisor's ends of everything that leads into the sandbox, which may still be in the
+/// making.
 #[derive(Debug)]
 pub struct Sandbox {
-    /// pid 1 of the grain.
-    pub init: Child,
     /// Commands to init and its reports; closing it ends the grain.
     pub link: Link,
     /// Other end of the app's fd 3.
@@ -64,330 +58,296 @@ pub struct Sandbox {
     /// Read end of the app's stdout and stderr.
     pub output: OwnedFd,
     /// Held for life, with init.
-    pub slot: Option<Slot>,
     pub lock: OwnedFd,
-    pub cgroup: Cgroup,
+    mode: Mode,
+    bit_ignored: bool,
+    making: Making,
+}
+
+#[derive(Debug)]
+enum Making {
+    Helper(Helper),
+    Done(Made),
+}
+
+/// What was made.
+#[derive(Debug)]
+struct Made {
+    /// pid 1 of the grain.
+    init: OwnedFd,
+    slot: Option<OwnedFd>,
+    /// The grain's kernel uid, or why it has none of its own; nothing in user-namespace mode.
+    own_uid: Option<Result<u32, i32>>,
+    limited: [u8; 3],
+    handles: Vec<(Handle, OwnedFd)>,
+}
+
+/// A sandbox as init knows it, finished from outside.
+#[derive(Debug)]
+pub struct Outside {
+    /// pid 1 of the grain.
+    pub init: OwnedFd,
+    /// Held for life, with init.
+    pub slot: Option<OwnedFd>,
+    pub limited: [u8; 3],
     /// What resource limits do because the groups do not.
     pub floor: Floor,
+    pub watch: Watch,
     /// What the log should say about how the grain runs.
     pub notes: Vec<String>,
 }
 
-/// Everything that the child needs. Borrowed from the parent's memory at the fork.
-struct Plan<'a> {
-    args: &'a Args,
-    dirs: &'a GrainDirs,
-    lock: &'a OwnedFd,
+fn share(limits: &Limits) -> Share {
+    let Limits { memory, pids, cpu, weight, .. } = *limits;
+    Share { memory, pids, cpu, weight }
 }
 
-/// The ends that the child keeps.
-struct ChildEnds {
-    link: Link,
-    app: OwnedFd,
-    output: OwnedFd,
-    null: OwnedFd,
-}
-
-/// Starts building; the grain's init goes on by itself. See the module's step list.
+/// Lets the helper, where there is one, begin.
 ///
 /// # Errors
-/// `Kernel` with advice, or what `slot::take` says.
+/// `Kernel` when it is gone.
+pub fn announce(begun: &Begun, limits: &Limits) -> Result<(), Error> {
+    match &begun.half {
+        Half::Root(helper) => {
+            helper.ask(&share(limits)).map_err(Error::kernel("ask the privileged helper"))
+        }
+        Half::Own(_) => Ok(()),
+    }
+}
+
+/// Starts building; the grain's init goes on by itself. `announce` came before.
+///
+/// # Errors
+/// `Kernel` with advice.
 pub fn enter(
     one_thread: &SingleThread,
-    identity: &Identity,
+    begun: Begun,
     dirs: &GrainDirs,
     lock: OwnedFd,
     args: &Args,
 ) -> Result<Sandbox, Error> {
-    let (link, child_link) = Link::pair().map_err(Error::kernel("make the link to init"))?;
-    let (app, child_app) =
-        fd::socketpair(libc::SOCK_STREAM).map_err(Error::kernel("make the app's socket"))?;
-    let (output, child_output) = fd::pipe().map_err(Error::kernel("make the log pipe"))?;
-    let null = fd::open(c"/dev/null", libc::O_RDWR, 0).map_err(Error::kernel("open /dev/null"))?;
-    let ends = ChildEnds { link: child_link, app: child_app, output: child_output, null };
-    let plan = Plan { args, dirs, lock: &lock };
-    let mut notes = Vec::new();
-    notes.extend(identity.warning.clone());
-
-    let (init, slot, own_uid, mut cgroup) = match &identity.privileged {
-        Some(privileged) => {
-            let (init, slot, own_uid, cgroup) = privileged.as_root(|root| {
-                privileged_half(one_thread, root, identity, &plan, ends, &link, &mut notes)
-            })?;
-            (init, Some(slot), own_uid, cgroup)
+    let Begun { caller, mode, bit_ignored, link, app, output, half } = begun;
+    let making = match half {
+        Half::Root(helper) => {
+            let all = [dirs.package.as_fd(), dirs.sandbox.as_fd(), lock.as_fd()];
+            helper.give(&all).map_err(Error::kernel("ask the privileged helper"))?;
+            Making::Helper(helper)
         }
-        None => {
-            let (init, cgroup) = plain_half(one_thread, identity, &plan, ends, &link)?;
-            notes.push(
-                "user-namespace mode: the grain runs under the uid of the server's user".into(),
-            );
-            (init, None, false, cgroup)
+        Half::Own(ends) => {
+            let inits = lock.try_clone().map_err(Error::kernel("duplicate a descriptor"))?;
+            let name = dirs.grain_name.to_string_lossy();
+            let own = Some((args, dirs, inits));
+            let own =
+                Own { name: &name, limits: &args.limits, ends, build: Build::Own, grain: own };
+            Making::Done(own_half(one_thread, caller, &link, own)?)
         }
     };
-    notes.append(&mut cgroup.notes);
-    cgroup.settle();
-    let floor = floor(&cgroup, own_uid);
-    Ok(Sandbox { init, link, app, output, slot, lock, cgroup, floor, notes })
+    Ok(Sandbox { link, app, output, lock, mode, bit_ignored, making })
 }
 
-/// Setuid and root mode: a uid for the grain, id-mapped mounts, real device nodes.
-fn privileged_half(
+/// What is built without root.
+struct Own<'a> {
+    /// This grain's among all that run.
+    name: &'a str,
+    limits: &'a Limits,
+    ends: InitEnds,
+    build: Build,
+    /// With the grain's lock; nothing for a trial.
+    grain: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
+}
+
+/// Everything from outside with the caller's own rights.
+fn own_half(
     one_thread: &SingleThread,
-    root: &AsRoot,
-    identity: &Identity,
-    plan: &Plan<'_>,
-    ends: ChildEnds,
+    caller: Caller,
     link: &Link,
-    notes: &mut Vec<String>,
-) -> Result<(Child, Slot, bool, Cgroup), Error> {
-    let slot = slot::take(root)?;
-    let mut cgroup = Cgroup::prepare(&slot.number.to_string(), &plan.args.limits, Right::Root);
-    let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
-    let child = match forked {
-        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, Some(&slot)),
+    own: Own<'_>,
+) -> Result<Made, Error> {
+    let mode = Mode::UserNamespace;
+    let Own { name, limits, ends, build, grain } = own;
+    let groups = Groups::prepare(name, &share(limits), Right::Delegated);
+    let child = match clone_init(one_thread, namespaces::flags(), &groups).map_err(|e| {
+        kernel_error("make the grain's namespaces", e, explain::Step::Namespaces, mode)
+    })? {
+        Forked::Child => init::main(one_thread, Start::by_supervisor(ends, &groups, grain)),
         Forked::Parent(child) => child,
     };
-    cgroup.forget_entrances();
-    // Hundreds of spinning processes of the app must not keep init from ending them. The app
-    // itself starts with the usual niceness; where we may not do this it takes a little longer.
-    let _ = process::set_priority(child.pid, -20);
-    if !joined {
-        cgroup.join(child.pid).map_err(Error::kernel("put the grain into its control group"))?;
-    }
-    let (trees, own_uid) = outer_mounts(one_thread, root, identity, plan, &slot, notes)?;
-    let caller = identity.caller;
-    let outside = if own_uid { (slot.uid(), slot.uid()) } else { (caller.uid, caller.gid) };
-    release(&child, link, outside, Some((own_uid, &trees)), identity)?;
-    // As root: an undumpable process's own /proc is root's.
-    harden::reset_oom_score();
-    Ok((child, slot, own_uid, cgroup))
+    let map = IdMap { inside: (INSIDE_ID, INSIDE_ID), outside: (caller.uid, caller.gid) };
+    write_maps(&child, map, false)
+        .map_err(|e| kernel_error("write the grain's id map", e, explain::Step::Inside, mode))
+        .and_then(|()| link.send_build(build, &[]).map_err(Error::kernel("tell init to go on")))
+        .map_err(|broken| inits_words(link).unwrap_or(broken))?;
+    // From here on nobody of the caller's other processes looks into this one.
+    creds::set_dumpable(false).map_err(Error::kernel("make the process undumpable"))?;
+    let Groups { limited, handles, .. } = groups;
+    Ok(Made { init: child.pidfd, slot: None, own_uid: None, limited, handles })
 }
 
-/// The mounts of a grain, id-mapped where that can be had; whether the grain gets the slot's uid.
-fn outer_mounts(
-    one_thread: &SingleThread,
-    root: &AsRoot,
-    identity: &Identity,
-    plan: &Plan<'_>,
-    slot: &Slot,
-    notes: &mut Vec<String>,
-) -> Result<(Trees, bool), Error> {
-    let caller = identity.caller;
-    let mapped = namespaces::id_map_namespace(
-        one_thread,
-        IdMap { inside: (caller.uid, caller.gid), outside: (slot.uid(), slot.uid()) },
-    )
-    .and_then(|userns| mounts::prepare(root, plan.dirs, Some(userns.as_fd())));
-    match mapped {
-        Ok(trees) => {
-            notes.push(format!("setuid mode: the grain has kernel uid {}", slot.uid()));
-            Ok((trees, true))
+/// What init reports of a failure says more than our broken pipe.
+fn inits_words(link: &Link) -> Option<Error> {
+    match link.report_at_hand()? {
+        Report::Failed { step, errno, advice } => {
+            Some(Error::Sandbox { step, source: io::Error::from_raw_os_error(errno), advice })
         }
-        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => {
-            Err(kernel_error("use the mount calls", e, Step::MountCalls, identity))
+        _ => None,
+    }
+}
+
+impl Making {
+    fn finish(self, link: &Link, mode: Mode) -> Result<Made, Error> {
+        let helper = match self {
+            Making::Done(made) => return Ok(made),
+            Making::Helper(helper) => helper,
+        };
+        let outcome = helper.outcome().map_err(Error::kernel("hear from the privileged helper"))?;
+        let made = outcome
+            .map_err(|failed| inits_words(link).unwrap_or_else(|| helpers_words(failed, mode)))?;
+        Ok(Made {
+            init: made.init,
+            slot: Some(made.slot),
+            own_uid: Some(made.own_uid),
+            limited: made.limited,
+            handles: made.handles,
+        })
+    }
+}
+
+impl Sandbox {
+    /// Waits until everything outside is done. The parts that go on are given back.
+    ///
+    /// # Errors
+    /// `Kernel` or `Sandbox` with advice, `Untrusted` for what has the wrong owner.
+    pub fn finish(
+        self,
+        limits: &Limits,
+    ) -> Result<(Link, OwnedFd, OwnedFd, OwnedFd, Outside), Error> {
+        let Made { init, slot, own_uid, limited, handles } =
+            self.making.finish(&self.link, self.mode)?;
+        let mut notes = Vec::new();
+        notes.extend(self.bit_ignored.then(bit_ignored));
+        notes.push(match own_uid {
+            None => {
+                "user-namespace mode: the grain runs under the uid of the server's user".to_owned()
+            }
+            Some(Ok(uid)) => format!("setuid mode: the grain has kernel uid {uid}"),
+            Some(Err(errno)) => format!(
+                "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped ({}); \
+                 the grain runs under the uid of the server's user",
+                io::Error::from_raw_os_error(errno)
+            ),
+        });
+        notes.extend(counters::notes(&limited, limits));
+        let floor = floor(&limited, matches!(own_uid, Some(Ok(_))));
+        let watch = Watch::new(handles);
+        let outside = Outside { init, slot, limited, floor, watch, notes };
+        Ok((self.link, self.app, self.output, self.lock, outside))
+    }
+}
+
+fn bit_ignored() -> String {
+    "this program is setuid root, but the kernel did not honour that: the caller runs with no_new_privs \
+     (a systemd option that implies it, a container flag) or the file lies on a nosuid mount; \
+     using a user namespace instead"
+        .to_owned()
+}
+
+/// What resource limits have to do in place of the groups that there are not.
+pub fn floor(limited: &[u8; 3], own_uid: bool) -> Floor {
+    Floor {
+        processes: own_uid || process::counts_processes_by_namespace(),
+        group: limited[PIDS] != 0,
+        memory: limited[MEMORY] == 0,
+        processor: limited[CPU] == 0,
+    }
+}
+
+fn kernel_error(what: &'static str, source: io::Error, kind: explain::Step, mode: Mode) -> Error {
+    let signs = Signs::read(mode != Mode::UserNamespace);
+    let advice = explain::advice(kind, &source, &signs);
+    Error::Kernel { step: what, source, advice }
+}
+
+fn helpers_words(failed: Failed, mode: Mode) -> Error {
+    let source = io::Error::from_raw_os_error(failed.errno);
+    let plain = |what| Error::Kernel {
+        step: what,
+        source: io::Error::from_raw_os_error(failed.errno),
+        advice: String::new(),
+    };
+    match failed.step {
+        Step::Ask => plain("hear what the grain needs"),
+        Step::SlotDirectory => plain("make and open /run/sandstorm-uid"),
+        Step::SlotOwner => Error::Untrusted {
+            what: "the directory",
+            path: "/run/sandstorm-uid".into(),
+            fault: "is not root's own (mode 0700)".into(),
+            fix: "remove it; the supervisor makes it anew".into(),
+        },
+        Step::Slot => plain("find a free uid in /run/sandstorm-uid"),
+        Step::Namespaces => {
+            kernel_error("make the grain's namespaces", source, explain::Step::Namespaces, mode)
         }
-        Err(e) if caller.uid == 0 => Err(Error::Kernel {
+        Step::Owner => plain("use the grain's data directory, which is not the caller's"),
+        Step::IdMap => Error::Kernel {
             step: "give the grain an id-mapped view of its data",
-            source: e,
+            source,
             advice:
                 "\nthe supervisor was started by root and this file system cannot be id-mapped: \
                      start the server as an ordinary user, or put the home on ext4, xfs or btrfs"
                     .into(),
-        }),
-        Err(e) => {
-            notes.push(format!(
-                "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped ({e}); \
-                 the grain runs under the uid of the server's user"
-            ));
-            let trees = mounts::prepare(root, plan.dirs, None).map_err(|e| {
-                kernel_error("prepare the grain's mounts", e, Step::Inside, identity)
-            })?;
-            Ok((trees, false))
-        }
-    }
-}
-
-/// User-namespace mode: everything else happens inside.
-fn plain_half(
-    one_thread: &SingleThread,
-    identity: &Identity,
-    plan: &Plan<'_>,
-    ends: ChildEnds,
-    link: &Link,
-) -> Result<(Child, Cgroup), Error> {
-    let name = plan.dirs.grain_name.to_string_lossy();
-    let cgroup = Cgroup::prepare(&name, &plan.args.limits, Right::Delegated);
-    let (forked, joined) = clone_into(one_thread, &cgroup, identity)?;
-    let child = match forked {
-        Forked::Child => child_main(one_thread, plan, ends, link, &cgroup, None),
-        Forked::Parent(child) => child,
-    };
-    if !joined {
-        cgroup.join(child.pid).map_err(Error::kernel("put the grain into its control group"))?;
-    }
-    let caller = identity.caller;
-    release(&child, link, (caller.uid, caller.gid), None, identity)?;
-    harden::reset_oom_score();
-    Ok((child, cgroup))
-}
-
-/// Clones into the namespaces and, where the kernel lets us, straight into the version 2 group;
-/// the second value says whether that worked.
-fn clone_into(
-    one_thread: &SingleThread,
-    cgroup: &Cgroup,
-    identity: &Identity,
-) -> Result<(Forked, bool), Error> {
-    if let Some(dir) = cgroup.unified() {
-        // A group of another kind, an older kernel or a filter without clone3: join afterwards.
-        if let Ok(forked) = process::clone(one_thread, namespaces::flags(), Some(dir)) {
-            return Ok((forked, true));
-        }
-    }
-    process::clone(one_thread, namespaces::flags(), None)
-        .map(|forked| (forked, false))
-        .map_err(|e| kernel_error("make the grain's namespaces", e, Step::Namespaces, identity))
-}
-
-/// Gives the waiting child its ids and, where root made them, its mounts and whether the ids are its
-/// own; and lets it go on.
-fn release(
-    child: &Child,
-    link: &Link,
-    outside: (u32, u32),
-    mounts: Option<(bool, &Trees)>,
-    identity: &Identity,
-) -> Result<(), Error> {
-    let map = IdMap { inside: (INSIDE_ID, INSIDE_ID), outside };
-    let privileged = identity.privileged.is_some();
-    let released = namespaces::write_maps(child, map, privileged)
-        .map_err(|e| kernel_error("write the grain's id map", e, Step::Inside, identity))
-        .and_then(|()| {
-            match mounts {
-                Some((own_uid, trees)) => link.send_build(own_uid, &trees.descriptors()),
-                None => link.send_build(false, &[]),
-            }
-            .map_err(Error::kernel("tell init to go on"))
-        });
-    released.map_err(|broken| match link.report_at_hand() {
-        // Its own words say more than our broken pipe.
-        Some(init::Report::Failed { step, errno, advice }) => {
-            Error::Sandbox { step, source: io::Error::from_raw_os_error(errno), advice }
-        }
-        _ => broken,
-    })
-}
-
-/// What resource limits have to do in place of the groups that there are not.
-pub fn floor(cgroup: &Cgroup, own_uid: bool) -> Floor {
-    Floor {
-        processes: own_uid || process::counts_processes_by_namespace(),
-        group: cgroup.by(Controller::Pids).is_some(),
-        memory: cgroup.by(Controller::Memory).is_none(),
-        processor: cgroup.by(Controller::Cpu).is_none(),
-    }
-}
-
-fn child_main(
-    one_thread: &SingleThread,
-    plan: &Plan<'_>,
-    ends: ChildEnds,
-    parents: &Link,
-    cgroup: &Cgroup,
-    slot: Option<&Slot>,
-) -> ! {
-    // Our copy of the supervisor's end would keep the link open after its death. Whoever owns the
-    // number never drops it: this process does not return.
-    let number = parents.as_raw_fd() as u32;
-    let _ = fd::close_between(number, number);
-    init::main(
-        one_thread,
-        init::Config {
-            link: ends.link,
-            app: ends.app,
-            output: ends.output,
-            null: ends.null,
-            lock: plan.lock.as_fd(),
-            slot: slot.map(|slot| slot.lock.as_fd()),
-            cgroup,
-            dirs: plan.dirs,
-            limits: &plan.args.limits,
-            command: &plan.args.command,
-            environ: &plan.args.environ,
         },
-    )
-}
-
-fn kernel_error(what: &'static str, source: io::Error, kind: Step, identity: &Identity) -> Error {
-    let signs = Signs::read(identity.mode != Mode::UserNamespace);
-    let advice = explain::advice(kind, &source, &signs);
-    Error::Kernel { step: what, source, advice }
+        Step::Mounts => {
+            let missing = failed.errno == libc::ENOSYS;
+            let kind = if missing { explain::Step::MountCalls } else { explain::Step::Inside };
+            kernel_error("prepare the grain's mounts", source, kind, mode)
+        }
+        Step::Maps => kernel_error("write the grain's id map", source, explain::Step::Inside, mode),
+        Step::Release => plain("tell init to go on"),
+    }
 }
 
 /// Tries, without a grain, what decides whether one can run here; a line for each finding.
 ///
 /// # Errors
-/// `Kernel` with advice when no grain could start.
-pub fn check(one_thread: &SingleThread, identity: &Identity) -> Result<String, Error> {
+/// `Kernel` or `Sandbox` with advice when no grain could start.
+pub fn check(one_thread: &SingleThread, begun: Begun) -> Result<String, Error> {
     let limits = Limits::default();
-    let cgroup = match &identity.privileged {
-        Some(privileged) => privileged.as_root(|_| {
-            try_namespaces(one_thread, identity)?;
-            Ok(Cgroup::trial(&limits, Right::Root))
-        })?,
-        None => {
-            try_namespaces(one_thread, identity)?;
-            Cgroup::trial(&limits, Right::Delegated)
+    announce(&begun, &limits)?;
+    let Begun { caller, mode, bit_ignored: ignored, link, half, .. } = begun;
+    let making = match half {
+        Half::Root(helper) => {
+            helper.give(&[]).map_err(Error::kernel("ask the privileged helper"))?;
+            Making::Helper(helper)
+        }
+        Half::Own(ends) => {
+            let (name, build) = ("check", Build::Trial);
+            let own = Own { name, limits: &limits, ends, build, grain: None };
+            Making::Done(own_half(one_thread, caller, &link, own)?)
         }
     };
-    let mode = match identity.mode {
+    let made = making.finish(&link, mode)?;
+    let gone = || Error::Kernel {
+        step: "try a sandbox: its init ended early",
+        source: io::ErrorKind::UnexpectedEof.into(),
+        advice: String::new(),
+    };
+    match link.next_report().map_err(Error::kernel("hear from init"))?.ok_or_else(gone)? {
+        Report::Failed { step, errno, advice } => {
+            return Err(Error::Sandbox {
+                step,
+                source: io::Error::from_raw_os_error(errno),
+                advice,
+            });
+        }
+        Report::Ready(_) => {}
+        _ => return Err(gone()),
+    }
+    let name = match mode {
         Mode::Setuid => "mode: setuid",
         Mode::Root => "mode: root",
         Mode::UserNamespace => "mode: user namespaces",
     };
-    let lines = [mode.to_owned()].into_iter().chain(identity.warning.clone()).chain(cgroup.notes);
+    let lines = [name.to_owned()].into_iter().chain(ignored.then(bit_ignored));
+    let lines = lines.chain(counters::notes(&made.limited, &limits));
     Ok(lines.map(|line| line + "\n").collect())
-}
-
-/// The namespaces of a grain, its id map, and one mount inside: some systems let the first
-/// succeed and refuse the last.
-fn try_namespaces(one_thread: &SingleThread, identity: &Identity) -> Result<(), Error> {
-    let (link, child_link) = Link::pair().map_err(Error::kernel("make a link"))?;
-    let child = match process::clone(one_thread, namespaces::flags(), None)
-        .map_err(|e| kernel_error("make namespaces", e, Step::Namespaces, identity))?
-    {
-        Forked::Child => {
-            let number = link.as_raw_fd() as u32;
-            let _ = fd::close_between(number, number);
-            let tried = child_link.build().and_then(|_| namespaces::try_inside());
-            process::exit_now(tried.map_or_else(|e| e.raw_os_error().unwrap_or(libc::EIO), |()| 0))
-        }
-        Forked::Parent(child) => child,
-    };
-    let caller = identity.caller;
-    let released = release(&child, &link, (caller.uid, caller.gid), None, identity);
-    drop(link);
-    let ended = process::wait_for(child.pid).map_err(Error::kernel("wait for a child"))?;
-    released?;
-    match ended {
-        process::Ended::Status(0) => Ok(()),
-        process::Ended::Status(errno) => {
-            let error = io::Error::from_raw_os_error(errno);
-            Err(kernel_error(
-                "mount something inside a user namespace",
-                error,
-                Step::Inside,
-                identity,
-            ))
-        }
-        process::Ended::Signal(n) => {
-            let error = io::Error::other(format!("the attempt was ended by signal {n}"));
-            Err(kernel_error(
-                "mount something inside a user namespace",
-                error,
-                Step::Inside,
-                identity,
-            ))
-        }
-    }
 }

@@ -14,57 +14,22 @@ use super::limits::Limits;
 use super::namespaces::INSIDE_ID;
 use super::{StepError, devices, step};
 use crate::home::{self, GrainDirs};
-use crate::identity::AsRoot;
 use crate::layers::{Layer, off};
 use crate::sys::{fd, mount};
-
-/// Of the package.
-fn package_flags() -> u64 {
-    var_flags() | if off(Layer::ReadOnly) { 0 } else { mount::RDONLY }
-}
-
-/// Of everything that the app can write.
-fn var_flags() -> u64 {
-    if off(Layer::MountFlags) { 0 } else { mount::NOSUID | mount::NODEV }
-}
 
 /// Detached mounts, ready to be attached inside.
 #[derive(Debug)]
 pub struct Trees {
     package: OwnedFd,
-    var: OwnedFd,
-    dev: OwnedFd,
-    /// `dev` holds empty files that want the host's nodes bound over them.
-    dev_is_empty: bool,
+    data: OwnedFd,
 }
 
 impl Trees {
-    /// Their descriptors, in the order that `received` takes them in.
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
-        [self.package.as_fd(), self.var.as_fd(), self.dev.as_fd()]
-    }
-
-    /// Trees that root made outside; `None` for another number of them.
+    /// That root made outside; `None` for another number of them.
     pub fn received(descriptors: Vec<OwnedFd>) -> Option<Trees> {
-        let [package, var, dev] = descriptors.try_into().ok()?;
-        Some(Trees { package, var, dev, dev_is_empty: false })
+        let [package, data] = descriptors.try_into().ok()?;
+        Some(Trees { package, data })
     }
-}
-
-/// As root, outside. With `userns` both trees get its id map.
-///
-/// # Errors
-/// EINVAL or EPERM with `userns` where the file system cannot be id-mapped.
-pub fn prepare(
-    root: &AsRoot,
-    dirs: &GrainDirs,
-    userns: Option<BorrowedFd<'_>>,
-) -> io::Result<Trees> {
-    let package = mount::clone_tree(dirs.package.as_fd())?;
-    mount::set_attributes(package.as_fd(), package_flags(), userns)?;
-    let var = mount::clone_tree(dirs.sandbox.as_fd())?;
-    mount::set_attributes(var.as_fd(), var_flags(), userns)?;
-    Ok(Trees { package, var, dev: devices::make_nodes(root)?, dev_is_empty: false })
 }
 
 /// Inside a user namespace of ours, without root: the directories are found again in this mount
@@ -110,10 +75,8 @@ pub fn prepare_inside(dirs: &GrainDirs) -> Result<Trees, StepError> {
         Ok(tree)
     };
     Ok(Trees {
-        package: step("copy the package's mount", tree(&package, package_flags()))?,
-        var: step("copy the mount of the grain's data", tree(&sandbox, var_flags()))?,
-        dev: step("make /dev", devices::make_empty())?,
-        dev_is_empty: true,
+        package: step("copy the package's mount", tree(&package, mount::package_flags()))?,
+        data: step("copy the mount of the grain's data", tree(&sandbox, mount::data_flags()))?,
     })
 }
 
@@ -134,11 +97,10 @@ pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
     let root = trees.package.as_fd();
 
     if let Some(dev) = mount_point(root, c"dev")? {
-        step("attach /dev", mount::attach(trees.dev.as_fd(), dev.as_fd()))?;
-        if trees.dev_is_empty {
-            step("bind the device nodes", devices::bind_nodes(trees.dev.as_fd()))?;
-        }
-        if let Some(shm) = mount_point(trees.dev.as_fd(), c"shm")? {
+        let nodes = step("make /dev", devices::make_empty())?;
+        step("attach /dev", mount::attach(nodes.as_fd(), dev.as_fd()))?;
+        step("bind the device nodes", devices::bind_nodes(nodes.as_fd()))?;
+        if let Some(shm) = mount_point(nodes.as_fd(), c"shm")? {
             attach_tmpfs("make /dev/shm", limits.tmpfs, shm.as_fd())?;
         }
     }
@@ -146,7 +108,7 @@ pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
         attach_tmpfs("make /tmp", limits.tmpfs, tmp.as_fd())?;
     }
     if let Some(var) = mount_point(root, c"var")? {
-        step("attach /var", mount::attach(trees.var.as_fd(), var.as_fd()))?;
+        step("attach /var", mount::attach(trees.data.as_fd(), var.as_fd()))?;
     }
     if let (Some(files), Some(proc)) = (proc_files, mount_point(root, c"proc")?) {
         step("make the files of /proc", files.attach(proc.as_fd()))?;
@@ -196,7 +158,7 @@ fn attach_tmpfs(what: &'static str, size: u64, target: BorrowedFd<'_>) -> Result
             (c"uid", &id),
             (c"gid", &id),
         ],
-        var_flags(),
+        mount::data_flags(),
     )
     .and_then(|fs| mount::attach(fs.as_fd(), target));
     step(what, made)

@@ -1,16 +1,15 @@
-//! The namespaces of a grain: which, their id maps, and what is set in them before anything else.
+//! The namespaces of a grain: which, and what is set in them before anything else.
 //!
-//! Trust: runs half in the supervisor (writing maps) and half in the new process, before any byte
-//! of the package is looked at.
+//! Trust: runs in the new process, before any byte of the package is looked at.
 #![forbid(unsafe_code)]
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use super::{StepError, step};
 use crate::layers::{Layer, off};
-use crate::sys::process::{Child, Forked, SingleThread};
+use crate::privileged::write_in;
 use crate::sys::{fd, mount, net, process};
 
 /// The uid and gid that every app sees as its own.
@@ -29,68 +28,8 @@ pub fn flags() -> i32 {
         | libc::CLONE_NEWCGROUP
 }
 
-/// One line of an id map: `inside` in the namespace is `outside` in ours.
-#[derive(Debug, Clone, Copy)]
-pub struct IdMap {
-    pub inside: (u32, u32),
-    pub outside: (u32, u32),
-}
-
-/// Writes uid and gid map of a child. An unprivileged writer must first deny setgroups.
-///
-/// # Errors
-/// EPERM where the kernel or an LSM does not let us use user namespaces.
-pub fn write_maps(child: &Child, map: IdMap, privileged: bool) -> io::Result<()> {
-    let path = CString::new(format!("/proc/{}", child.pid)).map_err(io::Error::other)?;
-    let process = fd::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
-    if !privileged {
-        write_in(process.as_fd(), c"setgroups", "deny")?;
-    }
-    let line = |inside: u32, outside: u32| format!("{inside} {outside} 1");
-    write_in(process.as_fd(), c"uid_map", &line(map.inside.0, map.outside.0))?;
-    write_in(process.as_fd(), c"gid_map", &line(map.inside.1, map.outside.1))
-}
-
-fn write_in(dir: BorrowedFd<'_>, name: &CStr, text: &str) -> io::Result<()> {
-    write_all(&fd::openat2(dir, name, libc::O_WRONLY, 0, fd::BENEATH)?, text)
-}
-
 fn write_proc(path: &CStr, text: &str) -> io::Result<()> {
-    write_all(&fd::open(path, libc::O_WRONLY, 0)?, text)
-}
-
-/// In one piece, as files of /proc want it.
-fn write_all(file: &OwnedFd, text: &str) -> io::Result<()> {
-    let n = fd::write(file.as_raw_fd(), text.as_bytes())?;
-    if n == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
-}
-
-/// A user namespace that exists only as the id map of a mount: files of `map.inside` on disk
-/// appear as `map.outside`.
-///
-/// # Errors
-/// What clone, the maps or the open answer.
-pub fn id_map_namespace(one_thread: &SingleThread, map: IdMap) -> io::Result<OwnedFd> {
-    let (hold, held) = fd::pipe()?;
-    match process::clone(one_thread, libc::CLONE_NEWUSER, None)? {
-        Forked::Child => {
-            // Until the parent closes its end, or dies.
-            let raw = held.as_raw_fd();
-            let _ = fd::close_between(raw as u32, raw as u32);
-            let _ = fd::read(hold.as_raw_fd(), &mut [0]);
-            process::exit_now(0)
-        }
-        Forked::Parent(child) => {
-            let made = write_maps(&child, map, true).and_then(|()| {
-                let path = CString::new(format!("/proc/{}/ns/user", child.pid))
-                    .map_err(io::Error::other)?;
-                fd::open(&path, libc::O_RDONLY, 0)
-            });
-            drop(held);
-            process::wait_for(child.pid)?;
-            made
-        }
-    }
+    fd::write_all_at_once(&fd::open(path, libc::O_WRONLY, 0)?, text.as_bytes())
 }
 
 /// Inside, while the host's /proc is still there: children of this process count time from now,

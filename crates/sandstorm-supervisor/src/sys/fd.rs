@@ -188,10 +188,10 @@ pub fn send_with(to: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io
     Ok(())
 }
 
-/// Waits for one message, of which it answers the length, and takes the descriptors (at most four,
+/// Waits for one message, of which it answers the length, and takes the descriptors (at most twelve,
 /// close-on-exec) that come with it.
 pub fn receive_with(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let mut space = nix::cmsg_space!([RawFd; 12]);
     let mut parts = [io::IoSliceMut::new(buffer)];
     let message =
         recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
@@ -242,6 +242,12 @@ pub fn ensure_standard_fds() -> io::Result<()> {
 pub fn write(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the slice is valid for reads of its length.
     check(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) } as i64).map(|n| n as usize)
+}
+
+/// Writes everything with one call, as files of /proc and /sys want it.
+pub fn write_all_at_once(file: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    let n = write(file.as_raw_fd(), bytes)?;
+    if n == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// Reads once.

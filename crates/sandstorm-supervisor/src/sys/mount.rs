@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::check;
+use crate::layers::{Layer, off};
 
 pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
@@ -28,6 +29,16 @@ struct MountAttr {
     clear: u64,
     propagation: u64,
     userns: u64,
+}
+
+/// Of everything that the app can write.
+pub fn data_flags() -> u64 {
+    if off(Layer::MountFlags) { 0 } else { NOSUID | NODEV }
+}
+
+/// Of the package.
+pub fn package_flags() -> u64 {
+    data_flags() | if off(Layer::ReadOnly) { 0 } else { RDONLY }
 }
 
 fn owned(raw: i64) -> OwnedFd {

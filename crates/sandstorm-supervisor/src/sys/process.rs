@@ -52,6 +52,7 @@ struct CloneArgs {
 }
 
 /// Forks into the namespaces of `flags`; with `cgroup` (a cgroup v2 directory) the child is born there.
+/// With CLONE_PARENT it is a sibling of ours, and its end is told to our parent as ours is.
 ///
 /// Falls back to `clone` where a container's filter answers clone3 with ENOSYS.
 pub fn clone(
@@ -61,10 +62,12 @@ pub fn clone(
 ) -> io::Result<Forked> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd: RawFd = -1;
+    // A sibling takes ours, and clone3 wants none to be named.
+    let signal = if flags & libc::CLONE_PARENT == 0 { libc::SIGCHLD } else { 0 };
     let mut args = CloneArgs {
         flags: (flags | libc::CLONE_PIDFD) as u32 as u64,
         pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal: signal as u64,
         ..CloneArgs::default()
     };
     if let Some(fd) = cgroup {
@@ -82,7 +85,7 @@ pub fn clone(
         result = check(unsafe {
             libc::syscall(
                 libc::SYS_clone,
-                (flags | libc::CLONE_PIDFD | libc::SIGCHLD) as u32 as u64,
+                (flags | libc::CLONE_PIDFD | signal) as u32 as u64,
                 0u64,
                 &raw mut pidfd,
                 0u64,
@@ -139,6 +142,12 @@ pub fn reap_one() -> io::Result<Option<(i32, Ended)>> {
     // SAFETY: status is valid for writes.
     let pid = check(i64::from(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) }))?;
     Ok((pid > 0).then(|| (pid as i32, ended(status))))
+}
+
+/// The parent's number.
+pub fn parent() -> i32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::getppid() }
 }
 
 /// Waits for one child.

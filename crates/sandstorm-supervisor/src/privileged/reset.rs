@@ -2,7 +2,7 @@
 //!
 //! Trust: none. Whoever may run the setuid file chose our environment, descriptors, limits,
 //! signals, timers, priority, terminal and working directory. Nothing is read from any of them
-//! but the arguments, which `args` judges later. Every step can be interrupted by a signal of the
+//! but the arguments, which `args` judges once every privilege is gone. Every step can be interrupted by a signal of the
 //! caller without leaving anything half-made, since nothing outside the process is touched.
 //!
 //! The session keyring is left in `init`, once the process has the grain's own uid: made here it
@@ -71,17 +71,5 @@ fn leave_terminal() {
         // SIGHUP to the foreground group, which may be us.
         signal::ignore(libc::SIGHUP);
         process::give_up_terminal();
-    }
-}
-
-/// A preference of the caller's for being killed first, or never, when memory is short, ends here.
-/// (Init sets its own and the app's.)
-///
-/// Separate from `first_steps` because it opens a file, and nothing waits for it.
-pub fn reset_oom_score() {
-    if let Ok(file) = fd::open(c"/proc/self/oom_score_adj", libc::O_WRONLY, 0) {
-        use std::os::fd::AsRawFd;
-        // Refused when the caller raised it without the right to lower it: then it stays higher.
-        let _ = fd::write(file.as_raw_fd(), b"0");
     }
 }

@@ -1,0 +1,61 @@
+//! A kernel uid for each running grain.
+//!
+//! Trust: root-owned state only. A slot is a file in /run/sandstorm-uid, locked by supervisor and
+//! init for life, so two live grains never share a uid and a dead one's uid is free at once. The
+//! number need not be stable: on disk everything belongs to the caller (see `helper`).
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::helper::{Failed, Step};
+use crate::sys::{fd, process};
+
+/// First uid of the range; far above what distributions, directories and subuid files give out.
+pub const FIRST_UID: u32 = 0x6000_0000;
+/// Grains that can run at once.
+const SLOTS: u32 = 65_536;
+/// How many slots are tried; with half of all taken, each try after the first twenty finds a free
+/// one as often as not.
+const ATTEMPTS: u32 = 200;
+
+/// Takes a free slot, ours as long as the lock is open in any process: one of the lowest eight, and
+/// further up the more of them are taken, so that a start beside 500 grains asks for a dozen, not
+/// for 500.
+///
+/// # Errors
+/// When /run/sandstorm-uid cannot be made or is not root's own, or all slots are taken.
+pub fn take() -> Result<(u32, OwnedFd), Failed> {
+    let failed = |step: Step| move |e: io::Error| Failed::new(step, &e);
+    let directory = libc::O_PATH | libc::O_DIRECTORY;
+    let run = fd::open(c"/run", directory, 0).map_err(failed(Step::SlotDirectory))?;
+    match fd::mkdirat(run.as_fd(), c"sandstorm-uid", 0o700) {
+        Err(e) if e.raw_os_error() != Some(libc::EEXIST) => {
+            return Err(Failed::new(Step::SlotDirectory, &e));
+        }
+        _ => {}
+    }
+    let dir = fd::openat2(run.as_fd(), c"sandstorm-uid", directory, 0, fd::BENEATH)
+        .map_err(failed(Step::SlotDirectory))?;
+    let stat = fd::stat(dir.as_fd()).map_err(failed(Step::SlotDirectory))?;
+    if stat.st_uid != 0 || stat.st_mode & 0o077 != 0 {
+        return Err(Failed::new(Step::SlotOwner, &io::ErrorKind::PermissionDenied.into()));
+    }
+    let mut among = 8;
+    for attempt in 0..ATTEMPTS {
+        // Any number will do; only two starts at once should not follow each other.
+        let (_, now) = process::clock(libc::CLOCK_MONOTONIC);
+        let number =
+            (now as u32 / 64).wrapping_add(std::process::id()).wrapping_add(attempt) % among;
+        among = (among + among / 2).min(SLOTS);
+        let name = CString::new(number.to_string()).unwrap_or_default();
+        let lock =
+            fd::openat2(dir.as_fd(), &name, libc::O_RDWR | libc::O_CREAT, 0o600, fd::BENEATH)
+                .map_err(failed(Step::Slot))?;
+        if fd::try_lock(lock.as_fd()).map_err(failed(Step::Slot))? {
+            return Ok((number, lock));
+        }
+    }
+    Err(Failed::new(Step::Slot, &io::Error::from_raw_os_error(libc::EAGAIN)))
+}

@@ -1,0 +1,187 @@
+//! What the open files of a grain's control groups tell, to a process without any right over them.
+//!
+//! Version 1 groups are used again and go on counting, so each count is taken from the start on.
+//! Trust: numbers of the kernel.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use super::limits::Limits;
+use crate::privileged::groups::{CONTROLLERS, Handle};
+use crate::sys::fd;
+
+/// A count and what it was at the start.
+#[derive(Debug)]
+struct Count {
+    file: OwnedFd,
+    word: &'static str,
+    before: u64,
+}
+
+impl Count {
+    fn new(file: OwnedFd, word: &'static str) -> Count {
+        let before = count(file.as_fd(), word);
+        Count { file, word, before }
+    }
+
+    fn now(&self) -> u64 {
+        count(self.file.as_fd(), self.word).saturating_sub(self.before)
+    }
+}
+
+/// How much is used, and how often a limit was met.
+#[derive(Debug, Default)]
+pub struct Counters {
+    memory: Option<OwnedFd>,
+    pids: Option<OwnedFd>,
+    refused: Option<Count>,
+    throttled: Option<Count>,
+}
+
+impl Counters {
+    /// Bytes of memory in use.
+    pub fn memory(&self) -> Option<u64> {
+        text(self.memory.as_ref()?.as_fd()).trim().parse().ok()
+    }
+
+    /// Processes and threads there are, and forks that were refused.
+    pub fn pids(&self) -> Option<(u64, u64)> {
+        let current = text(self.pids.as_ref()?.as_fd()).trim().parse().ok()?;
+        Some((current, self.refused.as_ref()?.now()))
+    }
+
+    /// Periods of 100 ms in which the grain was stopped for having had its processor time.
+    pub fn throttled(&self) -> Option<u64> {
+        self.throttled.as_ref().map(Count::now)
+    }
+}
+
+/// Tells whether the grain ran out of memory.
+#[derive(Debug)]
+pub struct MemoryEvents {
+    kills: Count,
+    /// Becomes readable when memory runs out (version 1 only; 2 kills the whole group by itself).
+    pub alarm: Option<OwnedFd>,
+}
+
+impl MemoryEvents {
+    /// Kills for want of memory since the start.
+    pub fn kills(&self) -> u64 {
+        self.kills.now()
+    }
+}
+
+/// Everything that the handles of one grain's groups give.
+#[derive(Debug, Default)]
+pub struct Watch {
+    pub counters: Counters,
+    pub memory: Option<MemoryEvents>,
+    /// Open for writing: `1` ends every process of the grain, frozen or not.
+    pub kill: Option<OwnedFd>,
+}
+
+impl Watch {
+    pub fn new(handles: Vec<(Handle, OwnedFd)>) -> Watch {
+        let (mut watch, mut alarm) = (Watch::default(), None);
+        for (handle, file) in handles {
+            match handle {
+                Handle::Kill => watch.kill = Some(file),
+                Handle::MemoryEvents => {
+                    let kills = Count::new(file, "oom_kill ");
+                    watch.memory = Some(MemoryEvents { kills, alarm: None });
+                }
+                Handle::MemoryAlarm => alarm = Some(file),
+                Handle::MemoryUsed => watch.counters.memory = Some(file),
+                Handle::PidsUsed => watch.counters.pids = Some(file),
+                Handle::PidsEvents => watch.counters.refused = Some(Count::new(file, "max ")),
+                Handle::CpuStat => {
+                    watch.counters.throttled = Some(Count::new(file, "nr_throttled "));
+                }
+            }
+        }
+        if let Some(memory) = &mut watch.memory {
+            memory.alarm = alarm;
+        }
+        watch
+    }
+}
+
+fn text(file: BorrowedFd<'_>) -> String {
+    let mut buffer = [0; 1024];
+    let n = fd::read_at(file.as_raw_fd(), &mut buffer, 0).unwrap_or(0);
+    String::from_utf8_lossy(&buffer[..n]).into_owned()
+}
+
+/// The number on the line that starts with `word`; 0 where there is none.
+fn count(file: BorrowedFd<'_>, word: &str) -> u64 {
+    text(file)
+        .lines()
+        .filter_map(|l| l.strip_prefix(word))
+        .find_map(|v| v.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// For the log: which version keeps what, and what nothing keeps.
+pub fn notes(limited: &[u8; 3], limits: &Limits) -> Vec<String> {
+    let names = |version: u8| {
+        let kept = CONTROLLERS.iter().zip(limited).filter(|(_, by)| **by == version);
+        kept.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    };
+    let mut notes = Vec::new();
+    for version in [2, 1] {
+        let names = names(version);
+        if !names.is_empty() {
+            notes.push(format!("limits by cgroup version {version}: {names}"));
+        }
+    }
+    if !notes.is_empty() {
+        notes.push(format!(
+            "memory {} MiB, {} processes, {} % of a processor, weight {}",
+            limits.memory >> 20,
+            limits.pids,
+            limits.cpu,
+            limits.weight
+        ));
+    }
+    let none = names(0);
+    if !none.is_empty() {
+        notes.push(format!(
+            "not limited by cgroup: {none} (no controller that this program may use)"
+        ));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Seek, Write};
+
+    #[test]
+    fn a_group_that_is_used_again_counts_from_zero() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"low 0\nmax 7\n").unwrap();
+        let handles = vec![
+            (Handle::PidsEvents, file.try_clone().unwrap().into()),
+            (Handle::PidsUsed, {
+                let mut used = tempfile::tempfile().unwrap();
+                used.write_all(b"3\n").unwrap();
+                used.into()
+            }),
+        ];
+        let watch = Watch::new(handles);
+        assert_eq!(watch.counters.pids(), Some((3, 0)));
+        file.rewind().unwrap();
+        file.write_all(b"low 0\nmax 9\n").unwrap();
+        assert_eq!(watch.counters.pids(), Some((3, 2)));
+        assert_eq!(watch.counters.throttled(), None);
+    }
+
+    #[test]
+    fn the_log_says_what_limits_and_what_does_not() {
+        let notes = notes(&[1, 0, 2], &Limits::default());
+        assert!(notes.contains(&"limits by cgroup version 2: cpu".to_owned()), "{notes:?}");
+        assert!(notes.contains(&"limits by cgroup version 1: memory".to_owned()), "{notes:?}");
+        assert!(notes.iter().any(|n| n.starts_with("not limited by cgroup: pids")), "{notes:?}");
+    }
+}
