@@ -111,6 +111,9 @@ if [ "$what" = soak ]; then
     need mariadb-server-core has mariadbd
     need mariadb-client-core has mariadb
     need git test -e /usr/bin/git
+    need qemu-system-x86 has qemu-system-x86_64         # a kernel with what this one may lack: tests/vm
+    need debootstrap has debootstrap
+    need e2fsprogs has mke2fs
 fi
 if [ -z "$packages" ]; then
     cargo_tools

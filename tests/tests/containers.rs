@@ -1,6 +1,8 @@
 //! The whole system inside containers, without extra rights: each script under `tests/containers`
 //! starts it there for real and runs the main job (install, create, write, read, sleep, wake).
-//! systemd-nspawn in every run, podman with and without root in the soak.
+//! systemd-nspawn in every run, podman with and without root in the soak. There too `tests/vm`: a
+//! virtual machine with another kernel, systemd as pid 1, control groups of version 2 alone and
+//! project quotas, whatever this machine has.
 
 use std::process::Command;
 use std::time::Duration;
@@ -26,6 +28,44 @@ fn runs_in(script: &str, tool: &str) -> Result<()> {
     ensure!(
         done.status.success() && said.contains("CONTAINER OK"),
         "{script}: {}\n{said}\n{}",
+        done.status,
+        String::from_utf8_lossy(&done.stderr)
+    );
+    Ok(())
+}
+
+/// Everything that `tests/vm/inside.sh` does but the suites. An emulated processor is ten times slower
+/// than this one, and the first run makes the machine's file system from Debian's packages.
+#[test]
+fn virtual_machine() -> Result<()> {
+    if !soak() {
+        sandstorm_tests::skip!(Ok(()), "a virtual machine: in the soak");
+    }
+    if !is_root() {
+        sandstorm_tests::skip!(Ok(()), "the virtual machine's file system is made by root");
+    }
+    for tool in ["qemu-system-x86_64", "debootstrap"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            sandstorm_tests::skip!(Ok(()), "{tool} is not installed (prepare.sh soak installs it)");
+        }
+    }
+    let packages = tempfile::tempdir().context("cannot make a directory")?;
+    for app in ["dufs", "greedy"] {
+        let to = packages.path().join(app).with_extension("spk");
+        std::fs::copy(apps::package(app)?, to).with_context(|| format!("cannot copy {app}"))?;
+    }
+    let done = Command::new("timeout")
+        .arg(Duration::from_secs(3600).as_secs().to_string())
+        .arg(top().join("tests/vm/vm.sh"))
+        .env("SANDSTORM_BIN", bin())
+        .env("PACKAGES", packages.path())
+        .output()
+        .context("cannot start vm.sh")?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    println!("{said}");
+    ensure!(
+        done.status.success() && said.ends_with("VM OK\n"),
+        "vm.sh: {}\n{said}\n{}",
         done.status,
         String::from_utf8_lossy(&done.stderr)
     );

@@ -4,6 +4,7 @@
 
 mod app;
 mod client;
+mod delegated;
 mod grain;
 mod limit;
 pub mod output;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::delegated;
 use super::output::{called, outln};
 use crate::config::{Config, Listen, Settings};
 use crate::edge::{Edge, Via};
@@ -31,6 +32,13 @@ pub fn run(home: &Path, settings: Settings) -> Result<ExitCode> {
     // Files are the server's own unless a mode is set on purpose.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     raise_file_limit();
+    match delegated::step_aside() {
+        Ok(None) => {}
+        Ok(Some(group)) => tracing::info!("grains get control groups below {}", group.display()),
+        Err(e) => tracing::warn!(
+            "the control group that this server was given cannot be used for grains: {e}"
+        ),
+    }
     if nix::unistd::geteuid().is_root() {
         tracing::warn!(
             "the server runs as root; it needs no rights of root: make a user for it, and install \

@@ -1,0 +1,55 @@
+#!/bin/sh
+# Starts a virtual machine (KVM where the processor has it, else emulated) whose kernel has what a
+# developer's machine may lack: control groups of version 2 alone, systemd as pid 1, project quotas.
+# In it `inside.sh` installs the system and does the main job. Prints what that says; status 0 when
+# it ends with VM OK.
+#
+#   SANDSTORM_BIN=bin PACKAGES=DIR vm.sh [PART...]
+#
+# PACKAGES is a directory with dufs.spk and greedy.spk, and the test programs that the part `suites`
+# runs. PARTs are those of inside.sh; without any: all but the suites.
+. "$(dirname "$0")/tree.sh"
+top=$here/../..
+bin=${SANDSTORM_BIN:-$top/bin}
+: "${PACKAGES:?set PACKAGES to a directory with dufs.spk and greedy.spk (cargo xtask app build NAME)}"
+[ "$(id -u)" = 0 ] || { echo "vm.sh wants root: it makes a file system with other users' files"; exit 1; }
+make_images
+work=$(mktemp -d /var/tmp/sandstorm-vm-XXXXXX)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
+
+# What goes in: this checkout's files as `make install` wants them, and the programs.
+mkdir -p "$work"/payload/packages "$work"/payload/bin
+cp "$bin"/shell "$bin"/sandstorm-supervisor "$bin"/spk "$bin"/legacy-bridge "$work"/payload/bin/
+cp "$PACKAGES"/* "$work"/payload/packages/
+tar -C "$top" -c Makefile deploy schema tests/vm | tar -C "$work"/payload -x
+echo "${*:-main user}" >"$work"/payload/parts
+tar -C "$work"/payload -cf "$work"/payload.tar .
+# A home of its own with project quotas, and one without.
+mke2fs -q -t ext4 -O quota,project -E quotatype=prjquota "$work"/home.img 1G >/dev/null
+: >"$work"/said
+
+accel="tcg,thread=multi"
+cpu=max
+if [ -w /dev/kvm ] && grep -Eqw 'vmx|svm' /proc/cpuinfo; then
+    accel=kvm
+    cpu=host
+fi
+echo "virtual machine: $accel, kernel $(strings "$cache"/vmlinuz 2>/dev/null | sed -n 's/^\([0-9][^ ]*\) (debian.*/\1/p' | head -n 1)"
+drive() { echo "-drive if=virtio,format=raw,file=$1,$2"; }
+# shellcheck disable=SC2046
+qemu-system-x86_64 -machine q35 -accel "$accel" -cpu "$cpu" -smp 2 -m 3072 -nodefaults -no-user-config -display none \
+    -no-reboot -serial file:"$work"/console -serial file:"$work"/said \
+    $(drive "$cache"/root.img snapshot=on) $(drive "$work"/payload.tar readonly=on) $(drive "$work"/home.img cache=unsafe) \
+    -kernel "$cache"/vmlinuz -initrd "$cache"/initrd \
+    -append "console=ttyS0 panic=-1 quiet systemd.show_status=0 mitigations=off" >"$work"/qemu 2>&1 &
+machine=$!
+trap 'kill $machine 2>/dev/null || :; rm -rf "$work"' EXIT
+tail --pid=$machine -n +1 -f "$work"/said
+wait $machine || :
+if ! tail -n 1 "$work"/said | grep -q '^VM OK'; then
+    echo "the virtual machine did not come to its end; its console:"
+    grep -v 'CPUID' "$work"/qemu || :
+    tail -n 60 "$work"/console
+    exit 1
+fi
