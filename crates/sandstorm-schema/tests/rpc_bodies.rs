@@ -52,6 +52,32 @@ fn the_first_byte_is_there_before_the_last_is_written() {
     });
 }
 
+/// Its receiver sets the speed of a stream: it goes on where so many other calls would wait
+/// for longer than a test may take.
+#[test]
+fn a_stream_that_is_taken_is_not_slowed() {
+    const PIECES: usize = 10_000;
+    run(async {
+        let limits = GuardLimits { messages_per_second: 400, ..GuardLimits::app() };
+        let (mut writer, mut receiver, _vats) = connected(2, Trust::Hostile(limits));
+        let piece = Bytes::from(vec![7; 4096]);
+        let write = async {
+            for _ in 0..PIECES {
+                writer.write(piece.clone()).await.unwrap();
+            }
+            writer.done().await.unwrap();
+        };
+        let read = async {
+            let mut got = 0;
+            while let Some(piece) = receiver.next().await {
+                got += piece.unwrap().len();
+            }
+            got
+        };
+        assert_eq!(tokio::join!(write, read).1, PIECES * 4096);
+    });
+}
+
 #[test]
 fn the_end_of_one_side_reaches_the_other_over_two_hops() {
     run(async {

@@ -14,7 +14,8 @@ use rpc_support::*;
 use sandstorm_schema::rpc::{GuardLimits, GuardStats, Trust, Vat, bind_at, connect_at, settled};
 
 /// Method 0 echoes bytes; 1 echoes a capability; 2 calls its capability with the answer "called";
-/// 3 keeps it; 4 never answers; 5 gives a promise for what 3 kept, settled after 20 ms.
+/// 3 keeps it; 4 never answers; 5 gives a promise for what 3 kept, settled after 20 ms; 6 echoes a
+/// capability after 30 ms.
 fn service(drops: &DropCount) -> Client {
     let kept: Rc<RefCell<Option<Client>>> = Rc::default();
     let drops = drops.clone();
@@ -43,6 +44,11 @@ fn service(drops: &DropCount) -> Client {
                         kept.ok_or_else(|| capnp::Error::failed("nothing kept".into()))
                     });
                     put_cap(results.get(), &later);
+                }
+                6 => {
+                    let cap = get_cap(params.get()?)?;
+                    sleep_ms(30).await;
+                    put_cap(results.get(), &cap);
                 }
                 _ => return Err(capnp::Error::unimplemented("no such method".into())),
             }
@@ -190,6 +196,79 @@ fn a_promise_passed_as_a_parameter() {
         });
         let answer = call(&client, 2, |c| put_cap(c, &later)).promise.await.unwrap();
         assert_eq!(answer.get().unwrap().get_as::<capnp::data::Reader<'_>>().unwrap(), b"called");
+    });
+}
+
+/// What the library cannot do safely while both are unresolved comes a moment later.
+#[test]
+fn a_promise_may_be_handed_to_itself() {
+    both_ways(|client, drops, _| async move {
+        let mine = service(&drops);
+        let RemotePromise { promise, pipeline } = call(&client, 6, |c| put_cap(c, &mine));
+        let later = Client::new(pipeline.get_pointer_field(0).as_cap());
+        let echo = call(&later, 1, |c| put_cap(c, &later)).promise;
+        let others = (0..20).map(|_| call_data(&client, 0, b"behind it"));
+        let (echo, others) = futures::future::join(echo, futures::future::join_all(others)).await;
+        assert!(others.iter().all(|answer| answer.as_ref().is_ok_and(|data| data == b"behind it")));
+        let back = get_cap(echo.unwrap().get().unwrap()).unwrap();
+        assert!(same(&resolved(back).await, &mine));
+        drop(promise);
+    });
+}
+
+#[test]
+fn a_promise_handed_to_itself_that_never_resolves_fails_alone() {
+    run(async {
+        let drops = DropCount::default();
+        let (guarded, peer) = pair(Some(service(&drops)), None, GuardLimits::app());
+        let client: Client = peer.bootstrap();
+        let RemotePromise { promise, pipeline } = call(&client, 4, |_| {});
+        let never = Client::new(pipeline.get_pointer_field(0).as_cap());
+        let error = call_cap(&never, 1, &never).await.map(drop).unwrap_err();
+        assert!(error.extra.contains("a call on a promise"), "{error}");
+        assert_eq!(call_data(&client, 0, b"goes on").await.unwrap(), b"goes on");
+        drop((promise, pipeline, never, client));
+        eventually("all is let go of", || {
+            let stats = guarded.stats().unwrap();
+            stats.unanswered_calls == 0 && stats.open_answers == 0 && stats.held_bytes == 0
+        })
+        .await;
+        guarded.disconnect().await;
+    });
+}
+
+#[test]
+fn calls_that_come_too_fast_wait_and_none_is_lost() {
+    run(async {
+        let limits = GuardLimits { messages_per_second: 200, ..GuardLimits::app() };
+        let drops = DropCount::default();
+        let (guarded, peer) = pair(Some(service(&drops)), None, limits);
+        let client: Client = peer.bootstrap();
+        let begin = Instant::now();
+        let calls = (0..400u32).map(|n| {
+            let client = &client;
+            async move { call_data(client, 0, &n.to_le_bytes()).await.unwrap() == n.to_le_bytes() }
+        });
+        assert!(futures::future::join_all(calls).await.into_iter().all(|same| same));
+        // A quarter of a second's calls at once, the others at the pace.
+        assert!(begin.elapsed() > Duration::from_millis(1500), "{:?}", begin.elapsed());
+        guarded.disconnect().await;
+    });
+}
+
+#[test]
+fn who_is_called_calls_back_without_waiting() {
+    run(async {
+        let limits = GuardLimits { messages_per_second: 10, ..GuardLimits::app() };
+        let drops = DropCount::default();
+        let (guarded, _peer) = pair(None, Some(service(&drops)), limits);
+        let theirs: Client = guarded.bootstrap();
+        let mine = service(&drops);
+        for _ in 0..1000 {
+            let answer = call(&theirs, 2, |content| put_cap(content, &mine)).promise.await.unwrap();
+            assert!(answer.get().is_ok());
+        }
+        guarded.disconnect().await;
     });
 }
 

@@ -87,6 +87,9 @@ const ATTACKS: &[(&str, Kind, Attack)] = &[
     ("promise-chain-called", Calls, promises::promise_chain_called),
     ("promise-chain-dropped", Calls, promises::promise_chain_dropped),
     ("answer-chain", Calls, promises::answer_chain),
+    ("promise-in-its-own-queue", Calls, promises::promise_in_its_own_queue),
+    ("two-promises-are-one", Calls, promises::two_promises_are_one),
+    ("queued-call-holds-another", Calls, promises::queued_call_holds_another),
     ("embargoes-not-returned", Calls, promises::embargoes_not_returned),
     ("header-claims-64-mib", Calls, frames::header_claims_64_mib),
     ("header-claims-30-mib", Calls, frames::header_claims_30_mib),
@@ -156,6 +159,22 @@ pub fn app(name: &str) {
     let cut = attack(&mut peer, name);
     println!("ATTACK-DONE {name} cut={cut}");
     // The supervisor is looked at before we leave.
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+/// An app that floods its supervisor, and tells how many messages were taken.
+pub fn flooding_app(name: &str, seconds: &str) {
+    BEHIND.store(SANDSTORM_API, Ordering::Relaxed);
+    let flood = crate::steady::FLOODS.iter().find(|(known, _)| *known == name);
+    let (Some((_, flood)), Ok(seconds)) = (flood, seconds.parse()) else {
+        eprintln!("no flood is called {name}");
+        std::process::exit(2);
+    };
+    let mut peer = Raw::new(inherited_socket());
+    println!("FLOOD-BEGINS {name}");
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let taken = flood(&mut peer, &Field { end, stop_at: usize::MAX });
+    println!("FLOOD-DONE {name} taken={taken} seconds={seconds}");
     std::thread::sleep(Duration::from_secs(60));
 }
 

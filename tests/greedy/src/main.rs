@@ -4,6 +4,7 @@
 //! - `greedy-app serve ADDR`: a web server whose pages start hogs and give endless answers;
 //! - `greedy-app hog NAME`: one hog, see `hogs.rs`;
 //! - `greedy-app rpc NAME`: an app on fd 3 that attacks its supervisor, see `doors.rs`;
+//! - `greedy-app flood NAME SECONDS`: one that breaks no rule and only goes too fast, see `steady.rs`;
 //! - as `sandstorm-supervisor`, as `spk`, and as `greedy-app control SOCKET NAME`: a hostile
 //!   supervisor, unpacker and control client, which attack the shell.
 //!
@@ -13,6 +14,7 @@
 mod doors;
 mod hogs;
 mod serve;
+mod steady;
 
 #[path = "../../../crates/sandstorm-schema/tests/rpc_attacks/answers.rs"]
 mod answers;
@@ -32,7 +34,7 @@ mod victim;
 const ATTACK: std::time::Duration = std::time::Duration::from_millis(500);
 
 const USAGE: &str = "usage: greedy-app serve ADDR:PORT | hog NAME | rpc NAME | attacks | \
-                     control SOCKET NAME";
+                     flood NAME SECONDS | floods | control SOCKET NAME";
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -45,6 +47,8 @@ fn main() {
         (_, ["hog", hog]) => hogs::main(hog),
         (_, ["rpc", name]) => doors::app(name),
         (_, ["attacks"]) => doors::names().iter().for_each(|name| println!("{name}")),
+        (_, ["flood", name, seconds]) => doors::flooding_app(name, seconds),
+        (_, ["floods"]) => steady::FLOODS.iter().for_each(|(name, _)| println!("{name}")),
         (_, ["control", socket, name]) => doors::control(socket, name),
         _ => {
             eprintln!("{USAGE}");

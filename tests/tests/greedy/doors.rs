@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sandstorm_tests::supervisor::{Bench, on_one_thread};
+use sandstorm_tests::supervisor::{Bench, FakeCore, on_one_thread};
 use sandstorm_tests::{App, Client, Mode, Server, apps, eventually, processes, soak};
 
 use crate::{blocking_turn, greedy_app};
@@ -159,6 +159,77 @@ fn an_app_on_fd_3_cannot_hurt_its_supervisor() -> Result<()> {
         );
         ensure!(answers > 20, "the neighbour answered {answers} times");
         done
+    })
+}
+
+/// How long a flood goes on, in seconds, and the middle of it that is measured.
+const FLOOD: u64 = 5;
+const MEASURED: Duration = Duration::from_secs(3);
+/// Most of one processor that a flood may cost outside of the grain's own limit. It is half of that
+/// at most; on a busy machine others empty its caches.
+const FLOOD_SHARE: f64 = 0.40;
+
+/// Most messages that may be taken in that time: a call and its end are two, and what is in the
+/// socket counts too.
+const FLOOD_TAKEN: u64 = 2 * 6_000 * (FLOOD + 2);
+
+/// Seconds of processor time that a process has used.
+fn processor_time(pid: i32) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may contain anything.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks: f64 = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
+    // SAFETY: asks for a number.
+    Some(ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64)
+}
+
+#[test]
+fn a_flood_on_fd_3_costs_its_supervisor_little() -> Result<()> {
+    let _turn = blocking_turn();
+    let Some(bench) = Bench::new(Mode::Setuid)? else { return Ok(()) };
+    let package = bench.package("flooding", &["dev", "tmp", "var"])?;
+    fs::copy(greedy_app(), package.join("app"))?;
+    let listed = Command::new(greedy_app()).arg("floods").output()?;
+    let names = String::from_utf8(listed.stdout)?;
+    let names: Vec<(usize, &str)> = names.lines().enumerate().collect();
+    ensure!(names.len() > 5, "{names:?}");
+    side_by_side(&names, |(number, name)| {
+        let (grain, seconds) = (format!("floodinggrain222222{number:03}"), FLOOD.to_string());
+        let app = ["/app", "flood", name, seconds.as_str()];
+        let running = bench.start_app(&["--new"], "flooding", &grain, &app)?;
+        let said = async |word: &str| {
+            let end = Instant::now() + LIMIT;
+            loop {
+                if let Some(line) = running.log().lines().find(|l| l.contains(word)) {
+                    return Ok(line.to_owned());
+                }
+                ensure!(Instant::now() < end, "it never said {word}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        on_one_thread(async {
+            let connection = running.connect().await?;
+            let core = std::rc::Rc::new(FakeCore::default());
+            connection.give_core(&core).await?;
+            // The app starts when somebody wants something of it.
+            let _view = connection.supervisor.get_main_view_request().send();
+            said("FLOOD-BEGINS").await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let time = || processor_time(running.pid()).context("the supervisor lives");
+            let (before, begin) = (time()?, Instant::now());
+            tokio::time::sleep(MEASURED).await;
+            let (used, passed) = (time()? - before, begin.elapsed().as_secs_f64());
+            let share = used / passed;
+            let done = said("FLOOD-DONE").await?;
+            println!("{name}: {:.0} % of a processor; {done}", share * 100.0);
+            ensure!(share < FLOOD_SHARE, "{name} took {used:.2} s of {passed:.2} s");
+            let taken = done.split("taken=").nth(1).and_then(|rest| rest.split(' ').next());
+            let taken: u64 = taken.and_then(|n| n.parse().ok()).context("a number")?;
+            ensure!(taken < FLOOD_TAKEN, "{name}: {taken} messages were taken");
+            // It is slowed down, not cut off.
+            connection.keep_alive().await
+        })
+        .with_context(|| format!("{name}: {}", running.log()))
     })
 }
 

@@ -20,6 +20,8 @@
 //!   makes capnp-rpc panic; it ends that connection only, with a [`connect::Vat::panicked`]);
 //! - wait for promises with [`connect::settled`];
 //! - never call over the same connection from a server object's `Drop`;
+//! - never call what may be a promise with the same promise among the parameters (the guard keeps
+//!   peers from it, and sees nothing of what we do);
 //! - show peer text only through [`error::text`];
 //! - keep SIGPIPE ignored, as Rust's runtime has it: a write to a closed socket must be an error.
 

@@ -84,7 +84,8 @@ attacks! {
     endless_given_up endless_redirected unfinished_answers large_unanswered_calls
     table_of_nothings unknown_kind shared_answer empty_answer wrong_pointer_answer huge_answers
     huge_errors promise_to_itself_called promise_to_our_promise promise_to_itself_disembargo
-    promise_chain_called promise_chain_dropped answer_chain embargoes_not_returned
+    promise_chain_called promise_chain_dropped answer_chain promise_in_its_own_queue
+    two_promises_are_one queued_call_holds_another embargoes_not_returned
     header_claims_64_mib header_claims_30_mib half_a_frame nothing_is_taken deep_nesting
 }
 

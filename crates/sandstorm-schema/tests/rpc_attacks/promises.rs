@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use capnp_rpc::rpc_capnp::message;
+use capnp_rpc::rpc_capnp::{cap_descriptor, message};
 
 use crate::floods::{Field, flood};
 use crate::rpc_support::raw::{self, Raw, call_on, encode, finish, resolve_to};
@@ -110,6 +110,78 @@ pub fn answer_chain(peer: &mut Raw, field: &Field) {
     peer.send(&finish(last, true));
     peer.send(&finish(1, true));
     std::thread::sleep(Duration::from_millis(500));
+}
+
+fn part_of(answer: u32) -> impl FnOnce(cap_descriptor::Builder<'_>) {
+    move |cap| {
+        let mut promised = cap.init_receiver_answer();
+        promised.set_question_id(answer);
+        promised.init_transform(1).get(0).set_get_pointer_field(0);
+    }
+}
+
+/// A call of ECHO_CAP on what the answer `answer` holds, with a capability.
+fn echo_on_answer(
+    question: u32,
+    answer: u32,
+    describe: impl FnOnce(cap_descriptor::Builder<'_>),
+) -> Vec<u8> {
+    let mut message = raw::call_on_answer(question, answer, Some(0), method::ECHO_CAP, |call| {
+        let mut params = call.init_params();
+        describe(params.reborrow().init_cap_table(1).get(0));
+        params.get_content().init_as::<capnp_rpc::rpc_capnp::payload::Builder<'_>>();
+    });
+    let at = message.len() - 16;
+    message[at] = 3;
+    message
+}
+
+/// A call waits in the queue of a promise and has the same promise in its parameters; then the
+/// promise becomes an object of ours.
+pub fn promise_in_its_own_queue(peer: &mut Raw, _: &Field) {
+    let target = peer.ask_bootstrap();
+    peer.drain();
+    let mut all = raw::call_with_cap(1, target, method::ECHO_CAP_LATER, |mut cap| {
+        cap.set_sender_hosted(7);
+    });
+    // The answer is the promise itself, so that there are two references to one.
+    all.extend(raw::call_with_cap(2, target, method::ECHO_CAP, part_of(1)));
+    all.extend(echo_on_answer(3, 2, part_of(2)));
+    peer.send(&all);
+    std::thread::sleep(Duration::from_millis(800));
+}
+
+/// The same by way of two promises that turn out to be one.
+pub fn two_promises_are_one(peer: &mut Raw, _: &Field) {
+    let target = peer.ask_bootstrap();
+    peer.drain();
+    let mut all = raw::call_with_cap(1, target, method::ECHO_CAP_LATER, |mut cap| {
+        cap.set_sender_hosted(7);
+    });
+    all.extend(raw::call_with_cap(2, target, method::ECHO_CAP, part_of(1)));
+    all.extend(raw::call_with_cap(3, target, method::ECHO_CAP, part_of(2)));
+    all.extend(raw::call_with_cap(4, target, method::ECHO_CAP, part_of(3)));
+    all.extend(echo_on_answer(5, 2, part_of(4)));
+    peer.send(&all);
+    std::thread::sleep(Duration::from_millis(800));
+}
+
+/// Two calls wait in one queue, and the second has the last reference to the first.
+pub fn queued_call_holds_another(peer: &mut Raw, _: &Field) {
+    let target = peer.ask_bootstrap();
+    peer.drain();
+    let mut all = call_on(1, target, method::NEVER_ANSWER, |_| {});
+    all.extend(raw::call_with_cap(2, target, method::ECHO_CAP, part_of(1)));
+    peer.send(&all);
+    std::thread::sleep(Duration::from_millis(100));
+    let mut all = raw::call_on_answer(3, 2, Some(0), method::ECHO, |_| {});
+    all.extend(echo_on_answer(4, 2, part_of(3)));
+    peer.send(&all);
+    std::thread::sleep(Duration::from_millis(700));
+    peer.send(&finish(3, true));
+    std::thread::sleep(Duration::from_millis(100));
+    peer.send(&finish(4, true));
+    std::thread::sleep(Duration::from_millis(100));
 }
 
 /// Promises that the victim calls and that then resolve to its own object: each time it waits for

@@ -50,14 +50,19 @@ pub const ROW: Row = Row {
     bare: Bare::Harmless,
     guarded_mib: 16,
     cut: Some(true),
-    limits: GuardLimits::app,
+    limits: unpaced,
 };
+
+/// As fast as the attacker can, so that the other limits are reached in time.
+pub fn unpaced() -> GuardLimits {
+    GuardLimits { messages_per_second: u32::MAX, ..GuardLimits::app() }
+}
 
 pub fn short_stalls() -> GuardLimits {
     GuardLimits {
         read_stall: Duration::from_millis(300),
         write_stall: Duration::from_millis(300),
-        ..GuardLimits::app()
+        ..unpaced()
     }
 }
 
@@ -88,6 +93,9 @@ pub const TABLE: &[Row] = &[
     Row { name: "promise_chain_called", attack: promise_chain_called, bare: Bare::Crash, ..ROW },
     Row { name: "promise_chain_dropped", attack: promise_chain_dropped, bare: Bare::Crash, ..ROW },
     Row { name: "answer_chain", attack: answer_chain, bare: Bare::Slow(100), ..ROW },
+    Row { name: "promise_in_its_own_queue", attack: promise_in_its_own_queue, bare: Bare::Panic, cut: Some(false), ..ROW },
+    Row { name: "two_promises_are_one", attack: two_promises_are_one, bare: Bare::Panic, cut: Some(false), ..ROW },
+    Row { name: "queued_call_holds_another", attack: queued_call_holds_another, bare: Bare::Panic, cut: Some(false), ..ROW },
     Row { name: "embargoes_not_returned", attack: embargoes_not_returned, bare: Bare::Memory(30), ..ROW },
     Row { name: "header_claims_64_mib", attack: header_claims_64_mib, bare: Bare::Memory(60), ..ROW },
     Row { name: "header_claims_30_mib", attack: header_claims_30_mib, bare: Bare::Memory(28), cut: Some(false), ..ROW },

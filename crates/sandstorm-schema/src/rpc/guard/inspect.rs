@@ -4,15 +4,26 @@
 //! capnp-rpc's own, read only to keep the ledger.
 
 use capnp::message::{Builder, HeapAllocator, Reader};
+use capnp::traits::HasTypeId;
 use capnp_rpc::rpc_capnp::{
     call, cap_descriptor, disembargo, exception, message, message_target, payload, promised_answer,
     resolve, return_,
 };
 
 use super::ledger::{Expected, Ledger};
+use super::pace::Pace;
 use super::promises::Target;
 use super::{GuardLimits, Violation, rewrite, too_many};
 use crate::rpc::link::Frame;
+use crate::util_capnp::byte_stream;
+use crate::web_session_capnp::web_session::web_socket_stream;
+
+/// The calls that carry a stream's bytes: interface and method.
+const STREAMS: [(u64, u16); 2] =
+    [(byte_stream::Client::TYPE_ID, 0), (web_socket_stream::Client::TYPE_ID, 0)];
+
+/// A piece of a stream from this size on is worth its costs, in bytes.
+const STREAM_PIECE: usize = 2048;
 
 /// What becomes of an incoming message.
 pub enum Fate {
@@ -21,6 +32,8 @@ pub enum Fate {
     Replace(Builder<HeapAllocator>),
     /// Sent back; nothing is passed.
     Answer(Builder<HeapAllocator>),
+    /// Nothing was entered: may pass later, see [`waits_on_promises`].
+    Wait,
 }
 
 /// capnp's error for a pointer of the wrong kind, a bad discriminant, a text that is none.
@@ -28,16 +41,22 @@ fn malformed(_: impl Sized) -> Violation {
     Violation::Malformed("a field is not what it should be")
 }
 
-/// Judges a message of the peer's and enters it. `crowded`: there is no room to hold it.
+/// Judges a message of the peer's and enters it. `crowded`: there is no room to hold it. `patient`:
+/// it may be judged again.
 pub fn incoming(
     reader: &Reader<Frame>,
     ledger: &mut Ledger,
     limits: &GuardLimits,
     crowded: bool,
+    patient: bool,
 ) -> Result<Fate, Violation> {
+    let bytes = reader.get_segments().bytes();
     let root: message::Reader<'_> = reader.get_root().map_err(malformed)?;
     match root.which().map_err(|_| Violation::Forbidden("unknown kind"))? {
-        message::Call(call) => incoming_call(call.map_err(malformed)?, ledger, limits, crowded),
+        message::Call(call) => {
+            let call = Incoming { call: call.map_err(malformed)?, bytes, crowded, patient };
+            incoming_call(&call, ledger, limits)
+        }
         message::Return(ret) => incoming_return(ret.map_err(malformed)?, ledger, limits, crowded),
         message::Finish(finish) => {
             let finish = finish.map_err(malformed)?;
@@ -47,20 +66,31 @@ pub fn incoming(
         }
         message::Release(release) => {
             let release = release.map_err(malformed)?;
+            if release.get_reference_count() == 0 {
+                ledger.pace.spend(1);
+            }
             ledger.release_export(release.get_id(), release.get_reference_count())?;
             Ok(Fate::Pass)
         }
         message::Bootstrap(bootstrap) => {
             let id = bootstrap.map_err(malformed)?.get_question_id();
+            ledger.pace.spend(1);
             ledger.check_call(id, limits)?;
-            ledger.call_arrived(id, false, 0);
+            ledger.call_arrived(id, false, 0, 0);
             Ok(Fate::Pass)
         }
-        message::Resolve(resolve) => incoming_resolve(resolve.map_err(malformed)?, ledger, limits),
+        message::Resolve(resolve) => {
+            ledger.pace.spend(Pace::price(bytes));
+            incoming_resolve(resolve.map_err(malformed)?, ledger, limits)
+        }
         message::Disembargo(disembargo) => {
+            ledger.pace.spend(1);
             incoming_disembargo(disembargo.map_err(malformed)?, ledger, limits)
         }
-        message::Unimplemented(echo) => incoming_unimplemented(echo.map_err(malformed)?, ledger),
+        message::Unimplemented(echo) => {
+            ledger.pace.spend(Pace::price(bytes));
+            incoming_unimplemented(echo.map_err(malformed)?, ledger)
+        }
         message::Abort(exception) => {
             let reason = reason(exception.map_err(malformed)?)?;
             too_many("bytes of an error's text", reason.len(), limits.error_text_bytes)?;
@@ -75,16 +105,27 @@ pub fn incoming(
     }
 }
 
+/// A call that arrived.
+struct Incoming<'a> {
+    call: call::Reader<'a>,
+    bytes: usize,
+    crowded: bool,
+    patient: bool,
+}
+
 fn incoming_call(
-    call: call::Reader<'_>,
+    incoming: &Incoming<'_>,
     ledger: &mut Ledger,
     limits: &GuardLimits,
-    crowded: bool,
 ) -> Result<Fate, Violation> {
+    let Incoming { call, bytes, crowded, patient } = *incoming;
     let id = call.get_question_id();
     ledger.check_call(id, limits)?;
+    let price = Pace::price(bytes);
     let busy = ledger.unanswered() >= limits.unanswered_calls;
     if crowded || busy {
+        ledger.pace.spend(price);
+        ledger.call_refused();
         let reason = if busy { "too many calls at once" } else { "too many bytes at once" };
         let kind = exception::Type::Overloaded;
         return Ok(Fate::Answer(rewrite::failed_return(id, kind, reason, usize::MAX, false)));
@@ -96,10 +137,26 @@ fn incoming_call(
             return Err(Violation::Forbidden("results for a third party"));
         }
     };
-    check_target(call.get_target().map_err(malformed)?, limits)?;
-    let nesting = import_caps(call.get_params().map_err(malformed)?, ledger, limits)?;
+    let (target, params) =
+        (call.get_target().map_err(malformed)?, call.get_params().map_err(malformed)?);
+    check_target(target, limits)?;
+    check_table(params, limits)?;
+    if waits_on_promises(target, params, ledger)? {
+        if patient {
+            return Ok(Fate::Wait);
+        }
+        ledger.pace.spend(price);
+        ledger.call_refused();
+        let kind = exception::Type::Failed;
+        return Ok(Fate::Answer(rewrite::failed_return(id, kind, TWO_PROMISES, usize::MAX, false)));
+    }
+    let nesting = import_caps(params, ledger, limits)?;
     too_many("promises within promises", nesting as usize, limits.nested_promises as usize)?;
-    ledger.call_arrived(id, redirected, nesting);
+    ledger.pace.spend(price);
+    // Whoever takes a stream takes it at a speed of their own.
+    let method = (call.get_interface_id(), call.get_method_id());
+    let piece = STREAMS.contains(&method) && bytes >= STREAM_PIECE;
+    ledger.call_arrived(id, redirected, nesting, if piece { price } else { 0 });
     Ok(Fate::Pass)
 }
 
@@ -185,8 +242,12 @@ fn incoming_resolve(
         }
     };
     match cap.which().map_err(malformed)? {
-        cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
-            ledger.imports.arrived(id)?;
+        cap_descriptor::SenderHosted(id) => {
+            ledger.imports.arrived(id, false)?;
+            ledger.imports.resolved(promise, Target::Theirs(id))?;
+        }
+        cap_descriptor::SenderPromise(id) => {
+            ledger.imports.arrived(id, true)?;
             ledger.imports.resolved(promise, Target::Theirs(id))?;
         }
         cap_descriptor::ReceiverHosted(id) => ledger.resolve_to_export(promise, id)?,
@@ -260,6 +321,51 @@ fn check_table(payload: payload::Reader<'_>, limits: &GuardLimits) -> Result<(),
     too_many("capabilities in one message", caps, limits.caps_per_message as usize)
 }
 
+/// Why a call is not passed on that [`waits_on_promises`].
+const TWO_PROMISES: &str = "a call on a promise whose parameters hold a promise: \
+                            wait until one of them is resolved, then call";
+
+/// Whether a call is made on what may be a promise still, with what may be one too among its
+/// parameters.
+///
+/// capnp-rpc lets such a call wait in the promise's queue. When the promise resolves it is locked
+/// while the queued calls are passed on, and passing on a call looks at the objects in its
+/// parameters. Is one of them the same promise, by itself or at the end of others, that is a panic;
+/// so is the end of a queued call which held the last reference to another one in the same queue.
+/// Which promises turn out to be the same one is known only once they are resolved, so it is enough
+/// that both may wait. A call in a queue never has a promise among its parameters, then.
+fn waits_on_promises(
+    target: message_target::Reader<'_>,
+    params: payload::Reader<'_>,
+    ledger: &Ledger,
+) -> Result<bool, Violation> {
+    let waits = match target.which().map_err(malformed)? {
+        message_target::ImportedCap(id) => ledger.export_waits(id),
+        message_target::PromisedAnswer(answer) => {
+            ledger.answer_waits(answer.map_err(malformed)?.get_question_id())
+        }
+    };
+    if !waits {
+        return Ok(false);
+    }
+    for cap in params.get_cap_table().map_err(malformed)? {
+        let waits = match cap.which().map_err(malformed)? {
+            // The peer's own promise: resolved to an object of ours it has a queue here.
+            cap_descriptor::SenderPromise(_) => true,
+            cap_descriptor::SenderHosted(id) => ledger.imports.is_promise(id),
+            cap_descriptor::ReceiverHosted(id) => ledger.export_waits(id),
+            cap_descriptor::ReceiverAnswer(answer) => {
+                ledger.answer_waits(answer.map_err(malformed)?.get_question_id())
+            }
+            cap_descriptor::None(()) | cap_descriptor::ThirdPartyHosted(_) => false,
+        };
+        if waits {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Enters the objects of a payload; returns how deep the deepest promise among them lies.
 fn import_caps(
     payload: payload::Reader<'_>,
@@ -270,9 +376,8 @@ fn import_caps(
     let mut nesting = 0;
     for cap in payload.get_cap_table().map_err(malformed)? {
         match cap.which().map_err(malformed)? {
-            cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
-                ledger.imports.arrived(id)?;
-            }
+            cap_descriptor::SenderHosted(id) => ledger.imports.arrived(id, false)?,
+            cap_descriptor::SenderPromise(id) => ledger.imports.arrived(id, true)?,
             cap_descriptor::ReceiverAnswer(answer) => {
                 let answer = answer.map_err(malformed)?;
                 check_path(answer, limits)?;
@@ -301,6 +406,7 @@ pub fn outgoing(
         message::Call(call) => {
             let call = call.map_err(malformed)?;
             ledger.question_sent(call.get_question_id());
+            ledger.pace.call_sent();
             export_caps(call.get_params().map_err(malformed)?, ledger, limits)?;
             return Ok(false);
         }
@@ -312,7 +418,13 @@ pub fn outgoing(
             let ret = ret.map_err(malformed)?;
             let exports = match ret.which().map_err(malformed)? {
                 return_::Results(payload) => {
-                    export_caps(payload.map_err(malformed)?, ledger, limits)?
+                    let payload = payload.map_err(malformed)?;
+                    ledger.call_succeeded(ret.get_answer_id());
+                    let exports = export_caps(payload, ledger, limits)?;
+                    if holds_promise(payload, ledger)? {
+                        ledger.promise_returned(ret.get_answer_id());
+                    }
+                    exports
                 }
                 _ => Vec::new(),
             };
@@ -332,10 +444,19 @@ pub fn outgoing(
         }
         message::Resolve(resolve) => {
             let resolve = resolve.map_err(malformed)?;
-            if let resolve::Cap(cap) = resolve.which().map_err(malformed)? {
-                if let Some(export) = export_cap(cap.map_err(malformed)?, ledger, limits)? {
-                    ledger.export_resolved(resolve.get_promise_id(), export);
+            let promise = resolve.get_promise_id();
+            let waits = match resolve.which().map_err(malformed)? {
+                resolve::Cap(cap) => {
+                    let cap = cap.map_err(malformed)?;
+                    if let Some(export) = export_cap(cap, ledger, limits)? {
+                        ledger.export_resolved(promise, export);
+                    }
+                    is_promise(cap, ledger)?
                 }
+                resolve::Exception(_) => false,
+            };
+            if !waits {
+                ledger.export_settled(promise);
             }
         }
         message::Disembargo(disembargo) => {
@@ -373,4 +494,26 @@ fn export_cap(
     };
     ledger.export_sent(id, promise, limits)?;
     Ok(Some(id))
+}
+
+/// Whether an object that we send is a promise, ours or the peer's, that may still wait.
+fn is_promise(cap: cap_descriptor::Reader<'_>, ledger: &Ledger) -> Result<bool, Violation> {
+    Ok(match cap.which().map_err(malformed)? {
+        cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
+            ledger.export_waits(id)
+        }
+        cap_descriptor::ReceiverHosted(id) => ledger.imports.is_promise(id),
+        // Part of an answer that the peer owes us.
+        cap_descriptor::ReceiverAnswer(_) => true,
+        cap_descriptor::None(()) | cap_descriptor::ThirdPartyHosted(_) => false,
+    })
+}
+
+fn holds_promise(payload: payload::Reader<'_>, ledger: &Ledger) -> Result<bool, Violation> {
+    for cap in payload.get_cap_table().map_err(malformed)? {
+        if is_promise(cap, ledger)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

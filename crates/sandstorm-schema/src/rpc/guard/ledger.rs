@@ -5,10 +5,12 @@
 
 use std::collections::HashMap;
 
+use super::pace::Pace;
 use super::promises::{Imports, Target};
 use super::{GuardLimits, GuardStats, Violation, too_many};
 
 pub struct Ledger {
+    pub pace: Pace,
     pub imports: Imports,
     exports: Vec<Export>,
     live_exports: usize,
@@ -19,6 +21,8 @@ pub struct Ledger {
     questions: Vec<Question>,
     given_up: usize,
     embargoes: usize,
+    /// Finishes that may still come for calls which need none: peers are free to send them.
+    unneeded_finishes: usize,
 }
 
 /// An object of ours that the peer holds.
@@ -28,6 +32,8 @@ struct Export {
     /// It was offered as a settled object, and never as a promise. (capnp-rpc offers a promise as
     /// a promise once, and as if it were settled from then on.)
     settled: bool,
+    /// It was a promise, and the peer was told what it became: something settled.
+    resolved: bool,
     /// See [`Answer::nesting`].
     nesting: u32,
 }
@@ -42,8 +48,12 @@ struct Answer {
     /// Promises inside promises that its parameters are, and so may its results be: capnp-rpc
     /// keeps them all, follows them one by one, and drops them by recursion.
     nesting: u32,
+    /// There was a promise, ours or the peer's, in its results.
+    promises: bool,
     kept_bytes: usize,
     exports: Vec<u32>,
+    /// Given back to the peer's [`Pace`] when the call succeeds.
+    refund: u32,
 }
 
 /// A call of ours.
@@ -69,6 +79,7 @@ pub enum Expected {
 impl Ledger {
     pub fn new(limits: &GuardLimits) -> Self {
         Ledger {
+            pace: Pace::new(limits.messages_per_second),
             imports: Imports::new(limits.imports, limits.promise_chain),
             exports: Vec::new(),
             live_exports: 0,
@@ -79,6 +90,7 @@ impl Ledger {
             questions: Vec::new(),
             given_up: 0,
             embargoes: 0,
+            unneeded_finishes: 0,
         }
     }
 
@@ -107,9 +119,21 @@ impl Ledger {
         too_many("unfinished calls", self.answers.len() - self.abandoned + 1, limits.open_answers)
     }
 
-    pub fn call_arrived(&mut self, id: u32, redirected: bool, nesting: u32) {
-        self.answers.insert(id, Answer { redirected, nesting, ..Answer::default() });
+    pub fn call_arrived(&mut self, id: u32, redirected: bool, nesting: u32, refund: u32) {
+        self.answers.insert(id, Answer { redirected, nesting, refund, ..Answer::default() });
         self.unanswered += 1;
+    }
+
+    /// A call was answered by the guard: nothing of it is entered.
+    pub fn call_refused(&mut self) {
+        self.unneeded_finishes += 1;
+    }
+
+    /// Our results, and no error, are on their way to the peer's call `id`.
+    pub fn call_succeeded(&mut self, id: u32) {
+        let refund =
+            self.answers.get_mut(&id).map_or(0, |answer| std::mem::take(&mut answer.refund));
+        self.pace.earn(refund);
     }
 
     /// How deep a parameter would lie that is (part of) the answer `id`.
@@ -122,6 +146,31 @@ impl Ledger {
         match self.exports.get(id as usize) {
             Some(export) if export.references > 0 && !export.settled => export.nesting + 1,
             _ => 0,
+        }
+    }
+
+    /// Whether (part of) the answer `id` may still be a promise.
+    pub fn answer_waits(&self, id: u32) -> bool {
+        // capnp-rpc lets go of a finished one, answered or not.
+        let answer = self.answers.get(&id).filter(|answer| !answer.finished);
+        answer.is_some_and(|answer| !answer.returned || answer.promises)
+    }
+
+    /// The same for our object `id`.
+    pub fn export_waits(&self, id: u32) -> bool {
+        let export = self.exports.get(id as usize).filter(|export| export.references > 0);
+        export.is_some_and(|export| !export.settled && !export.resolved)
+    }
+
+    /// Our promise `promise` became something settled, or an error.
+    pub fn export_settled(&mut self, promise: u32) {
+        slot(&mut self.exports, promise).resolved = true;
+    }
+
+    /// A promise is in the results of the answer `answer`.
+    pub fn promise_returned(&mut self, answer: u32) {
+        if let Some(answer) = self.answers.get_mut(&answer) {
+            answer.promises = true;
         }
     }
 
@@ -149,7 +198,13 @@ impl Ledger {
         limits: &GuardLimits,
     ) -> Result<(), Violation> {
         // A Finish for a Return that needed none is legal, and so is one for a refused call.
-        let Some(answer) = self.answers.get_mut(&id) else { return Ok(()) };
+        let Some(answer) = self.answers.get_mut(&id) else {
+            match self.unneeded_finishes.checked_sub(1) {
+                Some(left) => self.unneeded_finishes = left,
+                None => self.pace.spend(1),
+            }
+            return Ok(());
+        };
         let exports =
             if release_results { std::mem::take(&mut answer.exports) } else { Vec::new() };
         if answer.returned {
@@ -184,6 +239,7 @@ impl Ledger {
         }
         if !needs_finish {
             self.answers.remove(&id);
+            self.unneeded_finishes += 1;
             return Ok(());
         }
         answer.returned = true;
@@ -209,7 +265,7 @@ impl Ledger {
     ) -> Result<(), Violation> {
         let export = slot(&mut self.exports, id);
         if export.references == 0 {
-            *export = Export { references: 1, settled: !promise, nesting: 0 };
+            *export = Export { references: 1, settled: !promise, ..Export::default() };
             self.live_exports += 1;
             return too_many("objects of ours held", self.live_exports, limits.exports);
         }

@@ -43,6 +43,9 @@ pub struct GuardLimits {
     /// Calls in a row that each have a promise for an answer, or an unfinished answer, of the one
     /// before as a parameter.
     pub nested_promises: u32,
+    /// How long a call on a promise that has another promise as a parameter waits for one of them
+    /// to resolve, and with it all that the peer sent later. Then that one call fails.
+    pub promise_wait: Duration,
     /// Our `Disembargo` messages that the peer has not sent back.
     pub embargoes: usize,
     /// Bytes of a peer's error text. Longer ones are cut.
@@ -57,6 +60,11 @@ pub struct GuardLimits {
     pub answer_bytes: usize,
     /// Bytes of everything that waits in our queue to the peer, our own calls included.
     pub queued_bytes: usize,
+    /// Messages a second that nothing of ours led to, in the long run: calls, promises and whatever
+    /// else is neither an answer nor owed for one. Faster ones wait in the socket. A message costs
+    /// one more for each 16 KiB; each of our own calls is worth four, and a piece of a stream that
+    /// was taken costs nothing.
+    pub messages_per_second: u32,
     /// With data waiting in our queue: time without the peer taking a single byte.
     pub write_stall: Duration,
     /// In the middle of a message: time without a single byte arriving.
@@ -80,12 +88,14 @@ impl GuardLimits {
             abandoned_calls: 20_000,
             promise_chain: 4,
             nested_promises: 64,
+            promise_wait: Duration::from_millis(500),
             embargoes: 1_000,
             error_text_bytes: 16 * KIB,
             pause_reading_bytes: MIB,
             pause_valve: Duration::from_millis(50),
             answer_bytes: 8 * MIB,
             queued_bytes: 128 * MIB,
+            messages_per_second: 6_000,
             write_stall: Duration::from_secs(300),
             read_stall: Duration::from_secs(60),
         }
@@ -102,6 +112,7 @@ impl GuardLimits {
             unanswered_calls: 4_000,
             open_answers: 20_000,
             kept_answer_bytes: 24 * MIB,
+            messages_per_second: 16_000,
             ..Self::app()
         }
     }
@@ -142,6 +153,8 @@ impl GuardLimits {
             abandoned_calls: 1_000,
             embargoes: 64,
             queued_bytes: 32 * MIB,
+            // Whoever may connect may do worse with the server's own files.
+            messages_per_second: 1_000_000,
             ..Self::app()
         }
     }
@@ -161,6 +174,7 @@ const _: () = {
     assert!(supervisor.held_bytes > app.held_bytes + app.frame_bytes);
     assert!(supervisor.imports > app.imports && supervisor.exports > app.exports);
     assert!(supervisor.unanswered_calls > app.unanswered_calls);
+    assert!(supervisor.messages_per_second >= 2 * app.messages_per_second);
     // A manifest may have 2^20 words, and crosses in one message.
     assert!(unpacker.frame_bytes > (1 << 23) + MIB);
 };

@@ -12,12 +12,14 @@
 mod inspect;
 mod ledger;
 mod limits;
+mod pace;
 mod promises;
 mod rewrite;
 mod walk;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use capnp::message::{Builder, HeapAllocator, Reader};
 
@@ -55,6 +57,8 @@ pub enum Verdict {
     Pass(Reader<Frame>, Option<Hold>),
     /// Not on to capnp-rpc; this goes back to the peer.
     Answer(Builder<HeapAllocator>),
+    /// Not yet: to be judged [`Guard::again`] when something may have changed.
+    Wait(Reader<Frame>),
 }
 
 /// Counts a message's bytes for as long as somebody holds it.
@@ -129,11 +133,20 @@ impl Guard {
         too_many("bytes that wait to be taken", queued, self.limits.queued_bytes)?;
         too_many("bytes of answers that wait to be taken", answers, self.limits.answer_bytes)?;
         walk(&frame)?;
-        let bytes = frame.bytes();
+        let patient = !self.limits.promise_wait.is_zero();
+        self.again(open_frame(frame), patient)
+    }
+
+    /// Judges a message that was told to wait; for the last time unless `patient`.
+    ///
+    /// # Errors
+    /// As [`Guard::incoming`].
+    pub fn again(&mut self, reader: Reader<Frame>, patient: bool) -> Result<Verdict, Violation> {
+        let bytes = reader.get_segments().bytes();
         let crowded = bytes > SMALL && self.held.get() + bytes > self.limits.held_bytes;
-        let reader = open_frame(frame);
-        match inspect::incoming(&reader, &mut self.ledger, &self.limits, crowded)? {
+        match inspect::incoming(&reader, &mut self.ledger, &self.limits, crowded, patient)? {
             inspect::Fate::Pass => {}
+            inspect::Fate::Wait => return Ok(Verdict::Wait(reader)),
             inspect::Fate::Answer(message) => return Ok(Verdict::Answer(message)),
             inspect::Fate::Replace(message) => {
                 return Ok(Verdict::Pass(open_frame(rewrite::frame(&message)), None));
@@ -141,6 +154,11 @@ impl Guard {
         }
         self.held.set(self.held.get() + bytes);
         Ok(Verdict::Pass(reader, Some(Hold { held: self.held.clone(), bytes })))
+    }
+
+    /// For how long the peer's next message should stay where it is; to be asked again after that.
+    pub fn rest(&mut self) -> Option<Duration> {
+        self.ledger.pace.rest()
     }
 
     /// Enters a message of ours. True when the peer made us send it.

@@ -22,6 +22,8 @@ struct Import {
     before: u32,
     /// What it resolved to, while we still hold it.
     next: Option<u32>,
+    /// It came as a promise once: capnp-rpc takes it for one for as long as it is held.
+    promise: bool,
 }
 
 /// What a promise resolved to.
@@ -42,11 +44,17 @@ impl Imports {
         self.held.len()
     }
 
-    /// A message of the peer's carries its object `id`.
-    pub fn arrived(&mut self, id: u32) -> Result<(), Violation> {
+    /// A message of the peer's carries its object `id`, as a promise or as a settled object.
+    pub fn arrived(&mut self, id: u32, promise: bool) -> Result<(), Violation> {
         let import = self.held.entry(id).or_default();
         import.references = import.references.saturating_add(1);
+        import.promise |= promise;
         too_many("objects of the peer's", self.held.len(), self.limit)
+    }
+
+    /// Whether the peer's object `id` is a promise of the peer's, resolved or not.
+    pub fn is_promise(&self, id: u32) -> bool {
+        self.held.get(&id).is_some_and(|import| import.promise)
     }
 
     /// We gave back `count` references to the peer's object `id`.
@@ -98,13 +106,13 @@ mod tests {
     use super::*;
 
     fn resolve(imports: &mut Imports, promise: u32, target: u32) -> Result<(), Violation> {
-        imports.arrived(target)?;
+        imports.arrived(target, true)?;
         imports.resolved(promise, Target::Theirs(target))
     }
 
     fn promise(chain: u32) -> Imports {
         let mut imports = Imports::new(10, chain);
-        imports.arrived(0).unwrap();
+        imports.arrived(0, true).unwrap();
         imports
     }
 
@@ -132,7 +140,7 @@ mod tests {
     #[test]
     fn built_from_its_tail_it_is_as_long() {
         let mut imports = promise(4);
-        (1..6).for_each(|i| imports.arrived(i).unwrap());
+        (1..6).for_each(|i| imports.arrived(i, true).unwrap());
         for i in (1..5).rev() {
             resolve(&mut imports, i, i + 1).unwrap();
         }
@@ -153,10 +161,10 @@ mod tests {
     fn many_promises_may_resolve_to_one_object() {
         let mut imports = Imports::new(1000, 4);
         for i in 1..1000 {
-            imports.arrived(i).unwrap();
+            imports.arrived(i, true).unwrap();
             resolve(&mut imports, i, 0).unwrap();
         }
-        assert!(imports.arrived(1000).is_err(), "too many objects");
+        assert!(imports.arrived(1000, true).is_err(), "too many objects");
     }
 
     #[test]
@@ -166,7 +174,7 @@ mod tests {
         imports.released(0, 1);
         imports.released(1, 1);
         assert_eq!(imports.len(), 0);
-        imports.arrived(0).unwrap();
+        imports.arrived(0, true).unwrap();
         resolve(&mut imports, 0, 1).unwrap();
     }
 }

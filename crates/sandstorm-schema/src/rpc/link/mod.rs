@@ -12,6 +12,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::Poll;
+use std::time::Duration;
 
 use capnp::capability::Promise;
 use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions};
@@ -33,6 +34,9 @@ const TRUSTED_FRAME: usize = 64 * 1024 * 1024;
 /// Words of an outgoing message's first piece: holds any small message; larger ones get a second
 /// piece that is as large as they are.
 const FIRST_PIECE_WORDS: u32 = 128;
+
+/// How often it is looked whether a promise has resolved that a message waits for.
+const PROMISE_LOOK: Duration = Duration::from_millis(2);
 
 /// What both halves of a connection share with the [`super::Vat`].
 #[derive(Clone)]
@@ -179,6 +183,7 @@ impl Link {
     ) -> capnp::Result<Option<Box<dyn IncomingMessage>>> {
         loop {
             self.pause().await;
+            self.rest().await;
             let frame = {
                 let mut next = pin!(reader.next());
                 poll_fn(|cx| {
@@ -193,18 +198,43 @@ impl Link {
             let Some(guard) = &self.guard else {
                 return Ok(Some(Box::new(Incoming { reader: open_frame(frame), _hold: None })));
             };
-            let verdict = {
+            let mut verdict = {
                 let (queued, answers) = (self.outbox.bytes(), self.outbox.caused_bytes());
                 guard.borrow_mut().incoming(frame, queued, answers)?
             };
-            match verdict {
-                Verdict::Pass(reader, hold) => {
-                    return Ok(Some(Box::new(Incoming { reader, _hold: hold })));
-                }
-                Verdict::Answer(message) => {
-                    self.outbox.send(Rc::new(message), true);
-                }
+            let mut waited = Duration::ZERO;
+            loop {
+                verdict = match verdict {
+                    Verdict::Pass(reader, hold) => {
+                        return Ok(Some(Box::new(Incoming { reader, _hold: hold })));
+                    }
+                    Verdict::Answer(message) => {
+                        self.outbox.send(Rc::new(message), true);
+                        break;
+                    }
+                    Verdict::Wait(reader) => {
+                        let most = guard.borrow().limits().promise_wait;
+                        let patient = waited < most && !self.outbox.is_closing();
+                        if patient {
+                            tokio::time::sleep(PROMISE_LOOK).await;
+                            waited += PROMISE_LOOK;
+                        }
+                        guard.borrow_mut().again(reader, patient)?
+                    }
+                };
             }
+        }
+    }
+
+    /// Leaves the peer's messages in the socket for as long as they come too fast.
+    async fn rest(&self) {
+        let Some(guard) = &self.guard else { return };
+        loop {
+            let Some(time) = guard.borrow_mut().rest() else { return };
+            if self.outbox.is_closing() {
+                return;
+            }
+            tokio::time::sleep(time).await;
         }
     }
 
