@@ -325,15 +325,15 @@ fn check_table(payload: payload::Reader<'_>, limits: &GuardLimits) -> Result<(),
 const TWO_PROMISES: &str = "a call on a promise whose parameters hold a promise: \
                             wait until one of them is resolved, then call";
 
-/// Whether a call is made on what may be a promise still, with what may be one too among its
-/// parameters.
+/// Whether a call is made on what may still be a promise, and has what may be one among its
+/// parameters, too.
 ///
-/// capnp-rpc lets such a call wait in the promise's queue. When the promise resolves it is locked
-/// while the queued calls are passed on, and passing on a call looks at the objects in its
-/// parameters. Is one of them the same promise, by itself or at the end of others, that is a panic;
-/// so is the end of a queued call which held the last reference to another one in the same queue.
-/// Which promises turn out to be the same one is known only once they are resolved, so it is enough
-/// that both may wait. A call in a queue never has a promise among its parameters, then.
+/// capnp-rpc puts such a call into the promise's queue. While it passes the queued calls on to what
+/// the promise became, the promise is locked; passing a call on looks at the objects in its
+/// parameters, and panics if one of them is that same promise or leads to it. The end of a queued
+/// call panics if it held the last reference to another one in the same queue. Which promises turn
+/// out to be the same is known only when they resolve, so here it is enough that both may wait:
+/// then no call in a queue has a promise among its parameters.
 fn waits_on_promises(
     target: message_target::Reader<'_>,
     params: payload::Reader<'_>,
