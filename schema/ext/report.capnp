@@ -26,7 +26,7 @@ struct LimitState @0x8ee4ba0bd0bd3c0a {
   # In the unit of that table.
 
   by @2 :Text;
-  # What keeps it: "cgroup v2", "cgroup v1", "rlimit", "tmpfs", "accounting", "supervisor", or
+  # What keeps it: "cgroup v2", "cgroup v1", "rlimit", "tmpfs", "quota", "accounting", "supervisor", or
   # "nothing".
 
   used @3 :UInt64;

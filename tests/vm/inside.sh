@@ -172,6 +172,8 @@ quotas() {
     ask GET / >/dev/null
     [ "$(project "$sandbox"/deep/er/file)" = "$(project "$sandbox")" ] || fail "a file below has project $(project "$sandbox"/deep/er/file)"
     fills disk "the restored grain met its quota"
+    sandstorm grain stop "$grain" --now >/dev/null
+    [ "$(ask GET /free)" = written ] || fail "a restored grain cannot write again"
     stop
 
     mode user

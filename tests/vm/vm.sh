@@ -23,7 +23,7 @@ mkdir -p "$work"/payload/packages "$work"/payload/bin
 cp "$bin"/shell "$bin"/sandstorm-supervisor "$bin"/spk "$bin"/legacy-bridge "$work"/payload/bin/
 cp "$PACKAGES"/* "$work"/payload/packages/
 tar -C "$top" -c Makefile deploy schema tests/vm | tar -C "$work"/payload -x
-echo "${*:-main user}" >"$work"/payload/parts
+echo "${*:-main user quota}" >"$work"/payload/parts
 tar -C "$work"/payload -cf "$work"/payload.tar .
 # A home of its own with project quotas, and one without.
 mke2fs -q -t ext4 -O quota,project -E quotatype=prjquota "$work"/home.img 1G >/dev/null

@@ -139,6 +139,7 @@ async fn serve(
     let book = Book::new(
         args.limits.clone(),
         outside.floor,
+        if outside.quota { "quota" } else { "accounting" },
         outside.limited,
         outside.watch.counters,
         memory.events.clone(),
@@ -195,7 +196,10 @@ async fn serve(
             return Err(error);
         }
     }
-    let quota = Quota::new(args.limits.disk, args.limits.inodes, args.limits.log);
+    let mut quota = Quota::new(args.limits.disk, args.limits.inodes, args.limits.log);
+    if outside.quota {
+        quota.kept_by_the_kernel();
+    }
     let mut sizes = tokio::task::spawn_local(watch_storage(duplicate()?, grain.clone(), quota));
     let telling = {
         let life = life.clone();
@@ -392,7 +396,9 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
     let life = grain.life.clone();
     let mut end = String::new();
     let mark = FullMark(grain.dir.as_fd());
-    if mark.is_there() {
+    if quota.is_kept() {
+        mark.clear();
+    } else if mark.is_there() {
         // Measuring a large tree takes seconds, which are not for filling it further.
         quota.was_full();
         grain.app.set_writes(false);
@@ -417,6 +423,10 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
         match verdict {
             Verdict::Same => {}
             Verdict::Nearly(text) => grain.log.note(&text),
+            Verdict::Kept(text) => {
+                grain.book.filled_up();
+                grain.log.note(&text);
+            }
             Verdict::Full(text) => {
                 grain.book.filled_up();
                 grain.log.note(&text);

@@ -32,6 +32,8 @@ pub struct Row {
 pub struct Book {
     pub limits: Limits,
     pub floor: Floor,
+    /// What keeps the limits of bytes and inodes.
+    pub disk: &'static str,
     /// Which control group version keeps memory, pids, cpu; 0 for none.
     pub limited: [u8; 3],
     pub counters: Counters,
@@ -45,13 +47,14 @@ impl Book {
     pub fn new(
         limits: Limits,
         floor: Floor,
+        disk: &'static str,
         limited: [u8; 3],
         counters: Counters,
         memory: Option<Rc<MemoryEvents>>,
         log: Rc<Log>,
     ) -> Rc<Book> {
         let (usage, filled) = (Cell::default(), Cell::default());
-        Rc::new(Book { limits, floor, limited, counters, memory, log, usage, filled })
+        Rc::new(Book { limits, floor, disk, limited, counters, memory, log, usage, filled })
     }
 
     /// A new measurement of the disk.
@@ -98,8 +101,8 @@ impl Book {
             ),
             row("weight", limits.weight, self.by(CPU, "nice"), 0, 0),
             row("files", limits.files, "rlimit", 0, 0),
-            row("disk", limits.disk, "accounting", usage.bytes, self.filled.get()),
-            row("inodes", limits.inodes, "accounting", usage.inodes, self.filled.get()),
+            row("disk", limits.disk, self.disk, usage.bytes, self.filled.get()),
+            row("inodes", limits.inodes, self.disk, usage.inodes, self.filled.get()),
             row("tmpfs", limits.tmpfs, "tmpfs", 0, 0),
             row("log", limits.log, "supervisor", self.log.size(), self.log.slowed()),
         ]

@@ -4,5 +4,6 @@ pub mod app;
 pub mod book;
 pub mod life;
 pub mod log;
+pub mod project;
 pub mod storage;
 pub mod www;

@@ -301,6 +301,8 @@ pub struct Disk {
 
 /// What a fuller grain is told: percent, and the level that this is.
 const WARNINGS: [(u64, u8); 2] = [(95, 2), (80, 1)];
+/// Where the kernel keeps the limit, so much is as full as it gets.
+const BRIM: (u64, u8) = (99, 3);
 /// Percent below which a warning may be given again, and writes are let go again.
 const REST: u64 = 5;
 const ROOM: u64 = 98;
@@ -332,6 +334,8 @@ pub struct Quota {
     blind: u8,
     /// The file system is nearly full, whoever filled it.
     scarce: bool,
+    /// The kernel refuses what is beyond the limit, so here is only told how full it is.
+    kept: bool,
 }
 
 /// Half a second and more.
@@ -351,6 +355,8 @@ pub enum Verdict {
     Same,
     /// Four fifths, or nineteen twentieths, are used: tell the owner.
     Nearly(String),
+    /// The kernel refuses more.
+    Kept(String),
     /// No more writes.
     Full(String),
     /// Writes again.
@@ -372,7 +378,18 @@ impl Quota {
             warned: 0,
             blind: 0,
             scarce: false,
+            kept: false,
         }
+    }
+
+    /// The kernel keeps the limit (`project`): nothing is stopped for what a grain takes, and what
+    /// cannot be seen is counted all the same. A file system that runs full is another matter.
+    pub fn kept_by_the_kernel(&mut self) {
+        self.kept = true;
+    }
+
+    pub fn is_kept(&self) -> bool {
+        self.kept
     }
 
     /// The grain was full when it last ran, so that nothing is written before it is measured.
@@ -409,7 +426,7 @@ impl Quota {
 
     /// Bytes that may still be taken.
     pub fn left(&self, usage: Usage) -> u64 {
-        self.limit.bytes.saturating_sub(usage.bytes)
+        if self.kept { u64::MAX } else { self.limit.bytes.saturating_sub(usage.bytes) }
     }
 
     /// `sees_all`: nothing was hidden from this measurement.
@@ -423,10 +440,12 @@ impl Quota {
             ));
         }
         self.blind = if sees_all { 0 } else { self.blind.saturating_add(1).min(MAX_BLIND) };
-        let blind = self.blind >= MAX_BLIND;
+        let blind = !self.kept && self.blind >= MAX_BLIND;
         let stopped = blind || self.scarce;
         let percent = if stopped { self.percent(usage).max(100) } else { self.percent(usage) };
-        let level = WARNINGS.iter().find(|(at, _)| percent >= *at).map_or(0, |(_, level)| *level);
+        let levels = || [BRIM].into_iter().filter(|_| self.kept).chain(WARNINGS);
+        let level = levels().find(|(at, _)| percent >= *at).map_or(0, |(_, level)| level);
+        let rested = levels().find(|(_, l)| *l == self.warned).map_or(0, |(at, _)| at);
         if let Some(least) = &mut self.full {
             least.bytes = least.bytes.min(usage.bytes);
             least.inodes = least.inodes.min(usage.inodes);
@@ -436,7 +455,7 @@ impl Quota {
                 least.bytes = usage.bytes;
             }
             let least = *least;
-            if percent < ROOM {
+            if percent < ROOM || self.kept && !stopped {
                 self.full = None;
                 self.warned = level;
                 return Verdict::Free;
@@ -451,7 +470,8 @@ impl Quota {
             return Verdict::Same;
         }
         let was_full = std::mem::take(&mut self.was_full);
-        if percent >= 100 || was_full && percent >= ROOM {
+        let full = percent >= 100 || was_full && percent >= ROOM;
+        if full && (stopped || !self.kept) {
             self.full = Some(usage);
             self.settling = if was_full { 0 } else { SETTLING };
             if self.scarce {
@@ -478,9 +498,13 @@ impl Quota {
         if level > self.warned {
             self.warned = level;
             let words = self.words(usage);
+            if level == BRIM.1 {
+                return Verdict::Kept(format!(
+                    "the disk limit is reached ({words}): writes fail until something is deleted"
+                ));
+            }
             return Verdict::Nearly(format!("{percent} % of the disk limit are used ({words})"));
         }
-        let rested = WARNINGS.iter().find(|(_, l)| *l == self.warned).map_or(0, |(at, _)| *at);
         if level < self.warned && percent + REST < rested {
             self.warned = level;
         }
@@ -552,6 +576,28 @@ mod tests {
         assert!(matches!(at(10, 1000), Verdict::Full(_)));
         assert_eq!(at(10, 500), Verdict::Free);
         assert!(matches!(at(85, 10), Verdict::Nearly(_)), "warned again after a rest");
+    }
+
+    #[test]
+    fn what_the_kernel_keeps_is_only_told() {
+        let mut quota = Quota::new(100 << 20, 1000, 128 << 10);
+        quota.kept_by_the_kernel();
+        let usage = |mib: u64| Usage { bytes: mib << 20, inodes: 10 };
+        assert_eq!(quota.left(usage(99)), u64::MAX, "no alarm for a neighbour's writes");
+        let mut at = |mib: u64, sees| quota.judge(usage(mib), sees, PLENTY);
+        assert!(matches!(at(81, true), Verdict::Nearly(_)));
+        assert!(matches!(at(100, true), Verdict::Kept(_)));
+        assert_eq!(at(100, true), Verdict::Same, "told once");
+        for _ in 0..5 {
+            assert_eq!(at(100, false), Verdict::Same, "what is hidden is counted");
+        }
+        assert_eq!(at(50, true), Verdict::Same);
+        assert!(matches!(at(99, true), Verdict::Kept(_)), "and again after a rest");
+        assert!(!quota.is_full());
+        // The server's own disk is no affair of the quota's.
+        let scarce = Disk { space: Space { free: 0, reserve: RESERVE }, lost: 0 };
+        assert!(matches!(quota.judge(usage(99), true, scarce), Verdict::Full(_)));
+        assert_eq!(quota.judge(usage(99), true, PLENTY), Verdict::Free);
     }
 
     #[test]

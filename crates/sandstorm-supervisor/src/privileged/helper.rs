@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::groups::{Groups, Handle, Right, Share};
-use super::{Caller, IdMap, InitEnds, clone_init, slot, write_maps};
+use super::{Caller, IdMap, InitEnds, clone_init, quota, slot, write_maps};
 use crate::init::{self, Start};
 use crate::layers;
 use crate::link::{Build, Link};
@@ -75,6 +75,8 @@ pub struct Made {
     /// Held for life, with init.
     pub slot: OwnedFd,
     pub limited: [u8; 3],
+    /// The limits of bytes and inodes that were asked for are kept.
+    pub quota: bool,
     pub handles: Vec<(Handle, OwnedFd)>,
 }
 
@@ -125,12 +127,15 @@ impl Helper {
         fd::send_with(self.socket.as_fd(), &bytes, &[])
     }
 
-    /// The rest: package, data and lock of a grain; nothing for a trial.
+    /// The rest: package, data and lock of a grain; nothing for a trial. `quota`: limits of bytes and
+    /// inodes, for data that is counted under its number.
     ///
     /// # Errors
     /// EPIPE when the helper is gone.
-    pub fn give(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        fd::send_with(self.socket.as_fd(), b"g", descriptors)
+    pub fn give(&self, descriptors: &[BorrowedFd<'_>], quota: Option<[u64; 2]>) -> io::Result<()> {
+        let words: Vec<u8> = quota.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
+        let bytes = if words.is_empty() { b"g" } else { words.as_slice() };
+        fd::send_with(self.socket.as_fd(), bytes, descriptors)
     }
 
     /// Waits for the outcome and the helper's end. The inner error is a step's.
@@ -158,6 +163,7 @@ fn send(to: &OwnedFd, answer: Result<Made, Failed>) {
                 Err(errno) => (0, errno as u32),
             };
             let mut bytes = [&[b'm', own][..], &number.to_le_bytes(), &made.limited].concat();
+            bytes.push(made.quota.into());
             bytes.extend(made.handles.iter().map(|(handle, _)| *handle as u8));
             let mut fds = vec![made.init.as_fd(), made.slot.as_fd()];
             fds.extend(made.handles.iter().map(|(_, file)| file.as_fd()));
@@ -173,7 +179,7 @@ fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Result<Made, Failed>> {
             let step = Step::ALL.into_iter().find(|s| *s as u8 == *step)?;
             Some(Err(Failed { step, errno: number(errno)? }))
         }
-        [b'm', own, a, b, c, d, m, p, u, handles @ ..] if fds.len() == handles.len() + 2 => {
+        [b'm', own, a, b, c, d, m, p, u, quota, handles @ ..] if fds.len() == handles.len() + 2 => {
             let value = number(&[*a, *b, *c, *d])?;
             let mut fds = fds.into_iter();
             let (init, slot) = (fds.next()?, fds.next()?);
@@ -183,7 +189,8 @@ fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Result<Made, Failed>> {
                 .map(|(tag, file)| Some((Handle::from_number(*tag)?, file)))
                 .collect::<Option<_>>()?;
             let own_uid = if *own == 1 { Ok(value as u32) } else { Err(value) };
-            Some(Ok(Made { init, own_uid, slot, limited: [*m, *p, *u], handles }))
+            let (limited, quota) = ([*m, *p, *u], *quota == 1);
+            Some(Ok(Made { init, own_uid, slot, limited, quota, handles }))
         }
         _ => None,
     }
@@ -222,11 +229,13 @@ fn serve(
     }
     let (mut own_uid, mut build) = (Ok(slot::FIRST_UID + number), Build::Trial);
     let mut trees = Vec::new();
+    let mut quota = false;
     if let Ok([package, data, lock]) = <[OwnedFd; 3]>::try_from(given) {
         let owner = fd::stat(data.as_fd()).map_err(failed(Step::Owner))?.st_uid;
         if owner != caller.uid {
             return Err(Failed { step: Step::Owner, errno: libc::EACCES });
         }
+        quota = quota::limit(data.as_fd(), &bytes[..length]);
         let id = slot::FIRST_UID + number;
         let map = IdMap { inside: (caller.uid, caller.gid), outside: (id, id) };
         let made = id_map_namespace(one_thread, map)
@@ -257,7 +266,7 @@ fn serve(
         super::write_in(proc.as_fd(), &name, "0")
     });
     let Groups { limited, handles, .. } = groups;
-    Ok(Made { init: child.pidfd, own_uid, slot, limited, handles })
+    Ok(Made { init: child.pidfd, own_uid, slot, limited, quota, handles })
 }
 
 /// What was asked for, if each of it is below its ceiling; the layers go to `layers`.
@@ -353,11 +362,12 @@ mod tests {
         }
         let file = || fd::open(c"/dev/null", libc::O_RDONLY, 0).unwrap();
         let handles = vec![(Handle::Kill, file()), (Handle::CpuStat, file())];
-        let made = Made { init: file(), own_uid: Ok(7), slot: file(), limited: [1, 0, 2], handles };
+        let (own_uid, limited, quota) = (Ok(7), [1, 0, 2], true);
+        let made = Made { init: file(), own_uid, slot: file(), limited, quota, handles };
         send(&a, Ok(made));
         let (n, fds) = fd::receive_with(b.as_fd(), &mut bytes).unwrap();
         let made = decode(&bytes[..n], fds).unwrap().unwrap();
-        assert_eq!((made.own_uid, made.limited), (Ok(7), [1, 0, 2]));
+        assert_eq!((made.own_uid, made.limited, made.quota), (Ok(7), [1, 0, 2], true));
         assert_eq!(made.handles.len(), 2);
         assert_eq!(made.handles[1].0, Handle::CpuStat);
     }

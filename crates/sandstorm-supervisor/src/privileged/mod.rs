@@ -20,6 +20,7 @@
 
 pub mod groups;
 pub mod helper;
+pub mod quota;
 mod reset;
 mod slot;
 

@@ -30,6 +30,7 @@ use self::namespaces::INSIDE_ID;
 use crate::args::Args;
 use crate::error::Error;
 use crate::explain::{self, Signs};
+use crate::grain::project;
 use crate::home::GrainDirs;
 use crate::init::{self, Start};
 use crate::link::{Build, Link, Report};
@@ -61,6 +62,8 @@ pub struct Sandbox {
     pub lock: OwnedFd,
     mode: Mode,
     bit_ignored: bool,
+    /// The disk limit could be the file system's affair, but for this.
+    unnumbered: Option<io::Error>,
     making: Making,
 }
 
@@ -79,6 +82,7 @@ struct Made {
     /// The grain's kernel uid, or why it has none of its own; nothing in user-namespace mode.
     own_uid: Option<Result<u32, i32>>,
     limited: [u8; 3],
+    quota: bool,
     handles: Vec<(Handle, OwnedFd)>,
 }
 
@@ -90,6 +94,8 @@ pub struct Outside {
     /// Held for life, with init.
     pub slot: Option<OwnedFd>,
     pub limited: [u8; 3],
+    /// The file system keeps the limits of bytes and inodes.
+    pub quota: bool,
     /// What resource limits do because the groups do not.
     pub floor: Floor,
     pub watch: Watch,
@@ -127,10 +133,18 @@ pub fn enter(
     args: &Args,
 ) -> Result<Sandbox, Error> {
     let Begun { caller, mode, bit_ignored, link, app, output, half } = begun;
+    let mut unnumbered = None;
     let making = match half {
         Half::Root(helper) => {
+            let mut quota = None;
+            if crate::sys::quota::are_kept(dirs.sandbox.as_fd()) {
+                match project::settle(dirs.sandbox.as_fd(), args.limits.inodes) {
+                    Ok(()) => quota = Some([args.limits.disk, args.limits.inodes]),
+                    Err(e) => unnumbered = Some(e),
+                }
+            }
             let all = [dirs.package.as_fd(), dirs.sandbox.as_fd(), lock.as_fd()];
-            helper.give(&all).map_err(Error::kernel("ask the privileged helper"))?;
+            helper.give(&all, quota).map_err(Error::kernel("ask the privileged helper"))?;
             Making::Helper(helper)
         }
         Half::Own(ends) => {
@@ -142,7 +156,7 @@ pub fn enter(
             Making::Done(own_half(one_thread, caller, &link, own)?)
         }
     };
-    Ok(Sandbox { link, app, output, lock, mode, bit_ignored, making })
+    Ok(Sandbox { link, app, output, lock, mode, bit_ignored, unnumbered, making })
 }
 
 /// What is built without root.
@@ -180,7 +194,7 @@ fn own_half(
     // From here on nobody of the caller's other processes looks into this one.
     creds::set_dumpable(false).map_err(Error::kernel("make the process undumpable"))?;
     let Groups { limited, handles, .. } = groups;
-    Ok(Made { init: child.pidfd, slot: None, own_uid: None, limited, handles })
+    Ok(Made { init: child.pidfd, slot: None, own_uid: None, limited, quota: false, handles })
 }
 
 /// What init reports of a failure says more than our broken pipe.
@@ -207,6 +221,7 @@ impl Making {
             slot: Some(made.slot),
             own_uid: Some(made.own_uid),
             limited: made.limited,
+            quota: made.quota,
             handles: made.handles,
         })
     }
@@ -221,7 +236,7 @@ impl Sandbox {
         self,
         limits: &Limits,
     ) -> Result<(Link, OwnedFd, OwnedFd, OwnedFd, Outside), Error> {
-        let Made { init, slot, own_uid, limited, handles } =
+        let Made { init, slot, own_uid, limited, quota, handles } =
             self.making.finish(&self.link, self.mode)?;
         let mut notes = Vec::new();
         notes.extend(self.bit_ignored.then(bit_ignored));
@@ -237,9 +252,12 @@ impl Sandbox {
             ),
         });
         notes.extend(counters::notes(&limited, limits));
+        notes.extend(self.unnumbered.map(|e| {
+            format!("the disk limit is kept by accounting: the grain's files could not be counted under a quota ({e})")
+        }));
         let floor = floor(&limited, matches!(own_uid, Some(Ok(_))));
         let watch = Watch::new(handles);
-        let outside = Outside { init, slot, limited, floor, watch, notes };
+        let outside = Outside { init, slot, limited, quota, floor, watch, notes };
         Ok((self.link, self.app, self.output, self.lock, outside))
     }
 }
@@ -316,7 +334,7 @@ pub fn check(one_thread: &SingleThread, begun: Begun) -> Result<String, Error> {
     let Begun { caller, mode, bit_ignored: ignored, link, half, .. } = begun;
     let making = match half {
         Half::Root(helper) => {
-            helper.give(&[]).map_err(Error::kernel("ask the privileged helper"))?;
+            helper.give(&[], None).map_err(Error::kernel("ask the privileged helper"))?;
             Making::Helper(helper)
         }
         Half::Own(ends) => {

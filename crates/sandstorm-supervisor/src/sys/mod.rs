@@ -8,6 +8,7 @@ pub mod fd;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod quota;
 pub mod signal;
 
 use std::io;

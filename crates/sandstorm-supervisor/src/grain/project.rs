@@ -1,0 +1,132 @@
+//! Which files count towards a grain's disk quota: the project number of its data directory.
+//!
+//! The number is that directory's own (`privileged::quota::number`) and what is made below it inherits
+//! it; the app cannot change it from its user namespace. A grain that was copied or restored has
+//! another directory, and its files are numbered anew before it starts; the directory itself comes
+//! last, so that a start that was killed does it again. Trust: names, modes and depth are the app's
+//! or a backup's; no link is followed and no mount crossed. Runs without privilege.
+#![forbid(unsafe_code)]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::privileged::quota;
+use crate::sys::fd;
+use crate::sys::quota::{project, set_project};
+
+/// Levels that are followed, with two descriptors each.
+const MAX_DEPTH: usize = 200;
+
+/// Sees to it that everything below `data` is counted under its number. `most` inodes are allowed:
+/// what has far more is not numbered.
+///
+/// # Errors
+/// When something cannot be numbered: it cannot be opened, is too deep, too much, or beyond the limit.
+/// Then nothing is, as far as that can be had, since nothing may be renamed from one number to
+/// another.
+pub fn settle(data: BorrowedFd<'_>, most: u64) -> io::Result<()> {
+    let number = quota::number(data)?;
+    let top = open(data, c".")?;
+    if project(top.as_fd())? == (number, true) {
+        return Ok(());
+    }
+    let settled =
+        renumber(top.as_fd(), number, most).and_then(|()| set_project(top.as_fd(), number, true));
+    if settled.is_err() {
+        let _ = renumber(top.as_fd(), 0, u64::MAX);
+        let _ = set_project(top.as_fd(), 0, false);
+    }
+    settled
+}
+
+fn open(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    // Without waiting: it may be a pipe by now.
+    fd::openat2(dir, name, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW, 0, fd::BENEATH)
+}
+
+/// Files and directories below `top`. Links, pipes and sockets, which take next to nothing, cannot
+/// be opened and keep the number they have.
+fn renumber(top: BorrowedFd<'_>, number: u32, most: u64) -> io::Result<()> {
+    let own = fd::stat(top)?;
+    let enough = most.saturating_mul(2).saturating_add(10_000);
+    let mut seen = 0;
+    let mut stack = vec![Level::new(open(top, c".")?)?];
+    loop {
+        let depth = stack.len();
+        let Some(level) = stack.last_mut() else { return Ok(()) };
+        let Some(found) = level.entries.next() else {
+            stack.pop();
+            continue;
+        };
+        let name = found?.file_name().to_owned();
+        if [c".", c".."].contains(&name.as_c_str()) {
+            continue;
+        }
+        let dir = level.dir.as_fd();
+        let stat = fd::openat2(dir, &name, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH)
+            .and_then(|entry| fd::stat(entry.as_fd()))?;
+        let kind = stat.st_mode & libc::S_IFMT;
+        if stat.st_dev != own.st_dev || ![libc::S_IFREG, libc::S_IFDIR].contains(&kind) {
+            continue;
+        }
+        seen += 1;
+        if seen > enough || depth >= MAX_DEPTH {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
+        let file = open(dir, &name)?;
+        let directory = kind == libc::S_IFDIR;
+        set_project(file.as_fd(), number, directory && number != 0)?;
+        if directory {
+            stack.push(Level::new(file)?);
+        }
+    }
+}
+
+/// A directory that is being read.
+struct Level {
+    dir: OwnedFd,
+    entries: nix::dir::OwningIter,
+}
+
+impl Level {
+    fn new(dir: OwnedFd) -> io::Result<Level> {
+        let entries = nix::dir::Dir::from_fd(dir.try_clone()?)?.into_iter();
+        Ok(Level { dir, entries })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_them_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("below")).unwrap();
+        let data = std::fs::File::open(dir.path()).unwrap();
+        if crate::sys::quota::are_kept(data.as_fd()) {
+            settle(data.as_fd(), 100).unwrap();
+            let number = quota::number(data.as_fd()).unwrap();
+            let below = std::fs::File::open(dir.path().join("below")).unwrap();
+            assert_eq!(project(below.as_fd()).unwrap(), (number, true));
+        } else {
+            // Refused, or numbered and not counted: either way the tree is as it was.
+            let _ = settle(data.as_fd(), 100);
+            std::fs::write(dir.path().join("below/file"), "x").unwrap();
+            std::fs::rename(dir.path().join("below/file"), dir.path().join("file")).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_too_deep_or_too_much_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut deep = dir.path().to_owned();
+        for _ in 0..MAX_DEPTH + 10 {
+            deep.push("d");
+            std::fs::create_dir(&deep).unwrap();
+        }
+        let data = std::fs::File::open(dir.path()).unwrap();
+        assert!(renumber(data.as_fd(), 7, 10).is_err());
+    }
+}
