@@ -34,8 +34,8 @@ fn runs_in(script: &str, tool: &str) -> Result<()> {
     Ok(())
 }
 
-/// Everything that `tests/vm/inside.sh` does but the suites. An emulated processor is ten times slower
-/// than this one, and the first run makes the machine's file system from Debian's packages.
+/// Everything that `tests/vm/inside.sh` does. An emulated processor is ten times slower than this one,
+/// and the first run makes the machine's file system from Debian's packages.
 #[test]
 fn virtual_machine() -> Result<()> {
     if !soak() {

@@ -185,23 +185,6 @@ quotas() {
     umount $home
 }
 
-# Whole suites of tests/tests, as they run elsewhere.
-suites() {
-    stop
-    mode setuid
-    cat >/usr/local/bin/xtask <<'END'
-#!/bin/sh
-echo "/payload/packages/$3.spk"
-END
-    chmod 755 /usr/local/bin/xtask
-    mkdir -p "$(cat packages/top)"
-    cp -r /payload/. "$(cat packages/top)"
-    for suite in packages/suite-*; do
-        say "suite $suite"
-        SANDSTORM_BIN=/payload/bin SANDSTORM_XTASK=/usr/local/bin/xtask $suite --test-threads=1 --nocapture || fail "$suite"
-    done
-}
-
 say "kernel $(uname -r), pid 1 is $(cat /proc/1/comm), control groups: $(stat -fc %T /sys/fs/cgroup), $(nproc) processors"
 make -s install SANDSTORM_USER=sandstorm:sandstorm >/dev/null || fail "make install"
 cp deploy/systemd/sandstorm.service /etc/systemd/system/
@@ -213,7 +196,6 @@ for part in $(cat parts); do
     main) mode setuid; main_job; hogs ;;
     user) mode user; main_job; hogs ;;
     quota) quotas ;;
-    suites) suites ;;
     *) fail "no part is called $part" ;;
     esac
 done

@@ -6,8 +6,8 @@
 #
 #   SANDSTORM_BIN=bin PACKAGES=DIR vm.sh [PART...]
 #
-# PACKAGES is a directory with dufs.spk and greedy.spk, and the test programs that the part `suites`
-# runs. PARTs are those of inside.sh; without any: all but the suites.
+# PACKAGES is a directory with dufs.spk and greedy.spk. PARTs are those of inside.sh (main: setuid, user:
+# user namespaces, quota); without any: all.
 . "$(dirname "$0")/tree.sh"
 top=$here/../..
 bin=${SANDSTORM_BIN:-$top/bin}
