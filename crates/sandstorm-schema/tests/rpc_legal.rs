@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use capnp::capability::{Client, RemotePromise};
+use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use rpc_support::raw::{self, Raw, call_on, return_with};
 use rpc_support::*;
@@ -234,6 +235,67 @@ fn a_promise_handed_to_itself_that_never_resolves_fails_alone() {
         })
         .await;
         guarded.disconnect().await;
+    });
+}
+
+/// Each kind of promise is one; a settled object is none.
+#[test]
+fn promises_of_every_kind_stay_out_of_queues() {
+    run(async {
+        let (mut peer, victim) = Raw::pair();
+        let drops = DropCount::default();
+        let limits = GuardLimits { promise_wait: Duration::ZERO, ..GuardLimits::app() };
+        let vat = Vat::spawn(victim, Side::Server, Some(service(&drops)), Trust::Hostile(limits));
+        let asking = std::thread::spawn(move || {
+            let target = peer.ask_bootstrap();
+            // 1 never answers; 2 answers with a promise of it, which gets an id.
+            peer.send(&call_on(1, target, 4, |_| {}));
+            peer.send(&raw::call_with_cap(2, target, 1, |cap| {
+                let mut answer = cap.init_receiver_answer();
+                answer.set_question_id(1);
+                answer.init_transform(1).get(0).set_get_pointer_field(0);
+            }));
+            let export = peer.receive_until(|m| match m.which() {
+                Ok(message::Return(Ok(ret))) if ret.get_answer_id() == 2 => match ret.which() {
+                    Ok(return_::Results(Ok(results))) => {
+                        match results.get_cap_table().ok()?.get(0).which() {
+                            Ok(cap_descriptor::SenderPromise(id)) => Some(id),
+                            _ => None,
+                        }
+                    }
+                    _ => None,
+                },
+                _ => None,
+            });
+            let export = export.expect("a promise of ours");
+            for (question, kind) in (10..).zip(0..6) {
+                peer.send(&raw::call_with_cap(question, export, 1, |mut cap| match kind {
+                    0 => cap.set_sender_hosted(5),
+                    1 => cap.set_receiver_hosted(target),
+                    2 => cap.set_receiver_hosted(export),
+                    3 => cap.set_sender_promise(6),
+                    4 => cap.init_receiver_answer().set_question_id(1),
+                    _ => cap.init_receiver_answer().set_question_id(2),
+                }));
+            }
+            peer.send(&call_on(99, target, 0, |call| {
+                put_data(call.init_params().get_content(), b"the last");
+            }));
+            let mut refused = Vec::new();
+            peer.receive_until(|m| match m.which() {
+                Ok(message::Return(Ok(ret))) => {
+                    if let Ok(return_::Exception(Ok(_))) = ret.which() {
+                        refused.push(ret.get_answer_id());
+                    }
+                    (ret.get_answer_id() == 99).then_some(())
+                }
+                _ => None,
+            });
+            refused
+        });
+        let refused = tokio::task::spawn_blocking(|| asking.join().unwrap()).await.unwrap();
+        assert_eq!(refused, [12, 13, 14, 15]);
+        vat.disconnect().await;
     });
 }
 
