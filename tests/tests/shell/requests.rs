@@ -15,6 +15,7 @@ async fn what_clients_send_arrives_and_nothing_else() -> Result<()> {
     cookies_of_the_app_alone(&probe).await?;
     large_heads(&probe).await?;
     malformed_heads(&probe).await?;
+    addresses_that_cannot_be_read(&probe).await?;
     Ok(())
 }
 
@@ -234,5 +235,46 @@ async fn malformed_heads(probe: &Probe) -> Result<()> {
         let line = ask(&format!("{lines}{end}")).await?;
         ensure!(line.contains(wanted), "{lines:?} got {line}, not {wanted}");
     }
+    Ok(())
+}
+
+/// Whatever stands in an address, the answer has words: the app's, or a page.
+async fn addresses_that_cannot_be_read(probe: &Probe) -> Result<()> {
+    let shell = probe.server.client()?;
+    let ask = async |host: &str, lines: &str| -> Result<String> {
+        let text = lines.replace("HOST", host);
+        let answer = probe.client.raw(text.as_bytes()).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let close = "Host: HOST\r\nConnection: close\r\n";
+    for host in [&shell.host, &probe.client.host] {
+        for byte in (0x20u8..0x7f).chain([0x7f, 0x09]) {
+            let c = char::from(byte);
+            for address in [format!("/about{c}x"), format!("/about?{c}=1")] {
+                let answer = ask(host, &format!("GET {address} HTTP/1.1\r\n{close}\r\n")).await?;
+                let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+                ensure!(!body.is_empty(), "{address:?} at {host} got {answer:?}");
+            }
+        }
+        for bad in ["/<", "/a?b=\"", "/`"] {
+            let answer = ask(host, &format!("GET {bad} HTTP/1.1\r\n{close}\r\n")).await?;
+            ensure!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("percent codes"));
+            ensure!(answer.contains("content-type: text/plain"), "{answer}");
+            let html = format!("{close}Accept: text/html\r\n");
+            let page = ask(host, &format!("GET {bad} HTTP/1.1\r\n{html}\r\n")).await?;
+            ensure!(page.contains("<h1>This address cannot be read"), "{page}");
+        }
+        let long = "x".repeat(70_000);
+        let answer = ask(host, &format!("GET /?{long} HTTP/1.1\r\n{close}\r\n")).await?;
+        ensure!(answer.starts_with("HTTP/1.1 414 ") && answer.contains("too long"), "{answer}");
+    }
+    // The connection is still good, in the order of the requests.
+    let cookie = probe.client.cookie.as_deref().unwrap_or("");
+    let next = format!(
+        "GET /< HTTP/1.1\r\nHost: HOST\r\n\r\nGET /echo HTTP/1.1\r\nCookie: {cookie}\r\n{close}\r\n"
+    );
+    let answer = ask(&probe.client.host, &next).await?;
+    let (first, second) = answer.split_once("HTTP/1.1 200 ").unwrap_or_default();
+    ensure!(first.starts_with("HTTP/1.1 400 ") && second.contains("\"/echo\""), "{answer}");
     Ok(())
 }

@@ -2,19 +2,22 @@
 //!
 //! Two things grow with what a peer does or leaves undone: a head that it does not finish, and an
 //! answer that it does not read. The first is bounded by a small number of large heads at once,
-//! the second in time.
+//! the second in time. On its way in, a request line that would be refused without a word is
+//! replaced by one that can be answered (`first_line`).
 
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+
+use super::first_line::{FirstLine, Seen, Unfit, ends_head, is_plain};
 
 /// Bytes of a head that every connection may have; nearly all are below 8 KiB.
 const SMALL_HEAD: usize = 64 * 1024;
@@ -24,19 +27,36 @@ pub const LARGE_HEADS: usize = 64;
 /// minute; a paused download may last a little longer here.
 const STALL: Duration = Duration::from_secs(300);
 
+/// A request line longer than this (bytes) is left to the library.
+const LONG_LINE: usize = 1 << 20;
+
 /// Where in its exchange a connection is: told by who serves it, read by [`Guarded`].
 #[derive(Clone)]
-pub struct Phase(Arc<AtomicBool>);
+pub struct Phase(Arc<Told>);
+
+struct Told {
+    in_head: AtomicBool,
+    /// Heads that were read whole.
+    heads: AtomicU32,
+    /// The request that was read last has no body.
+    bodyless: AtomicBool,
+    /// What was wrong with the request line that was replaced.
+    unfit: Mutex<Option<Unfit>>,
+}
 
 impl Phase {
-    /// A head is whole: what comes next is its body.
-    pub fn head_is_read(&self) {
-        self.0.store(false, Ordering::Relaxed);
+    /// A head is whole: what comes next is its body, if it has one. What was wrong with its first
+    /// line, which then was replaced.
+    pub fn head_is_read(&self, bodyless: bool) -> Option<Unfit> {
+        self.0.bodyless.store(bodyless, Ordering::Relaxed);
+        self.0.heads.fetch_add(1, Ordering::Relaxed);
+        self.0.in_head.store(false, Ordering::Relaxed);
+        self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The next head may come.
     pub fn answered(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.in_head.store(true, Ordering::Relaxed);
     }
 }
 
@@ -49,6 +69,15 @@ pub struct Guarded<S> {
     read: usize,
     /// The right to a large head.
     held: Option<OwnedSemaphorePermit>,
+    /// While a head certainly begins: its first line.
+    line: Option<FirstLine>,
+    /// Bytes that were looked at and are still to be passed on.
+    out: Vec<u8>,
+    /// Heads that began.
+    heads: u32,
+    /// The last bytes of the head so far, and whether they are its end with nothing behind it.
+    tail: Vec<u8>,
+    ends_clean: bool,
     stall: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -56,13 +85,23 @@ pub struct Guarded<S> {
 impl<S> Guarded<S> {
     /// `large` is shared by all connections and has [`LARGE_HEADS`] permits.
     pub fn new(stream: S, large: &Arc<Semaphore>) -> (Guarded<S>, Phase) {
-        let in_head = Phase(Arc::new(AtomicBool::new(true)));
+        let in_head = Phase(Arc::new(Told {
+            in_head: AtomicBool::new(true),
+            heads: AtomicU32::new(0),
+            bodyless: AtomicBool::new(false),
+            unfit: Mutex::new(None),
+        }));
         let guarded = Guarded {
             stream,
             in_head: in_head.clone(),
             large: large.clone(),
             read: 0,
             held: None,
+            line: Some(FirstLine::default()),
+            out: Vec::new(),
+            heads: 0,
+            tail: Vec::new(),
+            ends_clean: false,
             stall: STALL,
             stalled: None,
         };
@@ -71,7 +110,7 @@ impl<S> Guarded<S> {
 
     /// The right to a large head goes back once the head is read, be the answer ever so long.
     fn is_in_head(&mut self) -> bool {
-        let in_head = self.in_head.0.load(Ordering::Relaxed);
+        let in_head = self.in_head.0.in_head.load(Ordering::Relaxed);
         if !in_head {
             (self.read, self.held) = (0, None);
         }
@@ -93,6 +132,39 @@ impl<S> Guarded<S> {
         Ok(())
     }
 
+    /// Arms the look at the first line where a new head certainly begins.
+    fn begin(&mut self) {
+        let told = &self.in_head.0;
+        let heads = told.heads.load(Ordering::Relaxed);
+        if self.heads == heads || !self.is_in_head() {
+            return;
+        }
+        self.heads = heads;
+        let certain = self.ends_clean && self.in_head.0.bodyless.load(Ordering::Relaxed);
+        self.line = certain.then(FirstLine::default);
+        (self.tail, self.ends_clean) = (Vec::new(), false);
+    }
+
+    /// Bytes that are passed on.
+    fn note(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        // Bytes of the next head that come while this request is answered are read with its own.
+        self.ends_clean = self.is_in_head() && ends_head(&self.tail, bytes);
+        let keep = bytes.len().min(4);
+        self.tail.extend_from_slice(&bytes[bytes.len() - keep..]);
+        let extra = self.tail.len().saturating_sub(4);
+        self.tail.drain(..extra);
+    }
+
+    /// Passes on what was looked at.
+    fn serve(&mut self, buf: &mut ReadBuf<'_>) {
+        let count = self.out.len().min(buf.remaining());
+        buf.put_slice(&self.out[..count]);
+        self.out.drain(..count);
+    }
+
     /// Lets a peer wait for so long and no longer.
     fn bound<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if done.is_ready() {
@@ -112,12 +184,45 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.out.is_empty() {
+            self.serve(buf);
+            return Poll::Ready(Ok(()));
+        }
         // Asked while an answer is under way too: whether the peer has gone.
         self.is_in_head();
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let bytes = buf.filled().len() - before;
-        Poll::Ready(self.count(bytes))
+        self.begin();
+        loop {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            let bytes = buf.filled().len() - before;
+            self.count(bytes)?;
+            let came = &buf.filled()[before..];
+            let Some(mut line) = self.line.take() else {
+                self.note(came);
+                return Poll::Ready(Ok(()));
+            };
+            if line.is_new() && is_plain(came) {
+                self.note(came);
+                return Poll::Ready(Ok(()));
+            }
+            let seen = line.push(came);
+            buf.set_filled(before);
+            match seen {
+                Seen::More if bytes > 0 && self.read <= LONG_LINE => self.line = Some(line),
+                Seen::More => {
+                    self.out = line.rest();
+                    self.serve(buf);
+                    return Poll::Ready(Ok(()));
+                }
+                Seen::Passed(passed, unfit) => {
+                    *self.in_head.0.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
+                    self.note(&passed);
+                    self.out = passed;
+                    self.serve(buf);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
     }
 }
 
@@ -181,7 +286,7 @@ mod tests {
         let refused = read(&mut second, 1).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionAborted);
         // Nothing more comes, and the right goes back all the same.
-        phase.head_is_read();
+        phase.head_is_read(false);
         read(&mut first, 99).await.unwrap();
         let mut none = [0];
         assert!(futures::poll!(std::pin::pin!(first.read(&mut none))).is_pending());
@@ -212,5 +317,49 @@ mod tests {
         written.unwrap();
         let cut = guarded.write_all(&[0; 1]).await.unwrap_err();
         assert_eq!(cut.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// One connection, several requests: a line is replaced where a head certainly begins, and
+    /// nothing of a body ever is.
+    #[tokio::test]
+    async fn a_line_is_replaced_only_where_a_head_begins() {
+        let large = Arc::new(Semaphore::new(1));
+        let (ours, mut peer) = tokio::io::duplex(1 << 20);
+        let (mut guarded, phase) = Guarded::new(ours, &large);
+        let bad = b"GET /<> HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mended = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut passes = async |sent: &[u8], got: &[u8]| {
+            peer.write_all(sent).await.unwrap();
+            let mut buf = vec![0; got.len()];
+            guarded.read_exact(&mut buf).await.unwrap();
+            assert_eq!(buf.escape_ascii().to_string(), got.escape_ascii().to_string());
+        };
+        passes(bad, mended).await;
+        assert_eq!(phase.head_is_read(true), Some(Unfit::Characters));
+        phase.answered();
+        let good = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+        passes(good, good).await;
+        assert_eq!(phase.head_is_read(true), None);
+        phase.answered();
+        passes(bad, mended).await;
+        assert_eq!(phase.head_is_read(true), Some(Unfit::Characters));
+        phase.answered();
+        // A body that looks like a head, which still comes when the answer is given.
+        passes(b"PUT / HTTP/1.1\r\n\r\n", b"PUT / HTTP/1.1\r\n\r\n").await;
+        assert_eq!(phase.head_is_read(false), None);
+        phase.answered();
+        passes(bad, bad).await;
+        assert_eq!(phase.head_is_read(true), None);
+        phase.answered();
+        // Two at once: where the second begins is not looked for.
+        let both = [&good[..], bad].concat();
+        passes(&both, &both).await;
+        assert_eq!(phase.head_is_read(true), None);
+        phase.answered();
+        assert_eq!(phase.head_is_read(true), None);
+        // While an answer is under way.
+        passes(bad, bad).await;
+        phase.answered();
+        passes(bad, bad).await;
     }
 }

@@ -5,6 +5,7 @@
 //! threads; all others stay on the main runtime.
 
 pub mod body;
+mod first_line;
 pub mod head;
 mod io;
 mod peers;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 pub use body::{EdgeBody, Feed};
+use first_line::Unfit;
 pub use head::ClientAddr;
 use peers::Peers;
 pub use route::{GrainHost, Target, Via};
@@ -153,9 +155,9 @@ impl Edge {
         let (stream, phase) = io::Guarded::new(stream, &self.0.large_heads);
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let (edge, phase) = (edge.clone(), phase.clone());
-            phase.head_is_read();
+            let unfit = phase.head_is_read(request.body().is_end_stream());
             async move {
-                let answer = match edge.0.judge(&request, peer, via) {
+                let answer = match edge.0.judge(&request, unfit, peer, via) {
                     Err(reply) => reply,
                     Ok((Target::Grain(host), _)) => edge.0.app.grains.serve(request, host).await,
                     Ok((target, client)) => edge.0.shell(target, request, client).await,
@@ -190,9 +192,9 @@ impl Edge {
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let (edge, phase) = (edge.clone(), phase.clone());
             let local = local.clone();
-            phase.head_is_read();
+            let unfit = phase.head_is_read(request.body().is_end_stream());
             async move {
-                let answer = match edge.0.judge(&request, peer, via) {
+                let answer = match edge.0.judge(&request, unfit, peer, via) {
                     Err(reply) => reply.map(GrainBody::Whole),
                     Ok((Target::Grain(host), _)) => {
                         edge.0.app.grains.serve_on(local, request, host).await
@@ -256,9 +258,13 @@ impl Inner {
     fn judge(
         &self,
         request: &Request<Incoming>,
+        unfit: Option<Unfit>,
         peer: SocketAddr,
         via: Via,
     ) -> Result<(Target, ClientAddr), Response<EdgeBody>> {
+        if let Some(unfit) = unfit {
+            return Err(reply::unfit(&self.app.config, request, unfit));
+        }
         head::check(request)?;
         let host = head::host(request)?;
         let client = head::client_addr(&self.app.config, request.headers(), peer);

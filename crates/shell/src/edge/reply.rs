@@ -3,6 +3,7 @@
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::EdgeBody;
+use super::first_line::Unfit;
 use crate::config::Config;
 use crate::pages::standalone::{Sheet, style_source};
 
@@ -81,6 +82,36 @@ pub fn misdirected<B>(config: &Config, request: &Request<B>) -> Response<EdgeBod
         ..Sheet::default()
     };
     told(request, StatusCode::MISDIRECTED_REQUEST, &sheet)
+}
+
+/// A request line that cannot be read: what stands in its place means nothing.
+pub fn unfit<B>(config: &Config, request: &Request<B>, unfit: Unfit) -> Response<EdgeBody> {
+    let home = format!("{}/", config.root);
+    let (status, sheet) = match unfit {
+        Unfit::Characters => (
+            StatusCode::BAD_REQUEST,
+            Sheet {
+                title: "This address cannot be read",
+                why: "It has characters that must be written as percent codes: blanks, < > \" and \
+                      ` are %20, %3C, %3E, %22 and %60.",
+                advice: "Copy the whole link again; a program must encode what it puts into an \
+                         address.",
+                code: "S-400",
+                ..Sheet::default()
+            },
+        ),
+        Unfit::TooLong => (
+            StatusCode::URI_TOO_LONG,
+            Sheet {
+                title: "This address is too long",
+                why: "Path and query have more than 64 kB, the most that is read.",
+                advice: "A form with much in it must be sent by POST.",
+                code: "S-414",
+                ..Sheet::default()
+            },
+        ),
+    };
+    told(request, status, &Sheet { home: Some(&home), ..sheet })
 }
 
 /// Tells a page of the shell that names below the wildcard lead here.
