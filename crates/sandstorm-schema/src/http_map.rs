@@ -61,6 +61,9 @@ pub const REQUEST_HEADERS: &[Header] = &[
     ours("if", "WebDAV: writing what one has locked"),
     ours("timeout", "WebDAV: length of a lock"),
     ours("depth", "WebDAV: verbs whose method has no argument for it, such as REPORT"),
+    ours("tus-*", "tus: uploads that go on after a lost connection"),
+    ours("upload-*", "tus: where an upload stands, how long it is"),
+    ours("hx-*", "htmx: which part of a page is asked for"),
 ];
 
 /// Additional headers of an answer. The public ones are `WebSession.Response.headerWhitelist`.
@@ -78,6 +81,10 @@ pub const RESPONSE_HEADERS: &[Header] = &[
     ours("dav", "WebDAV: what OPTIONS is asked for"),
     ours("lock-token", "WebDAV: the name of a new lock"),
     ours("content-disposition", "file names beyond ASCII, `inline`"),
+    ours("x-total-count", "lists in pages: how many there are in all"),
+    ours("tus-*", "tus: uploads that go on after a lost connection"),
+    ours("upload-*", "tus: where an upload stands, how long it is"),
+    ours("hx-*", "htmx: what its script in the page does next"),
     ours(EXACT_STATUS, "statuses that the interface has no word for"),
 ];
 
@@ -177,6 +184,12 @@ pub fn response_header_allowed(name: &str) -> bool {
 pub fn head_response_header_allowed(name: &str) -> bool {
     name.eq_ignore_ascii_case("content-length") || response_header_allowed(name)
 }
+
+/// The address of what an answer with [`CREATED`] made travels as this additional header, and only
+/// there: on a redirect it has a field, and elsewhere it means nothing.
+pub const CREATED_LOCATION: &str = "location";
+/// The status whose `Location` names what was made.
+pub const CREATED: u16 = 201;
 
 /// Whether a header belongs to one connection alone (see [`HOP_BY_HOP`]).
 pub fn is_hop_by_hop(name: &str) -> bool {

@@ -13,6 +13,7 @@ async fn what_apps_answer_arrives_as_it_was_meant() -> Result<()> {
     downloads_keep_their_names(&probe).await?;
     cookies_stay_apart(&probe).await?;
     redirects_are_exact(&probe).await?;
+    common_protocols_have_their_headers(&probe).await?;
     ranges_and_head(&probe).await?;
     conditions(&probe).await?;
     nothing_reaches_beyond_the_frame(&probe).await?;
@@ -216,6 +217,35 @@ fn a_broken_answer_looks_broken(probe: &Probe) -> Result<()> {
         let code = done.status.code();
         ensure!(code == Some(18), "curl ended with {code:?} for {bytes:?}");
         ensure!(done.stdout.len() == sent, "{} of {sent} bytes arrived", done.stdout.len());
+    }
+    Ok(())
+}
+
+/// Lists in pages, tus and htmx; and where what was made is, but only then.
+async fn common_protocols_have_their_headers(probe: &Probe) -> Result<()> {
+    let lines = "X-Total-Count: 42\\r\\nTus-Resumable: 1.0.0\\r\\nUpload-Offset: 7\\r\\n\
+                 HX-Trigger: saved\\r\\nLocation: /files/1\\r\\nLink: <https://evil.example>\\r\\n";
+    for (status, location) in [(200, ""), (201, "/files/1"), (202, "")] {
+        let answer = probe
+            .says(&format!("HTTP/1.1 {status} X\\r\\n{lines}Content-Length: 2\\r\\n\\r\\nok"))
+            .await?;
+        ensure!(answer.status == status, "{answer:?}");
+        for (name, value) in [
+            ("x-total-count", "42"),
+            ("tus-resumable", "1.0.0"),
+            ("upload-offset", "7"),
+            ("hx-trigger", "saved"),
+            ("location", location),
+            ("link", ""),
+        ] {
+            ensure!(answer.header(name) == value, "{status} {name}: {answer:?}");
+        }
+    }
+    let sent =
+        [("hx-request", "true"), ("tus-resumable", "1.0.0"), ("upload-metadata", "name eA==")];
+    let echo = probe.echo("GET", "/echo", &sent, "").await?;
+    for (name, value) in sent {
+        ensure!(crate::support::seen(&echo, name) == Some(value), "{name}: {echo}");
     }
     Ok(())
 }

@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 use sandstorm_schema::http_map::{
-    EXACT_STATUS, WireStatus, exact_status, head_response_header_allowed, response_header_allowed,
-    to_wire,
+    CREATED, CREATED_LOCATION, EXACT_STATUS, WireStatus, exact_status,
+    head_response_header_allowed, response_header_allowed, to_wire,
 };
 use sandstorm_schema::util_capnp::handle;
 use sandstorm_schema::web_session_capnp::web_session::{
@@ -235,7 +235,8 @@ fn additional_headers(
     for field in &head.fields {
         let name = text(&field.name).to_ascii_lowercase();
         // What `Connection` names is about this connection only.
-        if !allowed(&name) || head.is_about_connection(&name) {
+        let created = name == CREATED_LOCATION && head.status == CREATED;
+        if !(allowed(&name) || created) || head.is_about_connection(&name) {
             continue;
         }
         match list.iter_mut().find(|(known, _)| *known == name) {

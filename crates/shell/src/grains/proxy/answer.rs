@@ -39,7 +39,8 @@ pub fn convert(reader: response::Reader<'_>, asked: &Asked<'_>) -> Result<Conver
 
 fn read(reader: response::Reader<'_>, asked: &Asked<'_>) -> capnp::Result<Result<Converted>> {
     let mut headers = HeaderMap::new();
-    let exact = additional(reader.get_additional_headers()?, asked.head, &mut headers)?;
+    let Additional { exact, created } =
+        additional(reader.get_additional_headers()?, asked.head, &mut headers)?;
     let exact = exact.as_deref();
     set_cookies(reader.get_set_cookies()?, asked, &mut headers)?;
     let status = |wire| from_wire(wire, exact, asked.facts);
@@ -118,6 +119,9 @@ fn read(reader: response::Reader<'_>, asked: &Asked<'_>) -> capnp::Result<Result
             status(WireStatus::ServerError)
         }
     };
+    if let Some(location) = created.filter(|_| status == http_map::CREATED) {
+        headers.insert(header::LOCATION, location);
+    }
     let mut answer = Response::new(());
     *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
     if answer.status().canonical_reason().is_none() {
@@ -131,13 +135,21 @@ fn read(reader: response::Reader<'_>, asked: &Asked<'_>) -> capnp::Result<Result
     Ok(Ok(Converted { answer, body }))
 }
 
-/// Puts the listed headers on the answer and returns the exact status, if one came.
+/// What came among the additional headers and is judged with the status.
+#[derive(Default)]
+struct Additional {
+    exact: Option<String>,
+    /// The address of what was made.
+    created: Option<HeaderValue>,
+}
+
+/// Puts the listed headers on the answer.
 fn additional(
     list: capnp::struct_list::Reader<'_, response::header::Owned>,
     head: bool,
     headers: &mut HeaderMap,
-) -> capnp::Result<Option<String>> {
-    let mut exact = None;
+) -> capnp::Result<Additional> {
+    let mut found = Additional::default();
     let mut bytes = 0;
     if list.len() as usize > HEADER_COUNT {
         return Err(capnp::Error::failed("It has more than 100 headers.".into()));
@@ -149,7 +161,12 @@ fn additional(
             return Err(capnp::Error::failed("Its headers are longer than 64 KiB.".into()));
         }
         if name.eq_ignore_ascii_case(http_map::EXACT_STATUS) {
-            exact = std::str::from_utf8(value).ok().map(str::to_owned);
+            found.exact = std::str::from_utf8(value).ok().map(str::to_owned);
+            continue;
+        }
+        if name.eq_ignore_ascii_case(http_map::CREATED_LOCATION) {
+            let valid = header_value_valid(value) && !value.is_empty();
+            found.created = valid.then(|| HeaderValue::from_bytes(value).ok()).flatten();
             continue;
         }
         let allowed = if head {
@@ -173,7 +190,7 @@ fn additional(
             headers.append(name, value);
         }
     }
-    Ok(exact)
+    Ok(found)
 }
 
 fn set_cookies(
