@@ -1,8 +1,10 @@
 //! A sub-command's end of the control socket.
 
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::ext_control_capnp::control;
@@ -10,7 +12,11 @@ use sandstorm_schema::rpc::connect::{Trust, Vat, connect_at};
 use sandstorm_schema::rpc::error::text;
 
 use super::output::called;
+use crate::control::{SOCKET, is_served};
 use crate::error::{Error, Result};
+
+/// A running server looks for its socket every two seconds, and binds it early in its start.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Connects to the running server and does `work` with it.
 pub fn run(
@@ -30,24 +36,47 @@ pub fn run(
     })
 }
 
-/// The connection; an error says how to start the server.
+/// The connection; an error says how to start the server, or what keeps the one that runs from
+/// answering.
 pub async fn connect(home: &Path) -> Result<Vat> {
-    let not_running = |why: std::io::Error| {
-        Error::Internal(match why.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => format!(
-                "no server runs with the home {}; start one with `{} serve`, or name another \
+    let begin = Instant::now();
+    loop {
+        let why = match try_connect(home).await {
+            Ok(stream) => return Ok(Vat::spawn(stream, Side::Client, None, Trust::Peer)),
+            Err(why) => why,
+        };
+        let absent = matches!(why.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+        let served = absent && is_served(home) == Some(true);
+        // It is starting, or its socket was removed: then it makes another.
+        if served && begin.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        }
+        let (home, socket) = (home.display(), home.join(SOCKET));
+        let socket = socket.display();
+        return Err(Error::Internal(match why.kind() {
+            ErrorKind::NotFound if served => format!(
+                "a server runs with the home {home}, but its control socket {socket} is missing \
+                 and does not come back; the server's log says why"
+            ),
+            ErrorKind::ConnectionRefused if served => format!(
+                "a server runs with the home {home}, but {socket} is not its control socket; \
+                 remove that file, and the server makes its socket anew within seconds"
+            ),
+            _ if absent => format!(
+                "no server runs with the home {home}; start one with `{} serve`, or name another \
                  home with --home or SANDSTORM_HOME",
-                home.display(),
                 called()
             ),
-            std::io::ErrorKind::PermissionDenied => format!(
-                "{}/shell.socket answers only the server's own user and root",
-                home.display()
-            ),
-            _ => format!("{}/shell.socket: {why}", home.display()),
-        })
-    };
-    let dir = std::fs::File::open(home).map_err(not_running)?;
-    let stream = connect_at(dir.as_fd(), "shell.socket").await.map_err(not_running)?;
-    Ok(Vat::spawn(stream, Side::Client, None, Trust::Peer))
+            ErrorKind::PermissionDenied => {
+                format!("{socket} answers only the server's own user and root")
+            }
+            _ => format!("{socket}: {why}"),
+        }));
+    }
+}
+
+async fn try_connect(home: &Path) -> std::io::Result<tokio::net::UnixStream> {
+    let dir = std::fs::File::open(home)?;
+    connect_at(dir.as_fd(), SOCKET).await
 }

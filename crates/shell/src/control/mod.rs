@@ -5,78 +5,29 @@
 //! not take the server along. Runs on a thread of its own.
 
 mod grains;
+mod home;
 mod limits;
 mod server;
 mod upload;
 
-use std::fs;
-use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::ext_control_capnp::control;
-use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat, bind_at};
-use tokio::net::UnixListener;
+use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::state::App;
+use home::{Bound, Name};
+pub use home::{HomeLock, SOCKET, is_served, lock_home};
 
-const NAME: &str = "shell.socket";
-
-/// The one server of a home. The lock is the kernel's, so it ends with the process.
-pub struct HomeLock(#[allow(dead_code)] nix::fcntl::Flock<fs::File>);
-
-/// Takes the home for this process.
-///
-/// # Errors
-/// `Conflict` when another server has it.
-pub fn lock_home(home: &Path) -> Result<HomeLock> {
-    let path = home.join("shell.lock");
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(Error::io(path.display().to_string()))?;
-    match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(HomeLock(lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(Error::Conflict(format!(
-            "another server runs with the home {}; end it first, or use another home",
-            home.display()
-        ))),
-        Err((_, e)) => Err(Error::io(path.display().to_string())(e.into())),
-    }
-}
-
-/// Does a server run on this home? Judged by its lock, which is left as it was.
-pub fn is_served(home: &Path) -> bool {
-    let Ok(file) = fs::File::open(home.join("shell.lock")) else { return false };
-    matches!(
-        nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockSharedNonblock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK))
-    )
-}
-
-/// Binds the socket, mode 0600; one that a killed server left is replaced (the caller holds the
-/// home's lock).
-fn bind(home: &Path) -> Result<UnixListener> {
-    let path = home.join(NAME);
-    let say = || Error::io(path.display().to_string());
-    match fs::remove_file(&path) {
-        Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(say()(e)),
-    }
-    let dir = fs::File::open(home).map_err(say())?;
-    let listener = bind_at(dir.as_fd(), NAME).map_err(say())?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(say())?;
-    Ok(listener)
-}
+/// The socket's name is looked at this often: somebody may have removed it.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Serves until `end`; then the socket's file goes. Returns once it is bound.
-pub async fn start(app: App, home: PathBuf, end: CancellationToken) -> Result<()> {
+pub async fn start(app: App, lock: Arc<HomeLock>, end: CancellationToken) -> Result<()> {
     let (ready, bound) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -86,8 +37,8 @@ pub async fn start(app: App, home: PathBuf, end: CancellationToken) -> Result<()
         .name("control".into())
         .spawn(move || {
             tokio::task::LocalSet::new().block_on(&runtime, async move {
-                let listener = match bind(&home) {
-                    Ok(listener) => listener,
+                let mut bound = match lock.bind() {
+                    Ok(bound) => bound,
                     Err(e) => {
                         let _ = ready.send(Err(e));
                         return;
@@ -95,24 +46,33 @@ pub async fn start(app: App, home: PathBuf, end: CancellationToken) -> Result<()
                 };
                 let _ = ready.send(Ok(()));
                 tokio::select! {
-                    () = accept(app, listener) => {}
+                    () = accept(app, &lock, &mut bound) => {}
                     () = end.cancelled() => {}
                 }
-                let _ = fs::remove_file(home.join(NAME));
+                lock.unbind(&bound);
             });
         })
         .map_err(Error::io("starting a thread"))?;
     bound.await.unwrap_or_else(|_| Err(Error::Internal("the control thread ended".into())))
 }
 
-async fn accept(app: App, listener: UnixListener) {
+async fn accept(app: App, lock: &HomeLock, bound: &mut Bound) {
     let own = nix::unistd::geteuid().as_raw();
+    let mut looks = tokio::time::interval(LOOK);
+    let mut told = String::new();
     loop {
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = bound.listener.accept() => accepted,
+            _ = looks.tick() => {
+                look(lock, bound, &mut told);
+                continue;
+            }
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(e) => {
                 tracing::debug!("control socket: {e}");
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
         };
@@ -131,5 +91,22 @@ async fn accept(app: App, listener: UnixListener) {
             let _ = vat.closed().await;
             vat.disconnect().await;
         });
+    }
+}
+
+/// Mends the socket's name, and says once what cannot be mended.
+fn look(lock: &HomeLock, bound: &mut Bound, told: &mut String) {
+    match lock.look(bound) {
+        Name::Ours => told.clear(),
+        Name::Anew(anew) => {
+            tracing::warn!("the control socket had been removed and was made anew");
+            *bound = anew;
+            told.clear();
+        }
+        Name::Lost(why) if *told != why => {
+            tracing::error!("{why}");
+            *told = why;
+        }
+        Name::Lost(_) => {}
     }
 }
