@@ -1,14 +1,15 @@
 //! `shell grain …`
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
 use sandstorm_schema::ext_control_capnp::{control, grain_info};
 use sandstorm_schema::ext_report_capnp::limit_state;
-use sandstorm_schema::rpc::body::pipe;
+use sandstorm_schema::rpc::body::{BodyReceiver, pipe};
 
 use super::output::{called, outln};
+use super::terminal::Shown;
 use super::{Context, client, print};
 use crate::error::Result;
 
@@ -47,7 +48,8 @@ pub enum Command {
         #[arg(long)]
         now: bool,
     },
-    /// Show what the app wrote; text as it is, also with --json
+    /// Show what the app wrote: text as it is, also with --json; on a terminal, control characters
+    /// as escapes
     Log {
         grain: String,
         /// Go on showing what comes
@@ -239,10 +241,21 @@ async fn log(
     params.set_stream(stream);
     let response = request.send().promise.await?;
     let _handle = response.get()?.get_handle()?;
-    let mut out = std::io::stdout().lock();
-    while let Some(chunk) = receiver.next().await {
-        // A reader that left (`| head`) has seen enough.
-        if out.write_all(&chunk?).and_then(|()| out.flush()).is_err() {
+    let out = std::io::stdout().lock();
+    if out.is_terminal() {
+        let mut shown = Shown::new(out);
+        copy(&mut receiver, &mut shown).await?;
+        let _ = shown.finish();
+        return Ok(());
+    }
+    let mut out = out;
+    copy(&mut receiver, &mut out).await
+}
+
+/// Until the log ends, or its reader leaves (`| head`): they have seen enough.
+async fn copy(from: &mut BodyReceiver, to: &mut impl Write) -> capnp::Result<()> {
+    while let Some(chunk) = from.next().await {
+        if to.write_all(&chunk?).and_then(|()| to.flush()).is_err() {
             break;
         }
     }
