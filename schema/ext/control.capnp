@@ -76,6 +76,11 @@ interface Control @0xad128e32e9be397e {
 
   limitClear @15 (subject :LimitSubject, name :Text) -> (cleared :UInt32);
   # Takes exceptions back: one, or with an empty `name` all of the subject's; how many there were.
+
+  appDelete @16 (id :Text) -> (packageIds :List(Text));
+  # Removes a package (32 hex digits), or every package of an app (its id), from the server and from
+  # everybody's list. Fails, and changes nothing, while a grain uses one, also one in the trash. The
+  # id of a package that is unknown but has left files removes those.
 }
 
 struct LimitSubject @0xd49c34d4f8b8e40e {

@@ -1,7 +1,8 @@
-//! What one grain may use: the one table of names, units, defaults and ceilings.
+//! What one grain may use, and what one person may install: names, units, defaults and ceilings.
 //!
-//! The supervisor keeps these limits, the shell chooses them (defaults, the operator's settings,
-//! the administrator's exceptions), and both read this table. An app's manifest has no say.
+//! The supervisor keeps a grain's limits, the shell a person's; the shell chooses the values
+//! (defaults, the operator's settings, the administrator's exceptions), and both read these tables.
+//! An app's manifest has no say.
 //! Trust: assignments come from an operator or, in setuid mode, from whoever may run the
 //! supervisor; a name that is not here, or a value past its ceiling, is refused.
 
@@ -26,7 +27,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Every limit, in the order of help texts and pages.
+/// Every limit of a grain, in the order of help texts and pages.
 #[rustfmt::skip]
 pub const TABLE: &[Limit] = &[
     Limit { name: "memory", unit: "bytes", default: GIB, ceiling: 1 << 40,
@@ -49,6 +50,16 @@ pub const TABLE: &[Limit] = &[
         meaning: "the log is moved to log.1 past this size" },
 ];
 
+/// What the apps that one person brought may take on the server's disk. The shell keeps these; a
+/// supervisor knows none of them.
+#[rustfmt::skip]
+pub const PERSON: &[Limit] = &[
+    Limit { name: "installed", unit: "bytes", default: 20 * GIB, ceiling: 1 << 50,
+        meaning: "app files and what they unpack to, of all apps that one person brought; past it installing is refused" },
+    Limit { name: "installed-files", unit: "files", default: 4_000_000, ceiling: 1 << 32,
+        meaning: "files and directories that those apps unpack to; past it installing is refused" },
+];
+
 /// What a supervisor exits with when it ended a grain that went on taking space past its disk
 /// limit, so that the shell does not start it again at once.
 pub const EXIT_GREED: i32 = 7;
@@ -58,6 +69,16 @@ pub fn find(name: &str) -> Option<&'static Limit> {
     TABLE.iter().find(|limit| limit.name == name)
 }
 
+/// The row of this name in both tables.
+pub fn find_any(name: &str) -> Option<&'static Limit> {
+    find(name).or_else(|| PERSON.iter().find(|limit| limit.name == name))
+}
+
+/// Whether it limits a person and no grain.
+pub fn is_persons(limit: &Limit) -> bool {
+    PERSON.iter().any(|row| row.name == limit.name)
+}
+
 /// Why an assignment was refused; the words say what would be right.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LimitError {
@@ -65,10 +86,12 @@ pub enum LimitError {
     #[error("a limit is written NAME=VALUE, not {0:?}")]
     Form(String),
     /// No such row.
-    #[error("no limit is called {name:?}; there are {}", Names)]
+    #[error("no limit is called {name:?}; there are {}", Names(.tables))]
     Name {
         /// What was typed.
         name: String,
+        /// Where it was looked for.
+        tables: &'static [&'static [Limit]],
     },
     /// Not a number.
     #[error("{name} wants a number of {unit} (K, M, G, T allowed), not {value:?}")]
@@ -92,31 +115,58 @@ pub enum LimitError {
     },
 }
 
-struct Names;
+/// Names of rows, as a list in words.
+pub struct Names<'a>(pub &'a [&'static [Limit]]);
 
-impl fmt::Display for Names {
+impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = TABLE.iter().map(|l| l.name).collect();
+        let names: Vec<_> = self.0.iter().flat_map(|table| table.iter()).map(|l| l.name).collect();
         f.write_str(&names.join(", "))
     }
 }
 
-/// Reads `NAME=VALUE`; a value may end in K, M, G or T (powers of 1024).
+/// Reads `NAME=VALUE` of a grain's limit; a value may end in K, M, G or T (powers of 1024).
 ///
 /// # Errors
 /// Which part is wrong.
 pub fn parse(assignment: &str) -> Result<(&'static Limit, u64), LimitError> {
-    let (name, value) =
-        assignment.split_once('=').ok_or_else(|| LimitError::Form(assignment.to_owned()))?;
-    parse_value(name.trim(), value.trim())
+    let (name, value) = split(assignment)?;
+    parse_in(&[TABLE], name, value)
 }
 
-/// Reads the value of the limit `name`.
+/// The same of both tables.
 ///
 /// # Errors
 /// Which part is wrong.
-pub fn parse_value(name: &str, value: &str) -> Result<(&'static Limit, u64), LimitError> {
-    let limit = find(name).ok_or_else(|| LimitError::Name { name: name.to_owned() })?;
+pub fn parse_any(assignment: &str) -> Result<(&'static Limit, u64), LimitError> {
+    let (name, value) = split(assignment)?;
+    parse_any_value(name, value)
+}
+
+/// Reads the value of the limit `name` of either table.
+///
+/// # Errors
+/// Which part is wrong.
+pub fn parse_any_value(name: &str, value: &str) -> Result<(&'static Limit, u64), LimitError> {
+    parse_in(&[TABLE, PERSON], name, value)
+}
+
+fn split(assignment: &str) -> Result<(&str, &str), LimitError> {
+    let (name, value) =
+        assignment.split_once('=').ok_or_else(|| LimitError::Form(assignment.to_owned()))?;
+    Ok((name.trim(), value.trim()))
+}
+
+fn parse_in(
+    tables: &'static [&'static [Limit]],
+    name: &str,
+    value: &str,
+) -> Result<(&'static Limit, u64), LimitError> {
+    let limit = tables
+        .iter()
+        .flat_map(|table| table.iter())
+        .find(|limit| limit.name == name)
+        .ok_or_else(|| LimitError::Name { name: name.to_owned(), tables })?;
     let Limit { name, unit, ceiling, .. } = *limit;
     let number = parse_number(value).ok_or_else(|| LimitError::Value {
         name,
@@ -149,9 +199,9 @@ mod tests {
 
     #[test]
     fn every_row_goes_to_its_ceiling_and_not_past_it() {
-        for limit in TABLE {
+        for limit in TABLE.iter().chain(PERSON) {
             assert!(limit.default <= limit.ceiling, "{}", limit.name);
-            let at = |value: u64| parse(&format!("{}={value}", limit.name));
+            let at = |value: u64| parse_any(&format!("{}={value}", limit.name));
             assert_eq!(at(limit.ceiling).unwrap(), (limit, limit.ceiling));
             assert!(at(limit.ceiling + 1).is_err());
             assert!(at(0).is_err());
@@ -173,5 +223,18 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
         assert!(parse("uid=0").unwrap_err().to_string().contains("memory, pids"));
+    }
+
+    #[test]
+    fn a_supervisor_takes_no_limit_of_a_person() {
+        for limit in PERSON {
+            let assignment = format!("{}=1", limit.name);
+            assert!(is_persons(limit) && find(limit.name).is_none());
+            let refused = parse(&assignment).unwrap_err().to_string();
+            assert!(!refused.contains("installed-files"), "{refused}");
+            assert_eq!(parse_any(&assignment).unwrap().0.name, limit.name);
+        }
+        assert!(TABLE.iter().all(|limit| !is_persons(limit)));
+        assert!(parse_any("uid=0").unwrap_err().to_string().contains("installed-files"));
     }
 }

@@ -60,7 +60,21 @@ pub const ERROR_TEXT: usize = 1000;
 /// Bytes of a title, a handle or another short text of an app.
 pub const SHORT_TEXT: usize = 1000;
 
+// The disk that holds the server's home.
+
+/// Bytes that stay free when packages come in: grains and the database go on writing.
+pub const INSTALL_RESERVE: u64 = 256 << 20;
+
+/// Bytes of a disk of `total` bytes that stay free when grains write, so that the server itself
+/// still can: 128 MiB, on a small disk a twentieth of it.
+pub const fn grain_reserve(total: u64) -> u64 {
+    const MOST: u64 = 128 << 20;
+    let share = total / 20;
+    if share < MOST { share } else { MOST }
+}
+
 // The limits must leave room for each other; that they do is checked by the compiler.
 const _: () = {
     assert!(REQUEST_HEAD_BYTES > HEADER_BYTES + PATH_BYTES + 300_000);
+    assert!(INSTALL_RESERVE > grain_reserve(u64::MAX));
 };

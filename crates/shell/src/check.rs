@@ -11,8 +11,11 @@ use nix::unistd::AccessFlags;
 
 use crate::cli::output::called;
 use crate::config::{Config, Listen, Settings};
+use crate::disk::Disk;
 use crate::error::Error;
 use crate::identity::text::one_line;
+use crate::install::place;
+use crate::store::Store;
 
 /// Something that keeps the server from working well.
 pub struct Problem {
@@ -26,8 +29,6 @@ fn problem(what: impl Into<String>, fix: impl Into<String>) -> Problem {
     Problem { what: what.into(), fix: fix.into() }
 }
 
-/// Less free space than this, and installs and grains begin to fail.
-const FREE_BYTES: u64 = 1 << 30;
 /// The line of the supervisor's trial that tells its weaker mode.
 const USER_NAMESPACES: &str = "mode: user namespaces";
 /// The supervisor's trial takes milliseconds.
@@ -65,6 +66,7 @@ pub fn of_config(config: &Config) -> Vec<Problem> {
     }
     home(config, &mut out);
     packages(config, &mut out);
+    unknown_packages(config, &mut out);
     programs(config, &mut out);
     limits(&mut out);
     port(config, &mut out);
@@ -78,7 +80,7 @@ fn may(path: &Path, rights: AccessFlags) -> bool {
 
 /// Another program on the server's port, while no server runs on this home.
 fn port(config: &Config, out: &mut Vec<Problem>) {
-    if !config.home.is_dir() || crate::control::is_served(&config.home) {
+    if !config.home.is_dir() || crate::control::is_served(&config.home) != Some(false) {
         return;
     }
     let address = std::net::SocketAddr::new(config.bind_ip, config.port);
@@ -130,14 +132,8 @@ fn home(config: &Config, out: &mut Vec<Problem>) {
             ));
         }
     }
-    if let Ok(stat) = nix::sys::statvfs::statvfs(home) {
-        let free = stat.blocks_available() * stat.fragment_size();
-        if free < FREE_BYTES {
-            out.push(problem(
-                format!("Only {} MB are free below {}.", free >> 20, home.display()),
-                "Make room, or move the home to a larger disk.",
-            ));
-        }
+    if let Some((what, fix)) = Disk::of(home).and_then(|disk| disk.told(home)) {
+        out.push(problem(what, fix));
     }
 }
 
@@ -158,6 +154,34 @@ fn packages(config: &Config, out: &mut Vec<Problem>) {
                 apps.display()
             ),
             "Put that directory back, or install these packages again.",
+        ));
+    }
+}
+
+/// Files of packages that the database does not know. Asked only while a server runs: it has just
+/// gone on with what a kill had left, and without one a database in use may not be read.
+fn unknown_packages(config: &Config, out: &mut Vec<Problem>) {
+    if crate::control::is_served(&config.home) != Some(true) {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return };
+    let database = config.home.join("sandstorm.sqlite");
+    let Ok(known) = runtime.block_on(Store::known_packages(&database)) else { return };
+    let Ok(found) = place::remains(&config.home, &known) else { return };
+    if let Some(first) = found.first() {
+        out.push(problem(
+            format!(
+                "Below {0}/apps or {0}/packages are files of {1} packages that this server does not \
+                 know ({first} is one). They take room and nothing uses them.",
+                config.home.display(),
+                found.len()
+            ),
+            format!(
+                "`{} app delete {first}` removes them, unless a newer copy of the database is to \
+                 be put back.",
+                called()
+            ),
         ));
     }
 }

@@ -22,6 +22,9 @@ pub enum Error {
     BadRequest(String),
     #[error("{0}")]
     Conflict(String),
+    /// Too much of this kind is under way already; later it works.
+    #[error("{0}")]
+    Busy(String),
     /// The grain did not start or ended; `reason` is fit for its owner.
     #[error("the app did not start: {reason}")]
     GrainFailed { reason: String, code: String, log_tail: String },
@@ -51,15 +54,27 @@ impl Error {
         move |source| Error::Io { what, source }
     }
 
+    /// Whether it is only that the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Error::Store(error) => error.is_disk_full(),
+            Error::Io { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+            }
+            _ => false,
+        }
+    }
+
     /// The HTTP status a page or API answer carries.
     pub fn status(&self) -> StatusCode {
         match self {
+            error if error.is_disk_full() => StatusCode::INSUFFICIENT_STORAGE,
             Error::NotFound(_) => StatusCode::NOT_FOUND,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
             Error::BadRequest(_) => StatusCode::BAD_REQUEST,
             Error::Conflict(_) => StatusCode::CONFLICT,
             Error::Unimplemented(_) => StatusCode::NOT_IMPLEMENTED,
-            Error::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Busy(_) | Error::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Error::GrainFailed { .. } | Error::Disconnected(_) | Error::BadGateway(_) => {
                 StatusCode::BAD_GATEWAY
             }
@@ -74,11 +89,13 @@ impl Error {
     /// callers append a random suffix per occurrence.
     pub fn code(&self) -> &'static str {
         match self {
+            error if error.is_disk_full() => "S-DISK",
             Error::Config(_) => "S-CONF",
             Error::NotFound(_) => "S-404",
             Error::Forbidden(_) => "S-403",
             Error::BadRequest(_) => "S-400",
             Error::Conflict(_) => "S-409",
+            Error::Busy(_) => "S-BUSY",
             Error::GrainFailed { .. } => "G-START",
             Error::Disconnected(_) => "G-GONE",
             Error::Unimplemented(_) => "G-NOIMPL",

@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod config;
 mod control;
+mod disk;
 mod edge;
 mod error;
 #[doc(hidden)]

@@ -1,5 +1,5 @@
-//! Which limits a grain runs under: the table's defaults, the operator's settings, and the
-//! administrator's exceptions for an app or an account.
+//! Which limits a grain runs under, and a person installs under: the table's defaults, the
+//! operator's settings, and the administrator's exceptions for an app or an account.
 //!
 //! Trust: values come from settings and from administrators, judged by the shared table; nothing
 //! an app or its manifest says is looked at. A row that the table does not know any more (written
@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use sandstorm_schema::grain_limits::{self, Limit, parse};
+use sandstorm_schema::grain_limits::{self, Limit, PERSON, parse_any};
 
 use crate::error::{Error, Result};
 use crate::ids::AccountId;
@@ -25,7 +25,7 @@ impl Chosen {
     pub fn from_setting(text: &str) -> Result<Chosen> {
         let mut chosen = Chosen::default();
         for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-            let (limit, value) = parse(word)
+            let (limit, value) = parse_any(word)
                 .map_err(|e| Error::Config(format!("GRAIN_LIMITS: in \"{word}\": {e}")))?;
             chosen.0.insert(limit.name, value);
         }
@@ -37,14 +37,15 @@ impl Chosen {
         self.0.get(limit.name).copied().unwrap_or(limit.default)
     }
 
-    /// `NAME=VALUE` of each, as the supervisor takes them.
+    /// `NAME=VALUE` of each limit of a grain, as the supervisor takes them.
     pub fn assignments(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|(name, value)| format!("{name}={value}"))
+        let of_grains = self.0.iter().filter(|(name, _)| grain_limits::find(name).is_some());
+        of_grains.map(|(name, value)| format!("{name}={value}"))
     }
 
     fn overlay(&mut self, rows: impl IntoIterator<Item = (String, i64)>) {
         for (name, value) in rows {
-            let Some(limit) = grain_limits::find(&name) else { continue };
+            let Some(limit) = grain_limits::find_any(&name) else { continue };
             let value = u64::try_from(value).unwrap_or(0);
             if (1..=limit.ceiling).contains(&value) {
                 self.0.insert(limit.name, value);
@@ -72,6 +73,48 @@ pub async fn effective(
     Ok(chosen)
 }
 
+/// Whether an exception of this limit makes sense for its subject.
+///
+/// # Errors
+/// `BadRequest` for a person's limit set for an app.
+pub fn fits(limit: &Limit, subject: &LimitSubject) -> Result<()> {
+    match subject {
+        LimitSubject::App(_) if grain_limits::is_persons(limit) => Err(Error::BadRequest(format!(
+            "{} limits what a person installs, not an app's grains; set it for an account",
+            limit.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What one person may install.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfPerson {
+    /// Bytes on the disk.
+    pub installed: u64,
+    /// Files and directories.
+    pub installed_files: u64,
+    /// An administrator set one of them for this person.
+    pub is_exception: bool,
+}
+
+/// The account's exceptions beat the server's values.
+///
+/// # Errors
+/// Those of the database.
+pub async fn of_person(store: &Store, server: &Chosen, account: AccountId) -> Result<OfPerson> {
+    let rows = store.limits_of(&LimitSubject::Account(account)).await?;
+    let is_exception = rows.iter().any(|(name, _)| PERSON.iter().any(|row| row.name == name));
+    let mut chosen = server.clone();
+    chosen.overlay(rows);
+    let [bytes, files] = PERSON else { unreachable!("the table has these two rows") };
+    Ok(OfPerson {
+        installed: chosen.value(bytes),
+        installed_files: chosen.value(files),
+        is_exception,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +127,9 @@ mod tests {
         assert_eq!(words, ["disk=67108864", "pids=100"]);
         assert_eq!(chosen.value(grain_limits::find("cpu").unwrap()), 200);
         assert_eq!(Chosen::from_setting("").unwrap(), Chosen::default());
+        let persons = Chosen::from_setting("installed=1G,pids=9").unwrap();
+        assert_eq!(persons.assignments().collect::<Vec<_>>(), ["pids=9"]);
+        assert_eq!(persons.value(&PERSON[0]), 1 << 30);
         for bad in ["disk", "disk=0", "uid=0", "disk=64M pids=1", "memory=99999999T"] {
             let error = Chosen::from_setting(bad).unwrap_err().to_string();
             assert!(error.contains("GRAIN_LIMITS"), "{error}");

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use sandstorm_tests::{Installation, Mode, Server, apps, eventually};
 
 use crate::probe;
+use crate::support::package;
 
 fn said(done: &Output) -> String {
     String::from_utf8_lossy(&done.stderr).into_owned()
@@ -167,50 +168,6 @@ fn check_tries_what_a_start_needs() -> Result<()> {
     Ok(())
 }
 
-/// A package of one version of an app, in 2014's form; `name` is the author's name of the version.
-fn package(server: &Server, number: u32, name: &str) -> Result<String> {
-    let dir = server.installation.directory(&format!("version-{number}"))?;
-    let manifest = dir.join("sandstorm-manifest");
-    let marketing = match name {
-        "" => String::new(),
-        name => format!("appMarketingVersion = (defaultText = \"{name}\"),"),
-    };
-    let text = format!(
-        "@0xf1ddb6d3b831f794; using P = import \"/sandstorm/package.capnp\";
-         const command :P.Manifest.Command = (argv = [\"/none\"]);
-         const manifest :P.Manifest = (appTitle = (defaultText = \"Versioned\"),
-           appVersion = {number}, {marketing}
-           actions = [(nounPhrase = (defaultText = \"thing\"), command = .command)],
-           continueCommand = .command);"
-    );
-    let source = server.installation.write(&format!("manifest-{number}.capnp"), text.as_bytes())?;
-    let evaluated = std::process::Command::new("capnp")
-        .args(["eval", "-b", "--no-standard-import", "-I"])
-        .arg(server.installation.dir().join("usr/include"))
-        .arg(source)
-        .arg("manifest")
-        .output()
-        .context("cannot start capnp")?;
-    ensure!(evaluated.status.success(), "{}", said(&evaluated));
-    std::fs::write(&manifest, evaluated.stdout)?;
-    let key = server.installation.dir().join("versions.key");
-    let spk = |words: &[&std::ffi::OsStr]| -> Result<()> {
-        let done = std::process::Command::new(server.installation.program("spk"))
-            .args(words)
-            .output()
-            .context("cannot start spk")?;
-        ensure!(done.status.success(), "{}", said(&done));
-        Ok(())
-    };
-    if !key.exists() {
-        spk(&["keygen".as_ref(), key.as_os_str()])?;
-    }
-    let out = server.installation.dir().join(format!("version-{number}.spk"));
-    spk(&["pack".as_ref(), dir.as_os_str(), key.as_os_str(), out.as_os_str()])?;
-    std::fs::set_permissions(&out, std::fs::Permissions::from_mode(0o644))?;
-    Ok(out.display().to_string())
-}
-
 /// What changes nothing leaves no trace in the audit log, and what may surprise is said.
 #[tokio::test]
 async fn twice_is_once_and_an_older_version_is_told() -> Result<()> {
@@ -330,5 +287,71 @@ fn check_misses_the_files_of_apps() -> Result<()> {
     let apps = server.home().join("apps");
     std::fs::rename(&apps, apps.with_file_name("elsewhere"))?;
     ensure!(told()?, "everything is missing");
+    Ok(())
+}
+
+/// Somebody removes the control socket of a running server.
+#[tokio::test]
+async fn a_removed_control_socket_comes_back() -> Result<()> {
+    let Some(mut server) = Server::start(Mode::Setuid)? else { return Ok(()) };
+    let socket = server.home().join("shell.socket");
+    std::fs::remove_file(&socket)?;
+    // The command waits for it.
+    ensure!(server.json(&["app", "list"])?.is_array());
+    ensure!(std::fs::metadata(&socket)?.permissions().mode() & 0o777 == 0o600);
+    ensure!(server.output().contains("made anew"), "{}", server.output());
+
+    // What is not this server's is left, and named.
+    std::fs::remove_file(&socket)?;
+    let other = std::os::unix::net::UnixListener::bind(&socket)?;
+    drop(other);
+    std::os::unix::fs::chown(&socket, Some(server.installation.uid), None)?;
+    let done = server.try_command(&["app", "list"])?;
+    ensure!(done.status.code() == Some(1), "{done:?}");
+    ensure!(said(&done).contains("is not its control socket"), "{}", said(&done));
+    ensure!(server.output().contains("was replaced"), "{}", server.output());
+    std::fs::remove_file(&socket)?;
+    ensure!(server.json(&["app", "list"])?.is_array());
+
+    // `check` says whether a server runs; that none does is no problem by itself.
+    let check = |server: &Server| -> Result<(String, serde_json::Value)> {
+        let words = server.try_command(&["check"])?;
+        let json = server.try_command(&["check", "--json"])?;
+        Ok((
+            String::from_utf8_lossy(&words.stdout).into_owned(),
+            serde_json::from_slice(&json.stdout)?,
+        ))
+    };
+    let (words, json) = check(&server)?;
+    ensure!(!words.contains("No server runs") && json["running"] == true, "{words} {json}");
+    let problems = json["problems"].clone();
+    server.terminate(std::time::Duration::from_secs(10))?;
+    let (words, json) = check(&server)?;
+    ensure!(words.contains("No server runs") && words.contains(" serve`"), "{words}");
+    ensure!(json["running"] == false && json["problems"] == problems, "{json}");
+    Ok(())
+}
+
+/// An app's output on a terminal cannot command it; in a pipe it is what it is.
+#[tokio::test]
+async fn a_terminal_is_not_commanded_by_a_log() -> Result<()> {
+    let probe = probe!();
+    let log = probe.server.installation.grain_dir(&probe.grain).join("log");
+    let mut file = std::fs::OpenOptions::new().append(true).open(&log)?;
+    std::io::Write::write_all(&mut file, b"\x1b]0;owned\x07 gr\xc3\xbcn \xc2\x9b31m\r\n")?;
+    let piped = probe.server.try_command(&["grain", "log", &probe.grain])?.stdout;
+    ensure!(piped.ends_with(b"\x1b]0;owned\x07 gr\xc3\xbcn \xc2\x9b31m\r\n"), "{piped:?}");
+
+    let pty = nix::pty::openpty(None, None)?;
+    let mut command = probe.server.command(&["grain", "log", &probe.grain]);
+    let mut child = command.stdout(pty.slave).spawn()?;
+    drop(command);
+    let mut shown = Vec::new();
+    // EIO once the other end has closed.
+    let _ = std::io::Read::read_to_end(&mut std::fs::File::from(pty.master), &mut shown);
+    ensure!(child.wait()?.success());
+    let text = String::from_utf8(shown)?;
+    ensure!(text.contains("\\u{1b}]0;owned\\u{7} grün \\u{9b}31m"), "{text:?}");
+    ensure!(!text.contains(|c: char| c.is_control() && !"\r\n\t".contains(c)), "{text:?}");
     Ok(())
 }

@@ -7,6 +7,7 @@ mod awake;
 mod bodies;
 mod control;
 mod lifecycle;
+mod packages;
 mod ports;
 mod requests;
 mod room;

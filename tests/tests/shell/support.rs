@@ -87,6 +87,82 @@ pub fn seen<'a>(echo: &'a Value, name: &str) -> Option<&'a str> {
     })
 }
 
+/// A package of one version of an app, in 2014's form; `name` is the author's name of the version.
+pub fn package(server: &Server, number: u32, name: &str) -> Result<String> {
+    let dir = server.installation.directory(&format!("version-{number}"))?;
+    let manifest = dir.join("sandstorm-manifest");
+    let marketing = match name {
+        "" => String::new(),
+        name => format!("appMarketingVersion = (defaultText = \"{name}\"),"),
+    };
+    let text = format!(
+        "@0xf1ddb6d3b831f794; using P = import \"/sandstorm/package.capnp\";
+         const command :P.Manifest.Command = (argv = [\"/none\"]);
+         const manifest :P.Manifest = (appTitle = (defaultText = \"Versioned\"),
+           appVersion = {number}, {marketing}
+           actions = [(nounPhrase = (defaultText = \"thing\"), command = .command)],
+           continueCommand = .command);"
+    );
+    let source = server.installation.write(&format!("manifest-{number}.capnp"), text.as_bytes())?;
+    let evaluated = std::process::Command::new("capnp")
+        .args(["eval", "-b", "--no-standard-import", "-I"])
+        .arg(server.installation.dir().join("usr/include"))
+        .arg(source)
+        .arg("manifest")
+        .output()
+        .context("cannot start capnp")?;
+    ensure!(evaluated.status.success(), "{evaluated:?}");
+    std::fs::write(&manifest, evaluated.stdout)?;
+    let key = server.installation.dir().join("versions.key");
+    let spk = |words: &[&std::ffi::OsStr]| -> Result<()> {
+        let done = std::process::Command::new(server.installation.program("spk"))
+            .args(words)
+            .output()
+            .context("cannot start spk")?;
+        ensure!(done.status.success(), "{done:?}");
+        Ok(())
+    };
+    if !key.exists() {
+        spk(&["keygen".as_ref(), key.as_os_str()])?;
+    }
+    let out = server.installation.dir().join(format!("version-{number}.spk"));
+    spk(&["pack".as_ref(), dir.as_os_str(), key.as_os_str(), out.as_os_str()])?;
+    std::fs::set_permissions(&out, std::fs::Permissions::from_mode(0o644))?;
+    Ok(out.display().to_string())
+}
+
+/// A browser that somebody signed in to (the server has ALLOW_DEV_ACCOUNTS). `role`: `admin`,
+/// `member` or `visitor`.
+pub async fn person(server: &Server, name: &str, role: &str) -> Result<Client> {
+    let shell = server.client()?;
+    let headers = [
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("origin", shell.origin.as_str()),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    let form = format!("name={name}&role={role}");
+    let entered = shell.request("POST", "/sign-in/dev", &headers, form).await?;
+    ensure!(entered.status == 303, "{role}: {entered:?}");
+    let cookie = entered.header("set-cookie").split(';').next().unwrap_or_default().to_owned();
+    Ok(shell.with_cookie(Some(cookie)))
+}
+
+/// `POST /upload` as the page's script sends it.
+pub async fn upload(browser: &Client, file: impl Into<bytes::Bytes>) -> Result<Answer> {
+    let page = browser.get("/install").await?.text();
+    let token = page
+        .split("name=\"token\" value=\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next())
+        .context("a form's token")?;
+    let headers = [
+        ("x-sandstorm-token", token),
+        ("origin", browser.origin.as_str()),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    browser.request("POST", "/upload", &headers, file).await
+}
+
 /// A test with a probe, or none where the machine cannot (announced).
 #[macro_export]
 macro_rules! probe {

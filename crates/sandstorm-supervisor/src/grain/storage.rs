@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use sandstorm_schema::limits::grain_reserve;
 use tokio::time::Instant;
 
 use super::life::Life;
@@ -201,14 +202,10 @@ pub struct Space {
 const SHORT_WALK: Duration = Duration::from_millis(100);
 /// How often what is needed for an alarm doubles.
 const MAX_ALARMS: u32 = 5;
-/// What the reserve is at most, and on a small file system its share.
-const RESERVE: u64 = 128 << 20;
-const RESERVE_SHARE: u64 = 20;
-
 impl Space {
     fn of(top: &OwnedFd) -> Space {
         let (free, total) = fd::space(top.as_fd()).unwrap_or_default();
-        Space { free, reserve: RESERVE.min(total / RESERVE_SHARE) }
+        Space { free, reserve: grain_reserve(total) }
     }
 
     /// Nearly none is left. `more`: bytes that must be there beyond the reserve.
@@ -475,9 +472,12 @@ impl Quota {
             self.full = Some(usage);
             self.settling = if was_full { 0 } else { SETTLING };
             if self.scarce {
-                return Verdict::Full(
-                    "the server's disk is nearly full: writes fail until there is room".into(),
-                );
+                return Verdict::Full(format!(
+                    "the server's disk is nearly full: {} MiB are free, and {} MiB are kept back \
+                     for the server itself, so writes fail until there is room",
+                    disk.space.free >> 20,
+                    disk.space.reserve >> 20
+                ));
             }
             if blind {
                 return Verdict::Full(
@@ -517,6 +517,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
+    const RESERVE: u64 = grain_reserve(1 << 40);
     const PLENTY: Disk = Disk { space: Space { free: 1 << 40, reserve: RESERVE }, lost: 0 };
 
     #[test]

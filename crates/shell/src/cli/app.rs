@@ -25,12 +25,19 @@ pub enum Command {
     },
     /// List the installed apps
     List,
+    /// Remove an app, or one version of it, that no grain uses
+    Delete {
+        /// A package id, or an app id for all its versions
+        #[arg(value_name = "PACKAGE|APP", value_parser = NonEmptyStringValueParser::new())]
+        id: String,
+    },
 }
 
 pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
     client::run(&context.home, async |control| match command {
         Command::Install { from } => install(context, &control, &from).await,
         Command::List => list(context, &control).await,
+        Command::Delete { id } => delete(context, &control, &id).await,
     })
 }
 
@@ -116,6 +123,22 @@ fn told(context: &Context, app: installed_app::Reader<'_>) -> capnp::Result<()> 
                 "Version {newer} is newer and stays installed, but new grains are made with \
                  {version} from now on.\nInstall {newer} again to change that."
             );
+        }
+    });
+    Ok(())
+}
+
+async fn delete(context: &Context, control: &control::Client, id: &str) -> capnp::Result<()> {
+    let mut request = control.app_delete_request();
+    request.get().set_id(id);
+    let response = request.send().promise.await?;
+    let mut removed = Vec::new();
+    for id in response.get()?.get_package_ids()? {
+        removed.push(id?.to_string()?);
+    }
+    print(context, serde_json::json!({ "packageIds": removed }), || {
+        for id in &removed {
+            outln!("Removed package {id}.");
         }
     });
     Ok(())

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use sandstorm_schema::ext_control_capnp::{control, limit_subject};
+use sandstorm_schema::grain_limits;
 use sandstorm_schema::rpc::error::failed;
 
 use super::output::outln;
@@ -11,9 +12,10 @@ use crate::error::Result;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Show what limits grains: the server's values, and exceptions by app and by account
+    /// Show what limits grains and what people may install: the server's values, and exceptions by
+    /// app and by account
     List,
-    /// Make an exception; it holds from the next start of a grain on
+    /// Make an exception; a grain's holds from its next start on
     Set {
         #[command(flatten)]
         subject: Subject,
@@ -37,7 +39,7 @@ pub struct Subject {
     /// All grains of this app, as `shell app list` names it
     #[arg(long, value_name = "APPID")]
     app: Option<String>,
-    /// All grains that this person owns
+    /// All grains that this person owns, and what they install
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
 }
@@ -65,8 +67,10 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
             params.set_value(value.trim());
             subject.write(params.init_subject());
             request.send().promise.await?;
-            print(context, serde_json::json!({}), || {
-                outln!("Set. It holds from the next start of a grain on.");
+            let persons = grain_limits::find_any(name.trim()).is_some_and(grain_limits::is_persons);
+            print(context, serde_json::json!({}), || match persons {
+                true => outln!("Set."),
+                false => outln!("Set. It holds from the next start of a grain on."),
             });
             Ok(())
         }
@@ -112,7 +116,7 @@ async fn list(context: &Context, control: &control::Client) -> capnp::Result<()>
                 kind => format!("{kind} {}", text(row, "who")),
             };
             let value = row["value"].as_u64().unwrap_or(0);
-            outln!("{whose:12} {:8} {value} {}", text(row, "name"), text(row, "unit"));
+            outln!("{whose:12} {:15} {value} {}", text(row, "name"), text(row, "unit"));
         }
     });
     Ok(())

@@ -9,8 +9,9 @@ mod grain;
 mod limit;
 pub mod output;
 mod serve;
+mod terminal;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -66,8 +67,13 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
+            let mut said = error.to_string();
+            // It may quote what an app wrote.
+            if std::io::stderr().is_terminal() {
+                said = terminal::shown(&said);
+            }
             // `eprintln!` would panic where nobody can be told.
-            let _ = writeln!(std::io::stderr(), "{}: {error}", called());
+            let _ = writeln!(std::io::stderr(), "{}: {said}", called());
             ExitCode::FAILURE
         }
     }
@@ -93,8 +99,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 fn check(context: &Context, settings: Settings) -> Result<ExitCode> {
     let problems = crate::check::run(&context.home, settings);
+    let runs = crate::control::is_served(&context.home);
     let json = serde_json::json!({
         "ok": problems.is_empty(),
+        "running": runs,
         "problems": problems
             .iter()
             .map(|problem| serde_json::json!({ "what": problem.what, "fix": problem.fix }))
@@ -108,6 +116,14 @@ fn check(context: &Context, settings: Settings) -> Result<ExitCode> {
             }
         }
     });
+    // No problem by itself, but whoever looks why nothing answers must not miss it.
+    if !context.json && runs == Some(false) {
+        outln!(
+            "No server runs with the home {}; `{} serve` starts one.",
+            context.home.display(),
+            called()
+        );
+    }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -138,6 +154,7 @@ mod tests {
             "admin-link --json",
             "app install a.spk --json",
             "app list --home /x",
+            "app delete 0123 --json",
             "grain create --app abc --action 1 --title T --owner ada --json",
             "grain list",
             "grain open g",
@@ -150,6 +167,7 @@ mod tests {
             "limit list --json",
             "limit set --app abc memory=2G",
             "limit set --account ada disk=1T",
+            "limit set --account ada installed=50G",
             "limit clear --app abc",
             "limit clear --account ada disk",
         ] {
@@ -165,6 +183,7 @@ mod tests {
             "grain create",
             "nothing",
             "app install",
+            "app delete",
             "grain log g --now --follow",
         ] {
             let words = std::iter::once("shell").chain(line.split_whitespace());

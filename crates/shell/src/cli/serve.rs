@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::delegated;
 use super::output::{called, outln};
 use crate::config::{Config, Listen, Settings};
+use crate::control::HomeLock;
 use crate::edge::{Edge, Via};
 use crate::error::{Error, Result};
 use crate::grains::Grains;
@@ -48,7 +50,7 @@ pub fn run(home: &Path, settings: Settings) -> Result<ExitCode> {
     prepare_home(home)?;
     let settings = settings.with_file(home)?;
     let mut listen = Listen::check(&settings)?;
-    let lock = control::lock_home(home)?;
+    let lock = Arc::new(control::lock_home(home)?);
     let listener = bind(listen)?;
     listen.port = listener.local_addr().map_err(Error::io("listening"))?.port();
     let config = Config::check(&settings, home.to_owned(), listen)?;
@@ -60,14 +62,14 @@ pub fn run(home: &Path, settings: Settings) -> Result<ExitCode> {
         .thread_name("main")
         .build()
         .map_err(Error::io("starting"))?;
-    let result = runtime.block_on(serve(config, listener));
+    let result = runtime.block_on(serve(config, listener, lock.clone()));
     drop(lock);
     // Grains go on; what still runs here (a download, a slow page) ends with the process.
     runtime.shutdown_timeout(Duration::from_millis(200));
     result.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(config: Config, listener: TcpListener) -> Result<()> {
+async fn serve(config: Config, listener: TcpListener, lock: Arc<HomeLock>) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("signals"))?;
     // The terminal is gone.
@@ -76,7 +78,6 @@ async fn serve(config: Config, listener: TcpListener) -> Result<()> {
     let store = Store::open(&config.home.join("sandstorm.sqlite")).await?;
     let installer = Installer::start(&config, store.clone(), events.clone()).await?;
     let (grains, mut ports) = Grains::start(&config, &store, &events)?;
-    let home = config.home.clone();
     let app = App::new(config, store, grains, installer, events);
     let edge = Edge::new(app.clone(), router::router(app.clone()));
     let end = CancellationToken::new();
@@ -95,7 +96,8 @@ async fn serve(config: Config, listener: TcpListener) -> Result<()> {
         }
     });
     tokio::spawn(sweep(app.clone()));
-    control::start(app.clone(), home, end.clone()).await?;
+    tokio::spawn(crate::disk::watch(app.config.home.clone()));
+    control::start(app.clone(), lock, end.clone()).await?;
     announce(&app).await?;
     tokio::select! {
         _ = terminate.recv() => {}
@@ -139,7 +141,7 @@ async fn sweep(app: App) {
     let mut every = tokio::time::interval(SWEEP);
     loop {
         every.tick().await;
-        app.installer.sweep();
+        app.installer.sweep().await;
         if let Err(e) = app.store.sweep().await {
             tracing::error!("sweeping: {e}");
         }

@@ -1,11 +1,12 @@
 //! Limits of grains by the control socket.
 
 use sandstorm_schema::ext_control_capnp::{control, limit_subject};
-use sandstorm_schema::grain_limits::{self, TABLE, parse_value};
+use sandstorm_schema::grain_limits::{self, Names, PERSON, TABLE, parse_any_value};
 use sandstorm_schema::rpc::error::failed;
 
 use super::server::{ControlImpl, say};
 use crate::identity;
+use crate::limits::fits;
 use crate::store::LimitSubject;
 
 impl ControlImpl {
@@ -15,10 +16,11 @@ impl ControlImpl {
         let accounts = app.store.accounts().await.map_err(say)?;
         let known: Vec<_> = exceptions
             .iter()
-            .filter_map(|row| grain_limits::find(&row.name).map(|limit| (row, limit)))
+            .filter_map(|row| grain_limits::find_any(&row.name).map(|limit| (row, limit)))
             .collect();
-        let mut list = results.get().init_limits((TABLE.len() + known.len()) as u32);
-        for (index, limit) in TABLE.iter().enumerate() {
+        let rows = TABLE.len() + PERSON.len();
+        let mut list = results.get().init_limits((rows + known.len()) as u32);
+        for (index, limit) in TABLE.iter().chain(PERSON).enumerate() {
             let mut item = list.reborrow().get(index as u32);
             item.reborrow().init_subject().set_server(());
             item.set_name(limit.name);
@@ -27,7 +29,7 @@ impl ControlImpl {
             item.set_ceiling(limit.ceiling);
         }
         for (index, (row, limit)) in known.iter().enumerate() {
-            let mut item = list.reborrow().get((TABLE.len() + index) as u32);
+            let mut item = list.reborrow().get((rows + index) as u32);
             let mut subject = item.reborrow().init_subject();
             match &row.subject {
                 LimitSubject::App(id) => subject.set_app(&**id),
@@ -51,8 +53,9 @@ impl ControlImpl {
             (params.get_name()?.to_string()?, params.get_value()?.to_string()?, who)
         };
         drop(params);
-        let (limit, number) = parse_value(&name, &value).map_err(|e| failed(e.to_string()))?;
+        let (limit, number) = parse_any_value(&name, &value).map_err(|e| failed(e.to_string()))?;
         let subject = self.subject(&who).await?;
+        fits(limit, &subject).map_err(say)?;
         let store = &self.app.store;
         let number = i64::try_from(number).map_err(|e| failed(e.to_string()))?;
         store.set_limit(&subject, limit.name, number).await.map_err(say)?;
@@ -102,9 +105,8 @@ impl ControlImpl {
 
 /// The limit's name as the table has it.
 fn find(name: &str) -> capnp::Result<&'static str> {
-    grain_limits::find(name).map(|limit| limit.name).ok_or_else(|| {
-        let all: Vec<_> = grain_limits::TABLE.iter().map(|limit| limit.name).collect();
-        failed(format!("no limit is called {name:?}; there are {}", all.join(", ")))
+    grain_limits::find_any(name).map(|limit| limit.name).ok_or_else(|| {
+        failed(format!("no limit is called {name:?}; there are {}", Names(&[TABLE, PERSON])))
     })
 }
 

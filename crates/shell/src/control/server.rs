@@ -6,6 +6,7 @@ use sandstorm_schema::ext_control_capnp::{InstallStep, control, install_progress
 use sandstorm_schema::rpc::error::failed;
 
 use super::upload::AppUploadImpl;
+use crate::cli::output::called;
 use crate::error::Error;
 use crate::identity;
 use crate::ids::PackageId;
@@ -122,6 +123,21 @@ impl control::Server for ControlImpl {
         Ok(())
     }
 
+    async fn app_delete(
+        self: Rc<Self>,
+        params: control::AppDeleteParams,
+        mut results: control::AppDeleteResults,
+    ) -> capnp::Result<()> {
+        let id = params.get()?.get_id()?.to_string()?.to_ascii_lowercase();
+        drop(params);
+        let removed = delete_apps(&self.app, &id).await?;
+        let mut list = results.get().init_package_ids(removed.len() as u32);
+        for (index, id) in removed.iter().enumerate() {
+            list.set(index as u32, id);
+        }
+        Ok(())
+    }
+
     async fn grain_create(
         self: Rc<Self>,
         params: control::GrainCreateParams,
@@ -219,6 +235,45 @@ impl control::Server for ControlImpl {
         }
         Ok(())
     }
+}
+
+/// Removes what an operator named: a package, or all of an app. The ids of what is gone.
+async fn delete_apps(app: &App, id: &str) -> capnp::Result<Vec<String>> {
+    let packages: Vec<PackageId> = match id.parse::<PackageId>() {
+        Ok(package) => vec![package],
+        Err(_) => {
+            let all = app.store.packages_of_app(id).await.map_err(say)?;
+            all.iter().filter_map(|package| package.package_id.parse().ok()).collect()
+        }
+    };
+    let unknown = || {
+        failed(format!(
+            "no app and no package is called {id}; `{} app list` shows those that are installed",
+            called()
+        ))
+    };
+    if packages.is_empty() {
+        return Err(unknown());
+    }
+    // Of an app all go or none: looked at first, since each is removed by itself.
+    for package in &packages {
+        app.installer.may_remove(package).await.map_err(say)?;
+    }
+    let mut removed = Vec::new();
+    for id in packages {
+        let title = match app.installer.remove(&id, None).await {
+            Ok(package) => package.title,
+            Err(Error::NotFound(_)) if app.installer.remove_unknown(&id).await.map_err(say)? => {
+                String::new()
+            }
+            Err(Error::NotFound(_)) => return Err(unknown()),
+            Err(error) => return Err(say(error)),
+        };
+        let id = id.to_string();
+        app.store.audit(None, "app-delete", &id, &title).await.map_err(say)?;
+        removed.push(id);
+    }
+    Ok(removed)
 }
 
 /// Waits for an installation, telling how far it is.

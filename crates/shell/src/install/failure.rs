@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use sandstorm_schema::limits::INSTALL_RESERVE;
+
+use crate::disk::Disk;
+
 /// A failure with a code that stands on the page and in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -32,18 +36,27 @@ impl Failure {
         Failure::machine("PKG-IO", format!("This server could not {doing}: {error}."))
     }
 
-    /// No room, with what is free and, where known, what is needed (bytes).
-    pub fn disk_full(home: &std::path::Path, needed: Option<u64>) -> Failure {
-        let free = free_bytes(home).map(|b| format!(", {} are free", bytes(b))).unwrap_or_default();
-        let needs = needed.map(|b| format!(" It needs {}", bytes(b))).unwrap_or_default();
-        let numbers = match (needs.is_empty(), free.is_empty()) {
-            (false, _) => format!("{needs}{free}."),
-            (true, false) => format!(" Only{}.", &free[1..]),
-            (true, true) => String::new(),
+    /// No room: what is free, what of it is kept back, and who can help. `size`: bytes of the file,
+    /// where they are known.
+    pub fn disk_full(home: &std::path::Path, size: Option<u64>) -> Failure {
+        let free = free_bytes(home);
+        let kept = bytes(INSTALL_RESERVE);
+        let free_words = free.map(bytes);
+        let what = match (size, free_words) {
+            (Some(size), Some(free)) => format!(
+                "There is no room for this file on the server's disk: it has {}, {free} are free, \
+                 and {kept} are kept back so that grains can go on saving.",
+                bytes(size)
+            ),
+            (None, Some(free)) => format!(
+                "The server's disk is full: {free} are free, and the last {kept} are kept back so \
+                 that grains can go on saving."
+            ),
+            (_, None) => "The server's disk is full.".to_owned(),
         };
         Failure::machine(
             "PKG-DISK",
-            format!("The server's disk is full.{numbers} Make room and try again."),
+            format!("{what} Ask whoever runs this server to make room, then try again."),
         )
     }
 }
@@ -64,8 +77,7 @@ pub fn coded(kind: &str) -> String {
 
 /// Bytes free to us on the file system of `path`.
 pub fn free_bytes(path: &std::path::Path) -> Option<u64> {
-    let stat = nix::sys::statvfs::statvfs(path).ok()?;
-    Some(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+    Disk::of(path).map(|disk| disk.free)
 }
 
 /// A size as people read it: "2.1 GB".
@@ -111,11 +123,11 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_with_numbers() {
         let failure = Failure::disk_full(std::path::Path::new("/"), Some(2_100_000_000));
-        assert!(failure.words.contains("It needs 2.1 GB, "), "{failure}");
-        assert!(failure.words.contains(" are free. Make room"), "{failure}");
+        assert!(failure.words.contains("it has 2.1 GB, "), "{failure}");
+        assert!(failure.words.contains("268 MB are kept back"), "{failure}");
         assert!(failure.code.starts_with("PKG-DISK-") && failure.code.len() == 13);
         let error = std::io::Error::from_raw_os_error(libc::ENOSPC);
         let failure = Failure::io(std::path::Path::new("/"), "write", &error);
-        assert!(failure.words.contains("is full. Only "), "{failure}");
+        assert!(failure.words.contains("the last 268 MB are kept back"), "{failure}");
     }
 }

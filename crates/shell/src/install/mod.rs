@@ -3,13 +3,19 @@
 //! Trust: the file is hostile until `child` has verified it, and its texts stay hostile after.
 //! Steps: get (here, hashing), check (size and hash), unpack (a locked-down child), confirm (each
 //! person's yes). One job a package id, whoever asks; its row in the database is what every
-//! viewer sees, with the bytes of this moment laid over it from memory.
+//! viewer sees, with the bytes of this moment laid over it from memory. Until one file is whole,
+//! whoever brings another copy joins the job, and the first whole one wins: a slow download keeps
+//! a package from nobody.
 
+pub mod budget;
 mod child;
 pub mod failure;
+mod job;
 pub mod manifest;
-mod place;
+pub mod place;
 mod receive;
+mod removal;
+mod turns;
 
 use std::{
     collections::HashMap,
@@ -18,15 +24,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::{AccountId, PackageId};
+use crate::limits::Chosen;
 use crate::state::{Event, Events};
-use crate::store::{Install, InstallState, NewPackage, Package, Store, now_ms};
+use crate::store::{Install, InstallState, Package, Store};
 use failure::Failure;
 use receive::{Receiver, TempFile};
+use turns::{Turn, Turns};
 
 pub use receive::MAX_FILE;
 
@@ -37,9 +45,6 @@ const DOWNLOAD: Duration = Duration::from_secs(3600);
 const STALL: Duration = Duration::from_secs(60);
 /// A file that failed only because of this machine is kept so long for another try.
 const KEEP: Duration = Duration::from_secs(3600);
-/// Files that are sent at once, by all and by one account: each may fill a gigabyte of the disk.
-const SENDERS: usize = 16;
-const SENDERS_EACH: usize = 4;
 /// Viewers hear of progress this often.
 const TELL: Duration = Duration::from_millis(250);
 
@@ -54,10 +59,28 @@ struct Inner {
     spk: PathBuf,
     allow_private: bool,
     unpackers: Semaphore,
-    jobs: Mutex<HashMap<PackageId, watch::Sender<Moment>>>,
-    kept: Mutex<HashMap<PackageId, (Instant, TempFile, u64)>>,
-    /// Files that each account is sending.
-    senders: Mutex<HashMap<AccountId, usize>>,
+    jobs: Mutex<HashMap<PackageId, Job>>,
+    kept: Mutex<HashMap<PackageId, Kept>>,
+    turns: Turns,
+    limits: Chosen,
+    /// Held from the look at the budget, and at what is there, to the row in the database, and from
+    /// a row's end to that of its files: of two jobs one would not see the other.
+    placing: tokio::sync::Mutex<()>,
+}
+
+/// A job that runs.
+struct Job {
+    moment: watch::Sender<Moment>,
+    /// Takes further sources while the job still waits for its first whole file.
+    more: mpsc::UnboundedSender<Source>,
+}
+
+/// A file that waits for another try.
+struct Kept {
+    since: Instant,
+    file: TempFile,
+    size: u64,
+    by: AccountId,
 }
 
 /// Where a running job is at this moment.
@@ -71,9 +94,18 @@ pub struct Moment {
     pub total: u64,
 }
 
+/// Where a job's bytes come from. The turn is its sender's until the job is over: what waits to be
+/// unpacked fills the disk as much as what is still coming.
 enum Source {
-    File(TempFile, u64),
-    Url(String),
+    File(TempFile, u64, Turn),
+    Url(String, Turn),
+}
+
+impl Source {
+    fn by(&self) -> AccountId {
+        let (Source::File(.., turn) | Source::Url(_, turn)) = self;
+        turn.by()
+    }
 }
 
 impl Installer {
@@ -87,7 +119,7 @@ impl Installer {
         if interrupted > 0 {
             tracing::info!("{interrupted} installations were interrupted by the last stop");
         }
-        Ok(Installer(Arc::new(Inner {
+        let installer = Installer(Arc::new(Inner {
             store,
             events,
             home: config.home.clone(),
@@ -96,8 +128,13 @@ impl Installer {
             unpackers: Semaphore::new(UNPACKERS),
             jobs: Mutex::default(),
             kept: Mutex::default(),
-            senders: Mutex::default(),
-        })))
+            turns: Turns::default(),
+            limits: config.grain_limits.clone(),
+            placing: tokio::sync::Mutex::default(),
+        }));
+        let this = installer.clone();
+        tokio::spawn(async move { this.finish_removals().await });
+        Ok(installer)
     }
 
     /// Receives a file and starts its installation; the answer is its id, at once when it is whole.
@@ -107,60 +144,62 @@ impl Installer {
         announced: Option<u64>,
         by: AccountId,
     ) -> std::result::Result<PackageId, Failure> {
-        let _turn = self.turn(by)?;
+        let turn = self.turn(by).await?;
         let received = Receiver::begin(&self.0.home, announced)?.receive(stream).await?;
         let id = received.id;
-        self.begin(id, Source::File(received.file, received.size), Some(by)).await;
+        self.begin(id, Source::File(received.file, received.size, turn)).await;
         Ok(id)
     }
 
-    /// A place among those who send a file just now.
-    fn turn(&self, by: AccountId) -> std::result::Result<Turn, Failure> {
-        let mut senders = lock(&self.0.senders);
-        if senders.values().sum::<usize>() >= SENDERS
-            || senders.get(&by).is_some_and(|own| *own >= SENDERS_EACH)
-        {
-            return Err(Failure::machine(
-                "PKG-BUSY",
-                "Other files are being sent to this server just now. Try again when they are done.",
-            ));
-        }
-        *senders.entry(by).or_default() += 1;
-        Ok(Turn(self.clone(), by))
+    /// The right to send a file, for who has room for what it may hold.
+    async fn turn(&self, by: AccountId) -> std::result::Result<Turn, Failure> {
+        self.budget_of(by).await?.check_any()?;
+        self.0.turns.take(by)
     }
 
-    /// Forgets files that were kept for another try which nobody made.
-    pub fn sweep(&self) {
-        lock(&self.0.kept).retain(|_, (since, ..)| since.elapsed() < KEEP);
+    /// Forgets files that were kept for another try which nobody made, and goes on with removals
+    /// that did not come to their end.
+    pub async fn sweep(&self) {
+        lock(&self.0.kept).retain(|_, kept| kept.since.elapsed() < KEEP);
+        self.finish_removals().await;
     }
 
     /// Downloads, without knowing the id beforehand, installs, and waits for the end.
     pub async fn install_url(&self, url: &str, by: AccountId) -> Result<Package> {
+        let turn = self.turn(by).await.map_err(into_error)?;
         let receiver = self.download(url, |_| ()).await.map_err(into_error)?;
         let received = receiver.finish().map_err(into_error)?;
         let id = received.id;
-        self.begin(id, Source::File(received.file, received.size), Some(by)).await;
+        self.begin(id, Source::File(received.file, received.size, turn)).await;
         self.finished(&id).await
     }
 
     /// Starts the download of the package `id` from `url`; whoever watches sees it come.
+    ///
+    /// # Errors
+    /// `BadRequest` for an address that is none, `Busy` while all places are taken.
     pub async fn start_url(&self, id: PackageId, url: &str, by: AccountId) -> Result<()> {
         let url = checked_url(url)?;
-        self.begin(id, Source::Url(url), Some(by)).await;
+        let turn = self.turn(by).await.map_err(into_error)?;
+        self.begin(id, Source::Url(url, turn)).await;
         Ok(())
     }
 
     /// Tries a failed installation again, with the file that is still here or the address that is
     /// known; false when there is neither.
+    ///
+    /// # Errors
+    /// `Busy` while all places are taken.
     pub async fn retry(&self, id: &PackageId, by: AccountId) -> Result<bool> {
+        let turn = self.turn(by).await.map_err(into_error)?;
         let kept = lock(&self.0.kept).remove(id);
-        if let Some((_, file, size)) = kept {
-            self.begin(*id, Source::File(file, size), Some(by)).await;
+        if let Some(kept) = kept {
+            self.begin(*id, Source::File(kept.file, kept.size, turn)).await;
             return Ok(true);
         }
         match self.0.store.install(&id.to_string()).await? {
             Some(Install { state: InstallState::Failed, url: Some(url), .. }) => {
-                self.begin(*id, Source::Url(url), Some(by)).await;
+                self.begin(*id, Source::Url(url, turn)).await;
                 Ok(true)
             }
             _ => Ok(false),
@@ -174,7 +213,7 @@ impl Installer {
 
     /// Changes of a running job; none when nothing runs.
     pub fn watch(&self, id: &PackageId) -> Option<watch::Receiver<Moment>> {
-        lock(&self.0.jobs).get(id).map(watch::Sender::subscribe)
+        lock(&self.0.jobs).get(id).map(|job| job.moment.subscribe())
     }
 
     /// The installation as it stands at this moment.
@@ -205,286 +244,57 @@ impl Installer {
         Err(Error::BadRequest(format!("{words} ({code})")))
     }
 
-    /// Starts the job unless one runs for this id already.
-    async fn begin(&self, id: PackageId, source: Source, by: Option<AccountId>) {
-        let (total, url) = match &source {
-            Source::File(_, size) => (*size, None),
-            Source::Url(url) => (0, Some(url.clone())),
-        };
-        let state = if url.is_some() { InstallState::Get } else { InstallState::Check };
-        {
+    /// Starts a job, or adds the source to the one that runs for this id.
+    async fn begin(&self, id: PackageId, source: Source) {
+        let mut sources = {
             let mut jobs = lock(&self.0.jobs);
-            if jobs.contains_key(&id) {
+            if let Some(job) = jobs.get(&id) {
+                // Once a file is whole, another copy of the same bytes is of no use.
+                if job.moment.borrow().state == InstallState::Get {
+                    let _ = job.more.send(source);
+                }
                 return;
             }
-            jobs.insert(id, watch::Sender::new(Moment { state, done: 0, total }));
-        }
+            let (more, sources) = mpsc::unbounded_channel();
+            let moment = watch::Sender::new(source.begins());
+            jobs.insert(id, Job { moment, more });
+            sources
+        };
         // Written before anybody is told the id: the page that they are sent to must find it.
-        let entered = self.enter(&id, state, total, url.as_deref(), by).await;
+        let mut entered = self.enter_with(&id, &source).await;
         let this = self.clone();
         // On its own task: the viewer who began it may leave.
-        let job = tokio::spawn(async move {
-            let result = match entered {
-                Ok(()) => this.run(&id, source, by).await,
-                Err(failure) => Err(failure),
-            };
-            if let Err(failure) = result {
-                tracing::warn!(package = %id, code = failure.code, "install failed: {}", failure.words);
-                let name = id.to_string();
-                if let Err(error) =
-                    this.0.store.install_failed(&name, &failure.code, &failure.words).await
-                {
-                    tracing::error!(package = %id, "the failure could not be kept: {error}");
+        tokio::spawn(async move {
+            let mut source = source;
+            loop {
+                let result = match entered {
+                    Ok(()) => this.run(&id, source, &mut sources).await,
+                    Err(failure) => Err(failure),
+                };
+                if let Err(failure) = &result {
+                    this.failed(&id, failure).await;
                 }
+                {
+                    let mut jobs = lock(&this.0.jobs);
+                    match sources.try_recv() {
+                        // It came just when the last of the others had failed.
+                        Ok(late) if result.is_err() => source = late,
+                        _ => {
+                            jobs.remove(&id);
+                            break;
+                        }
+                    }
+                }
+                entered = this.enter_with(&id, &source).await;
             }
-            lock(&this.0.jobs).remove(&id);
             this.0.events.send(Event::InstallChanged(id));
         });
-        drop(job);
-    }
-
-    async fn run(
-        &self,
-        id: &PackageId,
-        source: Source,
-        by: Option<AccountId>,
-    ) -> std::result::Result<(), Failure> {
-        let name = id.to_string();
-        // This try brings its own bytes; a file kept from an earlier one is not needed any more.
-        drop(lock(&self.0.kept).remove(id));
-        let (file, size) = match source {
-            Source::File(file, size) => (file, size),
-            Source::Url(url) => {
-                let (this, of) = (self.clone(), *id);
-                let mut told = Instant::now();
-                let receiver = self
-                    .download(&url, move |p| {
-                        let moment = Moment {
-                            state: InstallState::Get,
-                            done: p.done,
-                            total: p.total.unwrap_or(0),
-                        };
-                        this.tell(&of, moment, &mut told);
-                    })
-                    .await?;
-                let received = receiver.finish()?;
-                self.enter(id, InstallState::Check, received.size, None, None).await?;
-                if received.id != *id {
-                    return Err(Failure::file(
-                        "PKG-HASH",
-                        format!(
-                            "The file at that address is another one: its id is {}, and the link \
-                             asks for {id}. Ask whoever gave you the link for a new one.",
-                            received.id
-                        ),
-                    ));
-                }
-                (received.file, received.size)
-            }
-        };
-        if self.known(&name).await? {
-            return Ok(());
-        }
-        let unpacked = self.unpack(id, &file, by).await;
-        match unpacked {
-            Ok((unpacked, work)) => self.place(id, file, size, work, unpacked, by).await,
-            Err(failure) => {
-                if failure.again {
-                    self.keep_for_retry(id, file, size);
-                }
-                Err(failure)
-            }
-        }
-    }
-
-    /// A package that is in place already only has to be confirmed.
-    async fn known(&self, name: &str) -> std::result::Result<bool, Failure> {
-        let Some(package) = self.0.store.package(name).await.map_err(database)? else {
-            return Ok(false);
-        };
-        if !self.0.home.join("apps").join(name).is_dir() {
-            return Ok(false);
-        }
-        let nothing =
-            NewPackage { package: &package, manifest: &[], actions: &[], installed_by: None };
-        self.0.store.add_package(&nothing).await.map_err(database)?;
-        Ok(true)
-    }
-
-    async fn unpack(
-        &self,
-        id: &PackageId,
-        file: &TempFile,
-        by: Option<AccountId>,
-    ) -> std::result::Result<(child::Unpacked, place::WorkDir), Failure> {
-        let home = &self.0.home;
-        let io =
-            |doing: &'static str| move |error: std::io::Error| Failure::io(home, doing, &error);
-        let _turn = self.0.unpackers.acquire().await;
-        self.enter(id, InstallState::Unpack, 0, None, by).await?;
-        let work = place::WorkDir::create(home).map_err(io("make a folder"))?;
-        let package = std::fs::File::open(file.path()).map_err(io("open the file"))?;
-        let into = work.open().map_err(io("open a folder"))?;
-        let (this, of) = (self.clone(), *id);
-        let told = Mutex::new(Instant::now());
-        let unpacked = child::unpack(&self.0.spk, package, into, move |report| {
-            // Two passes over the same bytes make one bar: verify is its first half.
-            let total = report.total;
-            let done = match report.step {
-                0 => report.done / 2,
-                1 => total / 2 + report.done / 2,
-                _ => total,
-            };
-            let moment = Moment { state: InstallState::Unpack, done, total };
-            this.tell(&of, moment, &mut lock(&told));
-        })
-        .await
-        .map_err(|mut failure| {
-            if failure.code.starts_with("PKG-FULL")
-                && failure::free_bytes(home).is_some_and(|free| free < 64 << 20)
-            {
-                failure = Failure::disk_full(home, None);
-            }
-            failure
-        })?;
-        if unpacked.package_id != id.to_string() {
-            return Err(Failure::file(
-                "PKG-HASH",
-                format!("The package's id is {}, and not {id}.", unpacked.package_id),
-            ));
-        }
-        if unpacked.app_id.parse::<sandstorm_schema::ids::AppId>().is_err() {
-            return Err(Failure::file("PKG-APPID", "The package names no valid app id."));
-        }
-        Ok((unpacked, work))
-    }
-
-    async fn place(
-        &self,
-        id: &PackageId,
-        file: TempFile,
-        size: u64,
-        work: place::WorkDir,
-        unpacked: child::Unpacked,
-        by: Option<AccountId>,
-    ) -> std::result::Result<(), Failure> {
-        let (summary, refusal) = manifest::Manifest::parse(&unpacked.manifest)
-            .and_then(|m| Ok((m.summary(&unpacked.app_id)?, m.refusal()?)))
-            .map_err(|error| {
-                Failure::file(
-                    "PKG-MANIFEST",
-                    format!("The package's manifest cannot be read: {}.", error.extra),
-                )
-            })?;
-        if let Some(words) = refusal {
-            return Err(Failure::file("PKG-API", words));
-        }
-        let name = id.to_string();
-        let (home, of) = (self.0.home.clone(), name.clone());
-        tokio::task::spawn_blocking(move || {
-            place::keep(&home, &of, work, file)
-                .map_err(|error| Failure::io(&home, "put the package in place", &error))
-        })
-        .await
-        .map_err(|_| Failure::machine("PKG-IO", "The server is stopping. Try again."))??;
-        let fingerprint = Some(unpacked.fingerprint)
-            .filter(|f| !f.is_empty() && f.len() <= 64 && f.bytes().all(|b| b.is_ascii_hexdigit()));
-        let package = Package {
-            package_id: name,
-            app_id: unpacked.app_id,
-            title: summary.title,
-            app_version: summary.app_version.into(),
-            marketing_version: summary.marketing_version,
-            fingerprint,
-            packed_size: size as i64,
-            unpacked_size: i64::try_from(unpacked.size).unwrap_or(i64::MAX),
-            installed: now_ms(),
-        };
-        let new = NewPackage {
-            package: &package,
-            manifest: &unpacked.manifest,
-            actions: &summary.actions,
-            installed_by: by,
-        };
-        self.0.store.add_package(&new).await.map_err(database)?;
-        tracing::info!(package = %id, app = package.app_id, "installed {}", package.title);
-        Ok(())
-    }
-
-    async fn download(
-        &self,
-        url: &str,
-        progress: impl FnMut(crate::net::Progress),
-    ) -> std::result::Result<Receiver, Failure> {
-        let url = checked_url(url).map_err(|e| Failure::file("PKG-URL", format!("{e}.")))?;
-        let mut receiver = Receiver::begin(&self.0.home, None)?;
-        let limits = crate::net::Limits {
-            max_bytes: MAX_FILE,
-            total_time: DOWNLOAD,
-            stall_time: STALL,
-            allow_private: self.0.allow_private,
-        };
-        crate::net::fetch(&url, &mut receiver, limits, progress).await.map_err(|error| {
-            Failure::machine("PKG-GET", format!("The download did not work: {error}."))
-        })?;
-        Ok(receiver)
-    }
-
-    async fn enter(
-        &self,
-        id: &PackageId,
-        state: InstallState,
-        total: u64,
-        url: Option<&str>,
-        by: Option<AccountId>,
-    ) -> std::result::Result<(), Failure> {
-        let store = &self.0.store;
-        store
-            .install_step(&id.to_string(), state, total as i64, url, by)
-            .await
-            .map_err(database)?;
-        if let Some(watch) = lock(&self.0.jobs).get(id) {
-            watch.send_replace(Moment { state, done: 0, total });
-        }
-        self.0.events.send(Event::InstallChanged(*id));
-        Ok(())
-    }
-
-    fn tell(&self, id: &PackageId, moment: Moment, told: &mut Instant) {
-        if let Some(watch) = lock(&self.0.jobs).get(id) {
-            watch.send_replace(moment);
-        }
-        if told.elapsed() >= TELL {
-            *told = Instant::now();
-            self.0.events.send(Event::InstallChanged(*id));
-        }
-    }
-
-    fn keep_for_retry(&self, id: &PackageId, file: TempFile, size: u64) {
-        let mut kept = lock(&self.0.kept);
-        kept.retain(|_, (since, ..)| since.elapsed() < KEEP);
-        kept.insert(*id, (Instant::now(), file, size));
     }
 }
 
-/// Counts as one of the senders until it is dropped.
-struct Turn(Installer, AccountId);
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut senders = lock(&self.0.0.senders);
-        if let Some(own) = senders.get_mut(&self.1) {
-            *own -= 1;
-            if *own == 0 {
-                senders.remove(&self.1);
-            }
-        }
-    }
-}
-
-/// An address that a download can be tried from.
-pub fn is_web_address(url: &str) -> bool {
-    checked_url(url).is_ok()
+/// An address that a download can be tried from, in its normal form.
+pub fn web_address(url: &str) -> Option<String> {
+    checked_url(url).ok()
 }
 
 /// http(s) only, and in its normal form.
@@ -510,7 +320,11 @@ fn database(error: crate::store::StoreError) -> Failure {
 }
 
 fn into_error(failure: Failure) -> Error {
-    Error::BadRequest(format!("{} ({})", failure.words, failure.code))
+    let words = format!("{} ({})", failure.words, failure.code);
+    match failure.code.starts_with("PKG-BUSY") {
+        true => Error::Busy(words),
+        false => Error::BadRequest(words),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

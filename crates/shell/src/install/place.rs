@@ -1,14 +1,32 @@
 //! An unpacked tree and its file get their final names, so that they are whole after a power cut.
 
 use std::{
+    collections::{BTreeSet, HashSet},
     fs::{self, File, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
+use nix::{
+    dir::Dir,
+    fcntl::{AtFlags, OFlag, openat},
+    sys::stat::{Mode, fstatat},
+};
+
+use super::budget::Taken;
 use super::receive::TempFile;
+use crate::ids::PackageId;
 use crate::remove::remove_all;
+
+/// What a file is rounded up to: the block of nearly every file system. Many small files fill a
+/// disk by their blocks.
+const BLOCK: u64 = 4096;
+/// Levels of directories below the root, one more than the format allows.
+const MAX_DEPTH: usize = 64;
 
 /// The folders below the server's home that packages need. The answer is what an earlier run left
 /// in `tmp/`: to be removed, but no reason to wait or not to start.
@@ -84,6 +102,77 @@ pub fn keep(home: &Path, id: &str, mut work: WorkDir, file: TempFile) -> io::Res
     File::open(&packages)?.sync_all()
 }
 
+/// What tree and file take on the disk. The process that unpacked says so too, but whoever
+/// subverts it can say anything.
+pub fn measure(work: &WorkDir, packed: &Path) -> io::Result<Taken> {
+    let mut taken = Taken { bytes: in_blocks(fs::metadata(packed)?.len()), entries: 0 };
+    add(work.open()?.into(), 0, &mut taken)?;
+    Ok(taken)
+}
+
+fn add(dir: OwnedFd, depth: usize, taken: &mut Taken) -> io::Result<()> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let mut listing = Dir::from_fd(openat(&dir, c".", flags, Mode::empty())?)?;
+    for entry in listing.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        taken.entries += 1;
+        let stat = fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        taken.bytes += in_blocks(u64::try_from(stat.st_size).unwrap_or(0));
+        if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
+            if depth == MAX_DEPTH {
+                return Err(io::Error::other("its directories are nested too deep"));
+            }
+            add(openat(&dir, name, flags, Mode::empty())?, depth + 1, taken)?;
+        }
+    }
+    Ok(())
+}
+
+fn in_blocks(bytes: u64) -> u64 {
+    bytes.next_multiple_of(BLOCK)
+}
+
+/// Takes a package's file and tree away. The tree leaves in one step: what stands under a
+/// package's name is whole, also after a crash. Both may be gone already.
+pub fn discard(home: &Path, id: &str) -> io::Result<()> {
+    let missing_is_fine = |done: io::Result<()>| match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let (apps, packages) = (home.join("apps"), home.join("packages"));
+    missing_is_fine(fs::remove_file(packages.join(format!("{id}.spk"))))?;
+    let name = hex::encode(crate::store::random::<12>());
+    let aside = home.join("tmp").join(format!("removed.{name}"));
+    missing_is_fine(fs::rename(apps.join(id), &aside))?;
+    File::open(&packages)?.sync_all()?;
+    File::open(&apps)?.sync_all()?;
+    // What is left of it in `tmp/` goes at the next start at the latest.
+    missing_is_fine(remove_all(&aside))
+}
+
+/// Ids below `apps/` and `packages/` that are not in `known`.
+pub fn remains(home: &Path, known: &HashSet<String>) -> io::Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for (folder, ending) in [("apps", ""), ("packages", ".spk")] {
+        for entry in fs::read_dir(home.join(folder))? {
+            let name = entry?.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(ending));
+            // Only what this server would have put there.
+            if let Some(id) =
+                id.filter(|id| id.parse::<PackageId>().is_ok_and(|p| p.to_string() == **id))
+                && !known.contains(id)
+            {
+                found.insert(id.to_owned());
+            }
+        }
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +192,11 @@ mod tests {
         assert!(home.path().join("apps/abc/new").exists());
         assert!(!home.path().join("apps/abc/old").exists());
         assert_eq!(fs::read(home.path().join("packages/abc.spk")).unwrap(), b"spk");
+        discard(home.path(), "abc").unwrap();
+        for folder in ["apps", "packages", "tmp"] {
+            assert_eq!(fs::read_dir(home.path().join(folder)).unwrap().count(), 0, "{folder}");
+        }
+        discard(home.path(), "abc").unwrap();
         drop(WorkDir::create(home.path()).unwrap());
         fs::create_dir_all(home.path().join("tmp/unpack.x/y")).unwrap();
         fs::write(home.path().join("tmp/upload.x"), "").unwrap();
@@ -114,5 +208,40 @@ mod tests {
         assert_eq!(left.len(), 2);
         remove_left_overs(&left);
         assert_eq!(fs::read_dir(home.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn blocks_and_entries_are_counted_and_links_are_not_followed() {
+        let home = tempfile::tempdir().unwrap();
+        prepare(home.path()).unwrap();
+        let work = WorkDir::create(home.path()).unwrap();
+        fs::create_dir_all(work.path().join("a/b")).unwrap();
+        fs::write(work.path().join("a/one"), "x").unwrap();
+        fs::write(work.path().join("a/b/two"), vec![0; 4097]).unwrap();
+        std::os::unix::fs::symlink("/", work.path().join("a/root")).unwrap();
+        let packed = home.path().join("tmp/file");
+        fs::write(&packed, "spk").unwrap();
+        let taken = measure(&work, &packed).unwrap();
+        assert_eq!(taken.entries, 5);
+        // Three files and a link; what the directories themselves take is the file system's choice.
+        assert!((4096 * 5..4096 * 8).contains(&taken.bytes), "{taken:?}");
+        let deep = work.path().join("d/".repeat(70));
+        fs::create_dir_all(deep).unwrap();
+        assert!(measure(&work, &packed).is_err());
+    }
+
+    #[test]
+    fn only_whole_ids_that_nobody_knows_are_remains() {
+        let home = tempfile::tempdir().unwrap();
+        prepare(home.path()).unwrap();
+        let (known, lost, file) = ("0".repeat(32), "1".repeat(32), "2".repeat(32));
+        for name in [&known, &lost, "somebodys"] {
+            fs::create_dir(home.path().join("apps").join(name)).unwrap();
+        }
+        for name in [format!("{known}.spk"), format!("{file}.spk"), "notes.txt".to_owned()] {
+            fs::write(home.path().join("packages").join(name), "").unwrap();
+        }
+        let found = remains(home.path(), &HashSet::from([known])).unwrap();
+        assert_eq!(found, BTreeSet::from([lost, file]));
     }
 }

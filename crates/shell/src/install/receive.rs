@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use sandstorm_schema::limits::INSTALL_RESERVE;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWrite;
 
@@ -19,8 +20,6 @@ use crate::ids::PackageId;
 /// Largest package file. The archive inside may have 2^30 bytes; xz makes incompressible input a
 /// little larger.
 pub const MAX_FILE: u64 = (1 << 30) + (32 << 20);
-/// Kept free on the disk, whatever comes (bytes): grains and the database go on writing.
-const RESERVE: u64 = 256 << 20;
 /// The free space is looked at again after so many bytes: a sender may tell no size, several may
 /// send at once, and grains write meanwhile.
 const LOOK: u64 = 16 << 20;
@@ -96,8 +95,8 @@ impl Receiver {
     pub fn begin(home: &Path, announced: Option<u64>) -> Result<Receiver, Failure> {
         if let Some(size) = announced {
             check_size(size)?;
-            if free_bytes(home).is_some_and(|free| free < size + RESERVE) {
-                return Err(Failure::disk_full(home, Some(size + RESERVE)));
+            if free_bytes(home).is_some_and(|free| free < size + INSTALL_RESERVE) {
+                return Err(Failure::disk_full(home, Some(size)));
             }
         }
         let (temp, file) = TempFile::create(&home.join("tmp"))
@@ -111,7 +110,7 @@ impl Receiver {
         check_size(self.size)?;
         if self.size >= self.look_at {
             self.look_at = self.size + LOOK;
-            if free_bytes(&self.home).is_some_and(|free| free < RESERVE) {
+            if free_bytes(&self.home).is_some_and(|free| free < INSTALL_RESERVE) {
                 return Err(Failure::disk_full(&self.home, None));
             }
         }

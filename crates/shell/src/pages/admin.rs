@@ -8,6 +8,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::PageResult;
+use super::app_versions::used_by;
 use super::layout::{self, Nav, Page, token_field};
 use super::parts::{app_icon, avatar, count, fingerprint, icon, number, size, when};
 use super::viewer::{NAME_SETTING, Viewer};
@@ -53,17 +54,24 @@ pub async fn overview(State(app): State<App>, _: Admin, viewer: Viewer) -> PageR
         app.store.accounts().await?.into_iter().map(|a| (a.id, a)).collect();
     let titles: HashMap<String, String> =
         app.store.packages().await?.into_iter().map(|p| (p.package_id, p.title)).collect();
-    let mut running = Vec::new();
+    let (mut running, mut failed) = (Vec::new(), Vec::new());
     let mut grains = 0;
     for grain in app.store.all_grains().await? {
         grains += 1;
         let Ok(id) = grain.id.parse::<GrainId>() else { continue };
-        let state = app.grains.state(&id);
-        if !matches!(state, GrainState::Asleep) {
-            // One that does not say is listed without.
-            let limits = app.grains.limits(&id).await.unwrap_or_default();
-            running.push((grain, state, summary(&limits)));
-        }
+        let state = match app.grains.state(&id) {
+            GrainState::Asleep => continue,
+            GrainState::Crashed { reason, code, .. } => {
+                failed.push((grain, reason, code));
+                continue;
+            }
+            GrainState::Running => "Running",
+            GrainState::Starting { .. } => "Starting",
+            GrainState::Stopping => "Stopping",
+        };
+        // One that does not say is listed without.
+        let limits = app.grains.limits(&id).await.unwrap_or_default();
+        running.push((grain, state, summary(&limits)));
     }
     let config = app.config.clone();
     let problems = tokio::task::spawn_blocking(move || crate::check::of_config(&config))
@@ -98,6 +106,14 @@ pub async fn overview(State(app): State<App>, _: Admin, viewer: Viewer) -> PageR
                 (running_table(&viewer, &running, &people, &titles))
             }
         }
+        @if !failed.is_empty() {
+            section {
+                h2 { "Ended by an error " span.n { (failed.len()) } }
+                p.hint { "These do not run. Each starts again when it is opened; its owner sees "
+                         "the same reason, and the app's log." }
+                (failed_table(&failed, &people, &titles))
+            }
+        }
         section {
             h2 { "Name" }
             form.field-row action="/admin" method="post" {
@@ -124,7 +140,7 @@ pub async fn overview(State(app): State<App>, _: Admin, viewer: Viewer) -> PageR
 
 fn running_table(
     viewer: &Viewer,
-    running: &[(Grain, GrainState, String)],
+    running: &[(Grain, &str, String)],
     people: &HashMap<AccountId, Account>,
     titles: &HashMap<String, String>,
 ) -> Markup {
@@ -140,24 +156,9 @@ fn running_table(
                 tbody {
                     @for (grain, state, limits) in running {
                         tr {
-                            th scope="row" {
-                                span.named {
-                                    (app_icon(&grain.package_id, false))
-                                    bdi { (titles.get(&grain.package_id).map_or("App", String::as_str)) }
-                                }
-                            }
+                            (app_cell(grain, titles))
                             td { bdi { (people.get(&grain.owner).map_or("", |a| &a.display_name)) } }
-                            td {
-                                @match state {
-                                    GrainState::Running => { "Running" }
-                                    GrainState::Starting { .. } => { "Starting" }
-                                    GrainState::Stopping => { "Stopping" }
-                                    GrainState::Crashed { reason, code, .. } => {
-                                        "Stopped. " (reason) " Code " code { (code) }
-                                    }
-                                    GrainState::Asleep => {}
-                                }
-                            }
+                            td { (state) }
                             td { (limits) }
                             td { (when(grain.last_used)) }
                             td {
@@ -170,6 +171,46 @@ fn running_table(
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+fn failed_table(
+    failed: &[(Grain, String, String)],
+    people: &HashMap<AccountId, Account>,
+    titles: &HashMap<String, String>,
+) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label="Grains that ended by an error" {
+            table {
+                caption.unseen { "Grains that ended by an error" }
+                thead { tr {
+                    th scope="col" { "App" } th scope="col" { "Owner" } th scope="col" { "Why" }
+                    th scope="col" { "Code" } th scope="col" { "Opened" }
+                } }
+                tbody {
+                    @for (grain, reason, code) in failed {
+                        tr {
+                            (app_cell(grain, titles))
+                            td { bdi { (people.get(&grain.owner).map_or("", |a| &a.display_name)) } }
+                            td { bdi { (reason) } }
+                            td { code { (code) } }
+                            td { (when(grain.last_used)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn app_cell(grain: &Grain, titles: &HashMap<String, String>) -> Markup {
+    html! {
+        th scope="row" {
+            span.named {
+                (app_icon(&grain.package_id, false))
+                bdi { (titles.get(&grain.package_id).map_or("App", String::as_str)) }
             }
         }
     }
@@ -225,6 +266,7 @@ pub async fn people(State(app): State<App>, _: Admin, viewer: Viewer) -> PageRes
         entry.0 += 1;
         entry.1 += grain.size;
     }
+    let brought: HashMap<AccountId, i64> = app.store.brought_by_each().await?.into_iter().collect();
     let body = html! {
         div.heading { h1 { "People " span.n { (people.len()) } } }
         div.scroll tabindex="0" role="region" aria-label="People" {
@@ -233,6 +275,7 @@ pub async fn people(State(app): State<App>, _: Admin, viewer: Viewer) -> PageRes
                 thead { tr {
                     th scope="col" { "Name" } th scope="col" { "Role" } th scope="col" { "Joined" }
                     th scope="col" { "Grains" } th scope="col" { "Storage" }
+                    th scope="col" { "Apps brought" }
                 } }
                 tbody {
                     @for person in &people {
@@ -252,6 +295,7 @@ pub async fn people(State(app): State<App>, _: Admin, viewer: Viewer) -> PageRes
                             td { (when(person.created)) }
                             td { (number(grains)) }
                             td { (size(bytes)) }
+                            td { (size(brought.get(&person.id).copied().unwrap_or(0))) }
                         }
                     }
                 }
@@ -263,7 +307,11 @@ pub async fn people(State(app): State<App>, _: Admin, viewer: Viewer) -> PageRes
 
 /// `GET /admin/packages`.
 pub async fn packages(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResult {
-    let packages = app.store.packages().await?;
+    let mut packages = Vec::new();
+    for package in app.store.packages().await? {
+        let uses = app.store.package_uses(&package.package_id).await?;
+        packages.push((package, uses));
+    }
     let body = html! {
         div.heading { h1 { "Apps on this server " span.n { (packages.len()) } } }
         @if packages.is_empty() {
@@ -275,24 +323,25 @@ pub async fn packages(State(app): State<App>, _: Admin, viewer: Viewer) -> PageR
                     caption.unseen { "Apps on this server" }
                     thead { tr {
                         th scope="col" { "App" } th scope="col" { "Version" }
-                        th scope="col" { "Key" } th scope="col" { "Unpacked" }
-                        th scope="col" { "Since" }
+                        th scope="col" { "Key" } th scope="col" { "On the disk" }
+                        th scope="col" { "Since" } th scope="col" { "Used by" }
                     } }
                     tbody {
-                        @for package in &packages {
+                        @for (package, uses) in &packages {
                             tr {
                                 th scope="row" {
                                     span.named {
                                         (app_icon(&package.package_id, false))
-                                        a href=(format!("/install/{}", package.package_id)) {
+                                        a href=(format!("/apps/{}", package.app_id)) {
                                             bdi { (package.title) }
                                         }
                                     }
                                 }
                                 td { bdi { (package.marketing_version) } " (" (package.app_version) ")" }
                                 td { (fingerprint(package.app_id.get(..8).unwrap_or_default())) "…" }
-                                td { (size(package.unpacked_size)) }
+                                td { (size(package.disk)) }
                                 td { (when(package.installed)) }
+                                td { (used_by(uses)) }
                             }
                         }
                     }
@@ -308,6 +357,7 @@ fn deed(action: &str) -> &str {
     match action {
         "admin-link" => "Made a sign-in link",
         "app-install" => "Installed an app for all",
+        "app-delete" => "Deleted an app",
         "grain-open" => "Made a link to a grain",
         "grain-session" => "Opened a grain from a script",
         "grain-destroy" => "Deleted a grain for good",

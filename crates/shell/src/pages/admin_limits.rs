@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::extract::State;
 use maud::{Markup, html};
-use sandstorm_schema::grain_limits::{self, Limit, TABLE, parse_value};
+use sandstorm_schema::grain_limits::{self, Limit, PERSON, TABLE, parse_any_value};
 use serde::Deserialize;
 
 use super::PageResult;
@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::identity::ActForm;
 use crate::identity::login::Admin;
 use crate::ids::AccountId;
+use crate::limits::fits;
 use crate::state::App;
 use crate::store::{Account, LimitRow, LimitSubject, Tone};
 
@@ -37,7 +38,14 @@ pub async fn page(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResul
         div.heading { h1 { "Limits" } }
         p { "What one grain may use. An exception holds from the next start of a grain on; a "
             "person's beats an app's. No app can change its own limits." }
-        (values(&app))
+        (values(&app, "Limits of a grain", TABLE))
+        section {
+            h2 { "What one person may install" }
+            p { "The apps that somebody brought count, whoever uses them; administrators have no "
+                "such limit unless an exception names them." }
+            (values(&app, "What one person may install", PERSON))
+            p.hint { "The server's own values are a setting, " code { "GRAIN_LIMITS" } "." }
+        }
         section {
             h2 { "Exceptions " span.n { (exceptions.len()) } }
             @if exceptions.is_empty() { p.hint { "None: everybody has the values above." } }
@@ -55,17 +63,17 @@ pub async fn page(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResul
     respond(viewer, "/admin/limits", "Limits", body).await
 }
 
-fn values(app: &App) -> Markup {
+fn values(app: &App, caption: &str, table: &[Limit]) -> Markup {
     html! {
-        div.scroll tabindex="0" role="region" aria-label="Limits of a grain" {
+        div.scroll tabindex="0" role="region" aria-label=(caption) {
             table {
-                caption.unseen { "Limits of a grain" }
+                caption.unseen { (caption) }
                 thead { tr {
                     th scope="col" { "Limit" } th scope="col" { "Value" }
                     th scope="col" { "What it means" }
                 } }
                 tbody {
-                    @for limit in TABLE {
+                    @for limit in table {
                         tr {
                             th scope="row" { (limit.name) }
                             td { (value(limit, app.config.grain_limits.value(limit))) }
@@ -75,7 +83,6 @@ fn values(app: &App) -> Markup {
                 }
             }
         }
-        p.hint { "The server's own values are a setting, " code { "GRAIN_LIMITS" } "." }
     }
 }
 
@@ -100,12 +107,12 @@ fn exception_table(
             table {
                 caption.unseen { "Exceptions" }
                 thead { tr {
-                    th scope="col" { "Whose grains" } th scope="col" { "Limit" }
+                    th scope="col" { "Whose" } th scope="col" { "Limit" }
                     th scope="col" { "Value" } th scope="col" { span.unseen { "Acts" } }
                 } }
                 tbody {
                     @for row in exceptions {
-                        @let limit = grain_limits::find(&row.name);
+                        @let limit = grain_limits::find_any(&row.name);
                         @let amount = u64::try_from(row.value).unwrap_or(0);
                         tr {
                             th scope="row" {
@@ -144,7 +151,7 @@ fn form(viewer: &Viewer, people: &[Account], apps: &[(String, String)]) -> Marku
     html! {
         form.field-row action="/admin/limits" method="post" {
             (token_field(viewer))
-            label for="subject" { "Whose grains" }
+            label for="subject" { "Whose" }
             select #subject name="subject" required {
                 @for (id, title) in apps {
                     option value=(key(&LimitSubject::App(id.clone()))) { "App " (title) }
@@ -156,7 +163,9 @@ fn form(viewer: &Viewer, people: &[Account], apps: &[(String, String)]) -> Marku
                 }
             }
             label for="limit" { "Limit" }
-            select #limit name="name" { @for limit in TABLE { option { (limit.name) } } }
+            select #limit name="name" {
+                @for limit in TABLE.iter().chain(PERSON) { option { (limit.name) } }
+             }
             label for="value" { "Value" }
             input #value name="value" required maxlength="20" autocomplete="off"
                 placeholder="2G" aria-describedby="value-hint";
@@ -194,13 +203,17 @@ pub async fn act(State(app): State<App>, act: ActForm<LimitAct>) -> PageResult {
     let bad = |text: String| Error::BadRequest(text);
     let said = match form.act.as_str() {
         "set" => {
-            let (limit, number) =
-                parse_value(form.name.trim(), form.value.trim()).map_err(|e| bad(e.to_string()))?;
+            let (limit, number) = parse_any_value(form.name.trim(), form.value.trim())
+                .map_err(|e| bad(e.to_string()))?;
+            fits(limit, &subject)?;
             let number = i64::try_from(number).map_err(|e| bad(e.to_string()))?;
             app.store.set_limit(&subject, limit.name, number).await?;
             let detail = format!("{}={number}", limit.name);
             app.store.audit(Some(by), "limit-set", &form.subject, &detail).await?;
-            "The exception holds from the next start of a grain on."
+            match grain_limits::is_persons(limit) {
+                true => "The exception holds from now on.",
+                false => "The exception holds from the next start of a grain on.",
+            }
         }
         "clear" => {
             app.store.clear_limits(&subject, Some(&form.name)).await?;

@@ -4,10 +4,10 @@ use axum::extract::{Path, State};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::PageResult;
 use super::layout::{self, Nav, Page, token_field};
 use super::parts::{accent, app_icon, count, empty, fingerprint, icon, paragraphs, size, when};
 use super::viewer::{Person, Viewer};
+use super::{PageResult, app_versions};
 use crate::error::Error;
 use crate::identity::ActForm;
 use crate::install::manifest::{Details, Manifest};
@@ -45,6 +45,7 @@ pub async fn list(State(app): State<App>, person: Person) -> PageResult {
                 @for row in &apps { li class=(accent(&row.package.app_id)) { (app_card(row)) } }
             }
         }
+        (app_versions::brought(&person).await?)
     };
     Ok(layout::respond(&person.viewer, Page::new("Apps", Nav::Apps, body).wide()))
 }
@@ -96,7 +97,8 @@ pub async fn page(State(app): State<App>, Path(id): Path<String>, person: Person
         Some(bytes) => Manifest::parse(&bytes).map(|m| m.details()).unwrap_or_default(),
         None => Details::default(),
     };
-    let body = body(&person, mine.as_ref(), &package, newer, &details);
+    let on_disk = app_versions::section(&person, &versions).await?;
+    let body = body(&person, mine.as_ref(), &package, newer, &details, &on_disk);
     Ok(layout::respond(&person.viewer, Page::new(&package.title, Nav::Apps, body)))
 }
 
@@ -106,6 +108,7 @@ fn body(
     package: &Package,
     newer: Option<&Package>,
     details: &Details,
+    on_disk: &Markup,
 ) -> Markup {
     let viewer = &person.viewer;
     let install = |p: &Package| format!("/install/{}", p.package_id);
@@ -167,6 +170,7 @@ fn body(
                 }
             }
         }
+        (on_disk)
     }
 }
 
@@ -202,10 +206,12 @@ fn outside(url: &str) -> Markup {
     html! { a href=(url) rel="noopener noreferrer external" target="_blank" { bdi { (url) } } }
 }
 
-/// The form's one button.
+/// The forms' buttons.
 #[derive(Debug, Deserialize)]
 pub struct AppAct {
     act: String,
+    #[serde(default)]
+    package: String,
 }
 
 /// `POST /apps/APPID/act`.
@@ -216,8 +222,14 @@ pub async fn act(
     act: ActForm<AppAct>,
 ) -> PageResult {
     let login = act.login.id();
-    if act.form.act != "remove" {
-        return Err(Error::BadRequest("this button is not known here".into()).into());
+    match act.form.act.as_str() {
+        "remove" => {}
+        "delete" => return app_versions::ask(&viewer, &act.login, &act.form.package).await,
+        "delete-now" => {
+            let to = app_versions::delete(&app, &act.login, &act.form.package).await?;
+            return Ok(layout::redirect(&to));
+        }
+        _ => return Err(Error::BadRequest("this button is not known here".into()).into()),
     }
     let apps = app.store.apps_of(login).await?;
     let title = apps

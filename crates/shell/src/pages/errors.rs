@@ -30,6 +30,12 @@ impl From<Error> for PageError {
     fn from(error: Error) -> PageError {
         let status = error.status();
         let words = match &error {
+            error if error.is_disk_full() => {
+                tracing::error!("{error}");
+                "Nothing was changed, since it could not be saved. Ask whoever runs this server to \
+                 make room on its disk, then try again"
+                    .into()
+            }
             // What broke inside is for the log.
             Error::Store(_) | Error::Io { .. } | Error::Internal(_) => {
                 tracing::error!("{error}");
@@ -157,6 +163,7 @@ fn heading(status: StatusCode) -> &'static str {
         421 => "Not this server's name",
         503 => "Too much at once",
         502 | 504 => "The app did not answer",
+        507 => "This server's disk is full",
         _ => "We could not finish this",
     }
 }

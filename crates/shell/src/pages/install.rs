@@ -19,6 +19,7 @@ use crate::identity::{ActForm, Login};
 use crate::ids::PackageId;
 use crate::install::failure::Failure;
 use crate::install::manifest::{Details, Manifest};
+use crate::install::web_address;
 use crate::state::{App, Event};
 use crate::store::{Install, InstallState, Package, Tone};
 
@@ -177,9 +178,19 @@ pub async fn page(
     let running = install.as_ref().is_some_and(|i| {
         !matches!(i.state, InstallState::Failed | InstallState::Confirm | InstallState::Ready)
     });
+    // Somebody else's address may be slow, or lead nowhere: the one in this link counts as well.
+    let address = web_address(&from.url);
+    let elsewhere = install.as_ref().is_some_and(|install| {
+        matches!(install.state, InstallState::Get | InstallState::Failed)
+            && address.is_some()
+            && install.url != address
+    });
     let (title, body) = match (package, install) {
         (Some(package), _) if !running => {
             ("Install ".to_owned() + &package.title, confirm(&person, &package).await?)
+        }
+        (_, Some(_)) if elsewhere => {
+            ("Get an app".to_owned(), get(viewer, &id, &from.url, running))
         }
         (_, Some(install)) => {
             let failed = install.state == InstallState::Failed;
@@ -192,7 +203,7 @@ pub async fn page(
             };
             (title.to_owned(), body)
         }
-        (_, None) if !from.url.is_empty() && !crate::install::is_web_address(&from.url) => {
+        (_, None) if !from.url.is_empty() && address.is_none() => {
             return Err(Error::BadRequest(
                 "An app is fetched from an address that begins with http:// or https://; this one \
                  does not."
@@ -200,13 +211,19 @@ pub async fn page(
             )
             .into());
         }
-        (_, None) if !from.url.is_empty() => ("Get an app".to_owned(), get(viewer, &id, &from.url)),
+        (_, None) if !from.url.is_empty() => {
+            ("Get an app".to_owned(), get(viewer, &id, &from.url, false))
+        }
         (_, None) => ("This app is not here".to_owned(), absent(viewer, &id)),
     };
-    Ok(layout::respond(viewer, Page::new(&title, Nav::Apps, body).refreshing(running)))
+    Ok(layout::respond(
+        viewer,
+        Page::new(&title, Nav::Apps, body).refreshing(running && !elsewhere),
+    ))
 }
 
-fn get(viewer: &Viewer, id: &PackageId, url: &str) -> Markup {
+/// `runs`: it is being fetched from elsewhere already.
+fn get(viewer: &Viewer, id: &PackageId, url: &str, runs: bool) -> Markup {
     let host = url::Url::parse(url).ok().and_then(|u| u.host_str().map(str::to_owned));
     html! {
         div.heading { h1 { "Get this app?" } }
@@ -214,6 +231,14 @@ fn get(viewer: &Viewer, id: &PackageId, url: &str) -> Markup {
             "This server will download it from "
             strong { bdi { (host.as_deref().unwrap_or("an address that is none")) } }
             " and check that it is exactly the file that the link names."
+        }
+        @if runs {
+            p.strip.warning {
+                (icon("info"))
+                span { "It is being fetched from another address already. Whichever is whole first \
+                        is taken." }
+                a.button.small href=(format!("/install/{id}")) { "Show how far" }
+            }
         }
         dl.facts {
             dt { "Address" } dd { code { bdi { (url) } } }

@@ -72,7 +72,9 @@ pub fn grain_state(viewer: &Viewer, grain: &Grain, state: &GrainState, opening: 
         GrainState::Asleep if opening => waking(viewer, grain, "Waking it up"),
         GrainState::Starting { step } => waking(viewer, grain, step),
         GrainState::Running if opening => waking(viewer, grain, "Loading its page"),
-        GrainState::Asleep | GrainState::Running | GrainState::Stopping => nearly_full(grain),
+        GrainState::Asleep | GrainState::Running | GrainState::Stopping => {
+            nearly_full(viewer, grain)
+        }
         GrainState::Crashed { reason, code, log_tail } => {
             crashed(viewer, grain, reason, code, log_tail)
         }
@@ -82,9 +84,11 @@ pub fn grain_state(viewer: &Viewer, grain: &Grain, state: &GrainState, opening: 
 /// Percent of the disk limit from which on the page says so.
 const NEARLY_FULL: i64 = 80;
 
-fn nearly_full(grain: &Grain) -> Markup {
+fn nearly_full(viewer: &Viewer, grain: &Grain) -> Markup {
     html! {
-        @if grain.fullness >= 100 {
+        @if let Some(words) = crate::disk::stops_saving(&viewer.app.config.home) {
+            p.strip.bad { (icon("stop")) span { (words) } }
+        } @else if grain.fullness >= 100 {
             p.strip.bad {
                 (icon("stop"))
                 span { "The disk space of this " (noun(grain)) " is used up. Nothing can be saved "

@@ -11,6 +11,7 @@ mod viewer;
 
 mod admin;
 mod admin_limits;
+mod app_versions;
 mod apps;
 mod gallery;
 mod grain;

@@ -107,11 +107,13 @@ impl Server {
             fingerprint: None,
             packed_size: 1,
             unpacked_size: 1,
+            disk: 4096,
+            entries: 3,
+            installed_by: None,
             installed: version,
         };
         let actions = [Action { position: 0, noun: "note".into(), description: "<i>x</i>".into() }];
-        let new =
-            NewPackage { package: &package, manifest: b"", actions: &actions, installed_by: None };
+        let new = NewPackage { package: &package, manifest: b"", actions: &actions };
         self.app.store.add_package(&new).await.unwrap();
         package
     }

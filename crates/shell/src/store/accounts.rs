@@ -110,6 +110,17 @@ impl Store {
         row.map(Account::try_from).transpose()
     }
 
+    /// Whether this is the account of whoever runs programs as the server's user.
+    pub async fn is_operator(&self, id: AccountId) -> Result<bool> {
+        Ok(sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM credentials WHERE account = $1 AND kind = $2)",
+        )
+        .bind(id)
+        .bind(CredentialKind::Operator.as_str())
+        .fetch_one(&self.read)
+        .await?)
+    }
+
     /// The account with this handle.
     pub async fn account_by_handle(&self, handle: &str) -> Result<Option<Account>> {
         let row: Option<AccountRow> = sqlx::query_as("SELECT * FROM accounts WHERE handle = $1")

@@ -198,8 +198,19 @@ impl Store {
         Ok(())
     }
 
-    /// At start: what was under way when the server ended has failed, and may be retried.
+    /// At start: what was under way when the server ended has failed, and may be retried. Files of
+    /// it that had their names already belong to nobody.
     pub async fn fail_interrupted_installs(&self) -> Result<u64> {
+        let mut tx = self.write.begin().await?;
+        sqlx::query(
+            "INSERT INTO removals (package_id, at)
+             SELECT package_id, $1 FROM installs WHERE state = 'unpack'
+               AND package_id NOT IN (SELECT package_id FROM packages)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(now_ms())
+        .execute(&mut *tx)
+        .await?;
         let done = sqlx::query(
             "UPDATE installs SET state = 'failed', error_code = 'PKG-INTERRUPTED',
                error = 'The server stopped while this was under way. Nothing was changed.',
@@ -207,8 +218,9 @@ impl Store {
              WHERE state IN ('check', 'unpack') OR (state = 'get' AND url IS NULL)",
         )
         .bind(now_ms())
-        .execute(&self.write)
+        .execute(&mut *tx)
         .await?;
+        tx.commit().await?;
         Ok(done.rows_affected())
     }
 }

@@ -17,6 +17,7 @@ mod installs;
 mod limits;
 mod links;
 mod notices;
+mod package_uses;
 mod packages;
 mod ports;
 mod sessions;
@@ -41,6 +42,7 @@ pub use installs::{Install, InstallState};
 pub use limits::{LimitRow, LimitSubject};
 pub use links::LinkPurpose;
 pub use notices::{Notice, Tone};
+pub use package_uses::{Brought, Removal, Uses};
 pub use packages::{Action, AppRow, NewPackage, Package};
 pub use ports::PortGrant;
 pub use sessions::LoginSession;
@@ -78,6 +80,16 @@ pub enum StoreError {
         /// What stood there.
         value: String,
     },
+}
+
+impl StoreError {
+    /// Whether the statement failed for want of room (`SQLITE_FULL`).
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            StoreError::Sql(sqlx::Error::Database(error)) => error.code().as_deref() == Some("13"),
+            _ => false,
+        }
+    }
 }
 
 /// What every function here answers.

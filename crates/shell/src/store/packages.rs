@@ -23,8 +23,14 @@ pub struct Package {
     pub packed_size: i64,
     /// Bytes of the unpacked tree.
     pub unpacked_size: i64,
+    /// Bytes on the disk, file and tree.
+    pub disk: i64,
+    /// Files and directories of the tree; 0 when nobody counted them.
+    pub entries: i64,
     /// When it was installed.
     pub installed: i64,
+    /// Who brought it, and has it in their budget.
+    pub installed_by: Option<AccountId>,
 }
 
 impl Package {
@@ -46,8 +52,6 @@ pub struct NewPackage<'a> {
     pub manifest: &'a [u8],
     /// Its actions, in the manifest's order.
     pub actions: &'a [Action],
-    /// Who brought it.
-    pub installed_by: Option<AccountId>,
 }
 
 /// One way to make a grain of a package.
@@ -75,7 +79,8 @@ pub struct AppRow {
 }
 
 pub(super) const COLUMNS: &str = "p.package_id, p.app_id, p.title, p.app_version,
-    p.marketing_version, p.fingerprint, p.packed_size, p.unpacked_size, p.installed";
+    p.marketing_version, p.fingerprint, p.packed_size, p.unpacked_size, p.disk, p.entries,
+    p.installed, p.installed_by";
 
 #[derive(FromRow)]
 struct AppQueryRow {
@@ -93,8 +98,9 @@ impl Store {
         let p = new.package;
         let inserted = sqlx::query(
             "INSERT INTO packages (package_id, app_id, manifest, title, app_version,
-               marketing_version, fingerprint, packed_size, unpacked_size, installed, installed_by)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+               marketing_version, fingerprint, packed_size, unpacked_size, installed, installed_by,
+               disk, entries)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
              ON CONFLICT (package_id) DO NOTHING",
         )
         .bind(&p.package_id)
@@ -107,9 +113,16 @@ impl Store {
         .bind(p.packed_size)
         .bind(p.unpacked_size)
         .bind(p.installed)
-        .bind(new.installed_by)
+        .bind(p.installed_by)
+        .bind(p.disk)
+        .bind(p.entries)
         .execute(&mut *tx)
         .await?;
+        // Its files are new ones.
+        sqlx::query("DELETE FROM removals WHERE package_id = $1")
+            .bind(&p.package_id)
+            .execute(&mut *tx)
+            .await?;
         if inserted.rows_affected() > 0 {
             for action in new.actions {
                 sqlx::query(

@@ -20,11 +20,13 @@ async fn package(store: &Store, id: &str, app: &str, version: i64) -> Package {
         fingerprint: None,
         packed_size: 10,
         unpacked_size: 20,
+        disk: 4096,
+        entries: 3,
+        installed_by: None,
         installed: version,
     };
     let actions = [Action { position: 0, noun: "note".into(), description: String::new() }];
-    let new =
-        NewPackage { package: &package, manifest: b"m", actions: &actions, installed_by: None };
+    let new = NewPackage { package: &package, manifest: b"m", actions: &actions };
     store.add_package(&new).await.unwrap();
     store.add_package(&new).await.unwrap();
     package
@@ -302,4 +304,65 @@ async fn what_happens_again_and_again_is_told_once_a_day() {
     let shown = store.take_notices(ada.id).await.unwrap();
     assert_eq!((shown.len(), shown[9].text.as_str()), (10, "29"));
     assert!(store.take_notices(ada.id).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_package_goes_when_nobody_uses_it() {
+    let (dir, store) = store().await;
+    let (ada, ben) = (person(&store, "ada").await, person(&store, "ben").await);
+    let p = package(&store, "p1", "app", 1).await;
+    grain(&store, "g1", &ada, &p, "Trip").await;
+    store.choose_app(ben.id, &p).await.unwrap();
+    let uses = store.package_uses("p1").await.unwrap();
+    assert_eq!(uses, Uses { grains: 1, trashed: 0, people: 1, for_all: false });
+    assert_eq!(store.remove_package("p1", None).await.unwrap(), Removal::Used(uses));
+    store.destroy_grain("g1").await.unwrap();
+    // Not out of somebody else's list, but an administrator may.
+    assert!(matches!(store.remove_package("p1", Some(ada.id)).await, Ok(Removal::Used(_))));
+    assert_eq!(store.remove_package("p1", None).await.unwrap(), Removal::Gone(vec![ben.id]));
+    assert_eq!(store.remove_package("p1", None).await.unwrap(), Removal::Unknown);
+    assert!(store.package("p1").await.unwrap().is_none());
+    assert!(store.apps_of(ben.id).await.unwrap().is_empty());
+    assert_eq!(store.removals().await.unwrap(), ["p1"]);
+    assert!(Store::known_packages(&dir.path().join("db.sqlite")).await.unwrap().is_empty());
+    // Installed again before its files were gone: these are new ones.
+    package(&store, "p1", "app", 1).await;
+    assert!(store.removals().await.unwrap().is_empty());
+    // An installation that was cut off between its files and its row.
+    store.install_step("p2", InstallState::Unpack, 0, None, None).await.unwrap();
+    store.install_step("p1", InstallState::Unpack, 0, None, None).await.unwrap();
+    store.fail_interrupted_installs().await.unwrap();
+    assert_eq!(store.removals().await.unwrap(), ["p2"]);
+    store.removal_done("p2").await.unwrap();
+    assert!(store.removals().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_somebody_brought_is_summed() {
+    let (_dir, store) = store().await;
+    let ada = person(&store, "ada").await;
+    for (id, disk) in [("p1", 4096), ("p2", 8192)] {
+        let package = Package {
+            package_id: id.into(),
+            app_id: id.into(),
+            title: "Notes".into(),
+            app_version: 1,
+            marketing_version: "1".into(),
+            fingerprint: None,
+            packed_size: 1,
+            unpacked_size: 1,
+            disk,
+            entries: 2,
+            installed: 1,
+            installed_by: Some(ada.id),
+        };
+        let new = NewPackage { package: &package, manifest: b"m", actions: &[] };
+        store.add_package(&new).await.unwrap();
+    }
+    package(&store, "p3", "p3", 1).await;
+    let brought = Brought { packages: 2, disk: 12_288, entries: 4 };
+    assert_eq!(store.brought_by(ada.id).await.unwrap(), brought);
+    assert_eq!(store.brought_by_each().await.unwrap(), [(ada.id, 12_288)]);
+    let largest: Vec<_> = store.packages_of(ada.id).await.unwrap();
+    assert_eq!(largest[0].package_id, "p2");
 }

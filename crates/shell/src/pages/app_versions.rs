@@ -1,0 +1,179 @@
+//! What stands on the server's disk of an app, who brought it, and its end: for administrators, and
+//! for those in whose budget it is.
+
+use std::collections::HashMap;
+
+use maud::{Markup, html};
+
+use super::layout::{self, Page, token_field};
+use super::parts::{count, icon, size, when};
+use super::viewer::{Person, Viewer};
+use super::{PageError, PageResult};
+use crate::error::Error;
+use crate::identity::Login;
+use crate::ids::PackageId;
+use crate::state::App;
+use crate::store::{Package, Tone, Uses};
+
+/// Whether this person may remove it, once nobody uses it.
+fn may_delete(login: &Login, package: &Package) -> bool {
+    login.is_admin() || (login.is_member() && package.installed_by == Some(login.id()))
+}
+
+/// The part of an app's page that only those see who may delete one of its versions.
+pub async fn section(person: &Person, versions: &[Package]) -> Result<Markup, PageError> {
+    let login = &person.login;
+    let store = &person.viewer.app.store;
+    let mut rows = Vec::new();
+    for package in versions.iter().filter(|package| may_delete(login, package)) {
+        rows.push((package, store.package_uses(&package.package_id).await?));
+    }
+    let mut names = HashMap::new();
+    if login.is_admin() {
+        names.extend(store.accounts().await?.into_iter().map(|a| (a.id, a.display_name)));
+    }
+    Ok(html! {
+        @if !rows.is_empty() {
+            section {
+                h2 { "On this server" }
+                p.hint {
+                    "A version can be deleted when no grain uses it, also none in the trash. To "
+                    "have it again its app file is needed."
+                }
+                ul.short {
+                    @for (package, uses) in &rows {
+                        li {
+                            strong { bdi { (package.version()) } } ", " (size(package.disk)) ", "
+                            @if login.is_admin() {
+                                "brought by "
+                                @match package.installed_by.and_then(|by| names.get(&by)) {
+                                    Some(name) => { bdi { (name) } }
+                                    None => { "nobody who is still here" }
+                                }
+                                " "
+                            }
+                            (when(package.installed)) ". Used by: " (used_by(uses)) ". "
+                            @if uses.grains == 0 { (button(&person.viewer, package)) }
+                        }
+                    }
+                }
+            }
+        }
+    })
+}
+
+fn button(viewer: &Viewer, package: &Package) -> Markup {
+    html! {
+        form.inline action=(format!("/apps/{}/act", package.app_id)) method="post" {
+            (token_field(viewer))
+            input type="hidden" name="package" value=(package.package_id);
+            button.small.danger name="act" value="delete" { (icon("trash")) "Delete" }
+        }
+    }
+}
+
+/// Who uses a package, in a few words.
+pub fn used_by(uses: &Uses) -> String {
+    let trash = match uses.trashed {
+        0 => String::new(),
+        n => format!(" ({n} in the trash)"),
+    };
+    match (uses.grains, uses.for_all, uses.people) {
+        (0, true, _) => "no grain, but in everybody's list".into(),
+        (0, false, 0) => "nobody".into(),
+        (0, false, n) => format!("no grain, but in the list of {}", count(n, "person", "people")),
+        (n, ..) => count(n, "grain", "grains") + &trash,
+    }
+}
+
+/// The part of the list of apps that shows what this person brought, and how much more may come.
+pub async fn brought(person: &Person) -> Result<Markup, PageError> {
+    if !person.login.is_member() {
+        return Ok(html! {});
+    }
+    let app = &person.viewer.app;
+    let packages = app.store.packages_of(person.login.id()).await?;
+    if packages.is_empty() {
+        return Ok(html! {});
+    }
+    let budget = app.installer.budget(person.login.id()).await?;
+    Ok(html! {
+        section {
+            h2 { "What you brought " span.n { (packages.len()) } }
+            p.hint {
+                "App files that came to this server by you, and what they unpack to: "
+                (size(budget.has.disk))
+                @if let Some(most) = budget.most {
+                    " of the " (size(i64::try_from(most.bytes).unwrap_or(i64::MAX)))
+                    " that you may have"
+                }
+                "."
+            }
+            div.scroll tabindex="0" role="region" aria-label="What you brought" {
+                table {
+                    caption.unseen { "What you brought" }
+                    thead { tr {
+                        th scope="col" { "App" } th scope="col" { "Version" }
+                        th scope="col" { "On the disk" }
+                    } }
+                    tbody { @for package in &packages { tr {
+                        th scope="row" {
+                            a href=(format!("/apps/{}", package.app_id)) {
+                                bdi { (package.title) }
+                            }
+                        }
+                        td { bdi { (package.version()) } }
+                        td { (size(package.disk)) }
+                    } } }
+                }
+            }
+        }
+    })
+}
+
+/// The question, since it cannot be taken back.
+pub async fn ask(viewer: &Viewer, login: &Login, id: &str) -> PageResult {
+    let store = &viewer.app.store;
+    let package = store.package(id).await?.ok_or(Error::NotFound("app"))?;
+    if !may_delete(login, &package) {
+        return Err(Error::NotFound("app").into());
+    }
+    let uses = store.package_uses(id).await?;
+    let others = uses.for_all || uses.people > 0;
+    let here = format!("/apps/{}", package.app_id);
+    let body = html! {
+        section.problem {
+            h1 { "Delete " bdi { (package.title) } " " bdi { (package.version()) } "?" }
+            p {
+                "Its " (size(package.disk)) " on this server's disk will be free. To have it again, "
+                "its app file must be installed again."
+            }
+            @if others { p { "It is used by " (used_by(&uses)) ", and taken from there, too." } }
+            form action=(format!("{here}/act")) method="post" {
+                (token_field(viewer))
+                input type="hidden" name="package" value=(package.package_id);
+                div.buttons {
+                    button.main.danger name="act" value="delete-now" { "Delete" }
+                    a.button href=(here) { "Keep" }
+                }
+            }
+        }
+    };
+    Ok(layout::respond(viewer, Page::plain("Delete an app", body)))
+}
+
+/// Does it; the address where the person goes on.
+pub async fn delete(app: &App, login: &Login, id: &str) -> Result<String, PageError> {
+    let id: PackageId = id.parse().map_err(|_| Error::NotFound("app"))?;
+    let by = (!login.is_admin()).then_some(login.id());
+    let package = app.installer.remove(&id, by).await?;
+    app.store.audit(Some(login.id()), "app-delete", &package.package_id, &package.title).await?;
+    let text = format!("Deleted {} {} from this server.", package.title, package.version());
+    app.store.notify(login.id(), Tone::Good, &text, None).await?;
+    let left = !app.store.packages_of_app(&package.app_id).await?.is_empty();
+    Ok(match left {
+        true => format!("/apps/{}", package.app_id),
+        false if login.is_admin() => "/admin/packages".into(),
+        false => "/apps".into(),
+    })
+}
