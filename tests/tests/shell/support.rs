@@ -1,5 +1,7 @@
 //! A server with one grain of the probe app, and a session of it.
 
+use std::os::unix::fs::PermissionsExt;
+
 use anyhow::{Context, Result, ensure};
 use sandstorm_tests::{Answer, App, Client, Mode, Server, apps};
 use serde_json::Value;
