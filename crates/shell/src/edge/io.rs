@@ -279,7 +279,9 @@ mod tests {
         let (ours, mut other) = tokio::io::duplex(1 << 20);
         let (mut second, _) = Guarded::new(ours, &large);
         for peer in [&mut peer, &mut other] {
-            peer.write_all(&vec![b'x'; SMALL_HEAD + 100]).await.unwrap();
+            let mut head = b"GET / HTTP/1.1\r\n".to_vec();
+            head.resize(SMALL_HEAD + 100, b'x');
+            peer.write_all(&head).await.unwrap();
         }
         read(&mut first, SMALL_HEAD + 1).await.unwrap();
         read(&mut second, SMALL_HEAD).await.unwrap();
