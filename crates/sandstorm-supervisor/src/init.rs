@@ -16,9 +16,9 @@ use crate::args::{self, Action, Args};
 use crate::explain::{self, Signs};
 use crate::home::GrainDirs;
 use crate::layers::{Layer, off};
-use crate::link::{Build, Command, Link, Report};
+use crate::link::{Build, Command, Kind, Link, Report};
 use crate::privileged::InitEnds;
-use crate::privileged::groups::Groups;
+use crate::privileged::groups;
 use crate::sandbox::bpf;
 use crate::sandbox::limits::{Floor, Limits};
 use crate::sandbox::mounts::{self, Trees};
@@ -31,7 +31,6 @@ use crate::sys::{creds, fd, signal};
 #[derive(Debug)]
 pub struct Start<'a> {
     ends: InitEnds,
-    groups: &'a Groups,
     slot: Option<OwnedFd>,
     /// Where no root helps: what the supervisor, whose fork this is, has found out already.
     own: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
@@ -39,18 +38,17 @@ pub struct Start<'a> {
 
 impl<'a> Start<'a> {
     /// Forked by the privileged helper, which has looked at no argument: init does so itself.
-    pub fn by_root(ends: InitEnds, groups: &'a Groups, slot: OwnedFd) -> Start<'a> {
-        Start { ends, groups, slot: Some(slot), own: None }
+    pub fn by_root(ends: InitEnds, slot: OwnedFd) -> Start<'a> {
+        Start { ends, slot: Some(slot), own: None }
     }
 
     /// Forked by the supervisor; with arguments, directories and the grain's lock unless this is a
     /// trial.
     pub fn by_supervisor(
         ends: InitEnds,
-        groups: &'a Groups,
         own: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
     ) -> Start<'a> {
-        Start { ends, groups, slot: None, own }
+        Start { ends, slot: None, own }
     }
 }
 
@@ -87,18 +85,17 @@ const ORPHANED: i32 = libc::SIGPWR;
 /// Numbers below this are set aside for the app's fds.
 const ABOVE: i32 = 10;
 
+/// Descriptors that come with `Kind::Trees`, before the entrances: package, data, lock.
+const TREES: usize = 3;
+
 /// The child's whole life.
 pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
-    let Start { ends, groups, slot, own } = start;
+    let Start { ends, slot, own } = start;
     let (own, lock) = match own {
         Some((args, dirs, lock)) => (Some((args, dirs)), Some(lock)),
         None => (None, None),
     };
     let Ok(mut kept) = keep(ends, slot, lock) else { process::exit_now(1) };
-    // Before anything that could take memory or time of the grain's.
-    if let Err(error) = groups.enter() {
-        fail(&kept, "enter the grain's control groups", &error);
-    }
     // Our copies of the supervisor's and the helper's ends would keep both alive for each other.
     // Whoever owns the numbers never drops them: this process does not return.
     let mut open = kept.descriptors();
@@ -106,13 +103,21 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     if let Err(error) = namespaces::close_all_but(&open) {
         fail(&kept, "close what was inherited", &error);
     }
-    // While the mounts are made outside. This touches nothing but our own namespaces.
+    // While control groups and mounts are made outside. This touches nothing but our own namespaces.
     if let Err((what, error)) = namespaces::settle_network() {
         fail(&kept, what, &error);
     }
     // Ids and mounts come from outside; until then nothing else is touched.
-    let Ok(Some((build, mut trees))) = kept.link.build() else { process::exit_now(0) };
-    if build == Build::Trial {
+    let Ok(Some((Build { kind, limited }, mut trees))) = kept.link.build() else {
+        process::exit_now(0)
+    };
+    // Before anything that depends on the package or could take much.
+    let entrances = trees.split_off(trees.len().min(if own.is_none() { TREES } else { 0 }));
+    if let Err(error) = groups::enter(&entrances) {
+        fail(&kept, "enter the grain's control groups", &error);
+    }
+    drop(entrances);
+    if kind == Kind::Trial {
         if let Err(error) =
             take_ids(&kept).and_then(|()| step("mount inside", namespaces::try_inside()))
         {
@@ -140,8 +145,8 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
             if kept.link.report(&Report::Ready(notes)).is_err() {
                 process::exit_now(0);
             }
-            let own_uid = build == Build::Trees { own_uid: true };
-            let floor = sandbox::floor(&groups.limited, own_uid);
+            let own_uid = kind == Kind::Trees { own_uid: true };
+            let floor = sandbox::floor(&limited, own_uid);
             let app = App { one_thread, kept: &kept, args, floor, pid_max };
             serve(&app, &signals)
         }

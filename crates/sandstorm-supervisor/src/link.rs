@@ -30,9 +30,18 @@ pub enum Command {
     End,
 }
 
-/// What init is told to build, and from what.
+/// What init is told to build, and what limits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Build {
+pub struct Build {
+    pub kind: Kind,
+    /// Which version of control groups keeps memory, pids, cpu; 0 for none. The entrances of those
+    /// that are to be joined are the last descriptors of the message.
+    pub limited: [u8; 3],
+}
+
+/// What a sandbox is built from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
     /// Only try what every start does.
     Trial,
     /// From the directories that it has by the fork.
@@ -100,13 +109,14 @@ impl Link {
     /// # Errors
     /// EPIPE when init is gone.
     pub fn send_build(&self, build: Build, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let kind = match build {
-            Build::Trial => b't',
-            Build::Own => b'o',
-            Build::Trees { own_uid: false } => b'c',
-            Build::Trees { own_uid: true } => b'u',
+        let kind = match build.kind {
+            Kind::Trial => b't',
+            Kind::Own => b'o',
+            Kind::Trees { own_uid: false } => b'c',
+            Kind::Trees { own_uid: true } => b'u',
         };
-        fd::send_with(self.0.as_fd(), &[b'B', kind], descriptors)
+        let [memory, pids, cpu] = build.limited;
+        fd::send_with(self.0.as_fd(), &[b'B', kind, memory, pids, cpu], descriptors)
     }
 
     /// Waits for the first command and its descriptors; `None` when the supervisor is gone.
@@ -116,15 +126,19 @@ impl Link {
     pub fn build(&self) -> io::Result<Option<(Build, Vec<OwnedFd>)>> {
         let mut buffer = [0; MAX];
         let (n, descriptors) = fd::receive_with(self.0.as_fd(), &mut buffer)?;
-        let build = match &buffer[..n] {
+        let (kind, limited) = match &buffer[..n] {
             [] => return Ok(None),
-            b"Bt" => Build::Trial,
-            b"Bo" => Build::Own,
-            b"Bc" => Build::Trees { own_uid: false },
-            b"Bu" => Build::Trees { own_uid: true },
+            [b'B', kind, memory, pids, cpu] => (*kind, [*memory, *pids, *cpu]),
             _ => return Err(io::ErrorKind::InvalidData.into()),
         };
-        Ok(Some((build, descriptors)))
+        let kind = match kind {
+            b't' => Kind::Trial,
+            b'o' => Kind::Own,
+            b'c' => Kind::Trees { own_uid: false },
+            b'u' => Kind::Trees { own_uid: true },
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        Ok(Some((Build { kind, limited }, descriptors)))
     }
 
     /// What init reported, without waiting for it.
@@ -253,12 +267,10 @@ mod tests {
     #[test]
     fn every_message_arrives_as_it_was_sent() {
         let (a, b) = Link::pair().unwrap();
-        for build in [
-            Build::Trial,
-            Build::Own,
-            Build::Trees { own_uid: false },
-            Build::Trees { own_uid: true },
-        ] {
+        for kind in
+            [Kind::Trial, Kind::Own, Kind::Trees { own_uid: false }, Kind::Trees { own_uid: true }]
+        {
+            let build = Build { kind, limited: [0, 1, 2] };
             a.send_build(build, &[a.as_fd(), b.as_fd()]).unwrap();
             let (arrived, descriptors) = b.build().unwrap().unwrap();
             assert_eq!((arrived, descriptors.len()), (build, 2));

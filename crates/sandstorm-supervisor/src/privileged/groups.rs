@@ -142,33 +142,39 @@ pub enum Right {
 pub struct Groups {
     /// Version 2 directory, to be born in.
     pub unified: Option<OwnedFd>,
-    /// `tasks` files of the version 1 groups, opened with the rights that may join them.
-    entrances: Vec<OwnedFd>,
+    /// `tasks` files of the version 1 groups, opened with the rights that may join them: for init,
+    /// and for nobody after it.
+    pub entrances: Vec<OwnedFd>,
     /// Which version keeps each of `CONTROLLERS`; 0 for none.
     pub limited: [u8; 3],
     pub handles: Vec<(Handle, OwnedFd)>,
 }
 
 impl Groups {
-    /// Makes the groups and sets the limits. Never fails: what cannot be had is not in `limited`.
+    /// Makes the version 2 group, which a process must be born into, and sets its limits. Never
+    /// fails: what cannot be had is not in `limited`.
     ///
     /// `name` is this grain's among all that run.
-    pub fn prepare(name: &str, share: &Share, right: Right) -> Groups {
+    pub fn to_be_born_in(name: &str, share: &Share, right: Right) -> Groups {
         let mut groups = Groups::default();
-        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        if let Some(dir) = v2_group(&own, name, right) {
+        if let Some(dir) = v2_group(&own_groups(), name, right) {
             for (number, files) in V2.iter().enumerate() {
                 groups.limit(dir.as_fd(), number, 2, files, share);
             }
             groups.keep(dir.as_fd(), Handle::Kill, "cgroup.kill", libc::O_WRONLY);
             groups.unified = Some(dir);
         }
+        groups
+    }
+
+    /// As root: version 1 groups for what version 2 does not limit, for init to join.
+    pub fn add_to_join(&mut self, name: &str, share: &Share) {
+        let own = own_groups();
         for (number, files) in V1.iter().enumerate() {
-            if right == Right::Root && groups.limited[number] == 0 {
-                groups.use_v1(&own, name, number, files, share);
+            if self.limited[number] == 0 {
+                self.use_v1(&own, name, number, files, share);
             }
         }
-        groups
     }
 
     /// Nested in the caller's own group, or at the top where that cannot be opened. A group stays
@@ -235,17 +241,21 @@ impl Groups {
             None => Ok(()),
         }
     }
+}
 
-    /// Puts the calling process, which must have one thread, into the version 1 groups.
-    ///
-    /// Each thread moving itself is the one way that takes no machine-wide lock: moving a process
-    /// by its number waits for an RCU grace period a hierarchy, 5 to 20 ms together.
-    ///
-    /// # Errors
-    /// As `join`.
-    pub fn enter(&self) -> io::Result<()> {
-        self.entrances.iter().try_for_each(|tasks| fd::write(tasks.as_raw_fd(), b"0").map(drop))
-    }
+/// Puts the calling process, which must have one thread, into version 1 groups by their entrances.
+///
+/// Each thread moving itself is the one way that takes no machine-wide lock: moving a process
+/// by its number waits for an RCU grace period a hierarchy, 5 to 20 ms together.
+///
+/// # Errors
+/// The kernel's refusal; then the grain must not start.
+pub fn enter(entrances: &[OwnedFd]) -> io::Result<()> {
+    entrances.iter().try_for_each(|tasks| fd::write(tasks.as_raw_fd(), b"0").map(drop))
+}
+
+fn own_groups() -> String {
+    std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
 }
 
 /// The path of our own group in the hierarchy of a controller, from /proc/self/cgroup.
@@ -264,8 +274,7 @@ fn v2_group(own: &str, name: &str, right: Right) -> Option<OwnedFd> {
     // parent has no processes and may hand controllers to our groups beside it.
     let parent = match path_in(own, "").and_then(|path| path.strip_suffix("/main")) {
         Some(delegated) => beneath(top.as_fd(), delegated).ok()?,
-        None if right == Right::Root => {
-            hand_down(top.as_fd());
+        None if right == Right::Root && hand_down(top.as_fd()) => {
             make_dir(top.as_fd(), "sandstorm").ok()?
         }
         None => return None,

@@ -10,13 +10,13 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::groups::{Groups, Handle, Right, Share};
 use super::{Caller, IdMap, InitEnds, clone_init, quota, slot, write_maps};
 use crate::init::{self, Start};
 use crate::layers;
-use crate::link::{Build, Link};
+use crate::link::{Build, Kind, Link};
 use crate::sandbox::namespaces::{self, INSIDE_ID};
 use crate::sys::process::{self, Child, Forked, SingleThread};
 use crate::sys::{creds, fd, mount};
@@ -205,29 +205,35 @@ fn serve(
     ends: InitEnds,
 ) -> Result<Made, Failed> {
     let failed = |step: Step| move |e: io::Error| Failed::new(step, &e);
+    // While the other side gives up its rights and reads its arguments.
+    let (number, slot) = slot::take()?;
     let mut bytes = [0; 40];
     let (length, _) = fd::receive_with(socket.as_fd(), &mut bytes).map_err(failed(Step::Ask))?;
     let Some(share) = share(&bytes[..length]) else {
         // Nothing but the end of the other side: it had something else to do.
         process::exit_now(0)
     };
-    let (number, slot) = slot::take()?;
-    let groups = Groups::prepare(&number.to_string(), &share, Right::Root);
+    let name = number.to_string();
+    let mut groups = Groups::to_be_born_in(&name, &share, Right::Root);
     let flags = namespaces::flags() | libc::CLONE_PARENT;
     let child = match clone_init(one_thread, flags, &groups).map_err(failed(Step::Namespaces))? {
-        Forked::Child => init::main(one_thread, Start::by_root(ends, &groups, slot)),
+        Forked::Child => init::main(one_thread, Start::by_root(ends, slot)),
         Forked::Parent(child) => child,
     };
     // Hundreds of spinning processes of the app must not keep init from ending them. The app
     // itself starts with the usual niceness; where we may not do this it takes a little longer.
     let _ = process::set_priority(child.pid, -20);
+    // While init makes its network, which takes as long as all the rest; it joins before it does
+    // anything else.
+    groups.add_to_join(&name, &share);
 
     let (length, given) =
         fd::receive_with(socket.as_fd(), &mut bytes).map_err(failed(Step::Ask))?;
     if length == 0 {
         process::exit_now(0);
     }
-    let (mut own_uid, mut build) = (Ok(slot::FIRST_UID + number), Build::Trial);
+    let id = slot::FIRST_UID + number;
+    let (mut own_uid, mut kind) = (Ok(id), Kind::Trial);
     let mut trees = Vec::new();
     let mut quota = false;
     if let Ok([package, data, lock]) = <[OwnedFd; 3]>::try_from(given) {
@@ -236,7 +242,6 @@ fn serve(
             return Err(Failed { step: Step::Owner, errno: libc::EACCES });
         }
         quota = quota::limit(data.as_fd(), &bytes[..length]);
-        let id = slot::FIRST_UID + number;
         let map = IdMap { inside: (caller.uid, caller.gid), outside: (id, id) };
         let made = id_map_namespace(one_thread, map)
             .and_then(|userns| mounts(&package, &data, Some(userns.as_fd())));
@@ -252,13 +257,14 @@ fn serve(
         };
         trees.extend(made.map_err(failed(Step::Mounts))?);
         trees.push(lock);
-        build = Build::Trees { own_uid: own_uid.is_ok() };
+        kind = Kind::Trees { own_uid: own_uid.is_ok() };
     }
     let outside = own_uid.map_or((caller.uid, caller.gid), |uid| (uid, uid));
     let map = IdMap { inside: (INSIDE_ID, INSIDE_ID), outside };
-    write_maps(&child, map, true).map_err(failed(Step::Maps))?;
-    let trees: Vec<_> = trees.iter().map(AsFd::as_fd).collect();
-    link.send_build(build, &trees).map_err(failed(Step::Release))?;
+    write_maps(child.pid, map, true).map_err(failed(Step::Maps))?;
+    let build = Build { kind, limited: groups.limited };
+    let all: Vec<_> = trees.iter().chain(&groups.entrances).map(AsFd::as_fd).collect();
+    link.send_build(build, &all).map_err(failed(Step::Release))?;
     // No preference of the caller's for the supervisor being killed first, or never, when memory
     // is short. By root, because an undumpable process's own /proc is root's.
     let _ = fd::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0).and_then(|proc| {
@@ -306,24 +312,14 @@ fn mounts(
 /// A user namespace that exists only as the id map of a mount: files of `map.inside` on disk
 /// appear as `map.outside`.
 fn id_map_namespace(one_thread: &SingleThread, map: IdMap) -> io::Result<OwnedFd> {
-    let (hold, held) = fd::pipe()?;
-    match process::clone(one_thread, libc::CLONE_NEWUSER, None)? {
-        Forked::Child => {
-            // Until the parent closes its end, or dies.
-            drop(held);
-            let _ = fd::read(hold.as_raw_fd(), &mut [0]);
-            process::exit_now(0)
-        }
-        Forked::Parent(child) => {
-            let made = write_maps(&child, map, true).and_then(|()| {
-                let path = CString::new(format!("/proc/{}/ns/user", child.pid))?;
-                fd::open(&path, libc::O_RDONLY, 0)
-            });
-            drop(held);
-            process::wait_for(child.pid)?;
-            made
-        }
-    }
+    let holder = process::hold_user_namespace(one_thread)?;
+    let made = write_maps(holder.pid, map, true).and_then(|()| {
+        let path = CString::new(format!("/proc/{}/ns/user", holder.pid))?;
+        fd::open(&path, libc::O_RDONLY, 0)
+    });
+    process::kill(holder.pid, libc::SIGKILL)?;
+    process::wait_for(holder.pid)?;
+    made
 }
 
 #[cfg(test)]

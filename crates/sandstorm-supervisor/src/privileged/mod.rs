@@ -30,7 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use self::helper::Helper;
 use crate::error::Error;
 use crate::link::Link;
-use crate::sys::process::{self, Child, Forked, SingleThread};
+use crate::sys::process::{self, Forked, SingleThread};
 use crate::sys::{creds, fd};
 
 /// How this process can build a sandbox.
@@ -192,8 +192,8 @@ pub struct IdMap {
 ///
 /// # Errors
 /// EPERM where the kernel or an LSM does not let us use user namespaces.
-pub fn write_maps(child: &Child, map: IdMap, privileged: bool) -> io::Result<()> {
-    let path = std::ffi::CString::new(format!("/proc/{}", child.pid))?;
+pub fn write_maps(child: i32, map: IdMap, privileged: bool) -> io::Result<()> {
+    let path = std::ffi::CString::new(format!("/proc/{child}"))?;
     let process = fd::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
     if !privileged {
         write_in(process.as_fd(), c"setgroups", "deny")?;

@@ -16,11 +16,13 @@ use crate::sys::{fd, process};
 pub const FIRST_UID: u32 = 0x6000_0000;
 /// Grains that can run at once.
 const SLOTS: u32 = 65_536;
+/// So many that a number, and with it a control group, rests for a while between two grains.
+const LOWEST: u32 = 64;
 /// How many slots are tried; with half of all taken, each try after the first twenty finds a free
 /// one as often as not.
 const ATTEMPTS: u32 = 200;
 
-/// Takes a free slot, ours as long as the lock is open in any process: one of the lowest eight, and
+/// Takes a free slot, ours as long as the lock is open in any process: one of the lowest few, and
 /// further up the more of them are taken, so that a start beside 500 grains asks for a dozen, not
 /// for 500.
 ///
@@ -42,7 +44,7 @@ pub fn take() -> Result<(u32, OwnedFd), Failed> {
     if stat.st_uid != 0 || stat.st_mode & 0o077 != 0 {
         return Err(Failed::new(Step::SlotOwner, &io::ErrorKind::PermissionDenied.into()));
     }
-    let mut among = 8;
+    let mut among = LOWEST;
     for attempt in 0..ATTEMPTS {
         // Any number will do; only two starts at once should not follow each other.
         let (_, now) = process::clock(libc::CLOCK_MONOTONIC);

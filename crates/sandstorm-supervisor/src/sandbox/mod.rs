@@ -33,7 +33,7 @@ use crate::explain::{self, Signs};
 use crate::grain::project;
 use crate::home::GrainDirs;
 use crate::init::{self, Start};
-use crate::link::{Build, Link, Report};
+use crate::link::{Build, Kind, Link, Report};
 use crate::privileged::groups::{CPU, Groups, Handle, MEMORY, PIDS, Right, Share};
 use crate::privileged::helper::{Failed, Helper, Step};
 use crate::privileged::{Begun, Caller, Half, IdMap, InitEnds, Mode, clone_init, write_maps};
@@ -151,8 +151,7 @@ pub fn enter(
             let inits = lock.try_clone().map_err(Error::kernel("duplicate a descriptor"))?;
             let name = dirs.grain_name.to_string_lossy();
             let own = Some((args, dirs, inits));
-            let own =
-                Own { name: &name, limits: &args.limits, ends, build: Build::Own, grain: own };
+            let own = Own { name: &name, limits: &args.limits, ends, kind: Kind::Own, grain: own };
             Making::Done(own_half(one_thread, caller, &link, own)?)
         }
     };
@@ -165,7 +164,7 @@ struct Own<'a> {
     name: &'a str,
     limits: &'a Limits,
     ends: InitEnds,
-    build: Build,
+    kind: Kind,
     /// With the grain's lock; nothing for a trial.
     grain: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
 }
@@ -178,18 +177,21 @@ fn own_half(
     own: Own<'_>,
 ) -> Result<Made, Error> {
     let mode = Mode::UserNamespace;
-    let Own { name, limits, ends, build, grain } = own;
-    let groups = Groups::prepare(name, &share(limits), Right::Delegated);
+    let Own { name, limits, ends, kind, grain } = own;
+    let groups = Groups::to_be_born_in(name, &share(limits), Right::Delegated);
     let child = match clone_init(one_thread, namespaces::flags(), &groups).map_err(|e| {
         kernel_error("make the grain's namespaces", e, explain::Step::Namespaces, mode)
     })? {
-        Forked::Child => init::main(one_thread, Start::by_supervisor(ends, &groups, grain)),
+        Forked::Child => init::main(one_thread, Start::by_supervisor(ends, grain)),
         Forked::Parent(child) => child,
     };
     let map = IdMap { inside: (INSIDE_ID, INSIDE_ID), outside: (caller.uid, caller.gid) };
-    write_maps(&child, map, false)
+    write_maps(child.pid, map, false)
         .map_err(|e| kernel_error("write the grain's id map", e, explain::Step::Inside, mode))
-        .and_then(|()| link.send_build(build, &[]).map_err(Error::kernel("tell init to go on")))
+        .and_then(|()| {
+            link.send_build(Build { kind, limited: groups.limited }, &[])
+                .map_err(Error::kernel("tell init to go on"))
+        })
         .map_err(|broken| inits_words(link).unwrap_or(broken))?;
     // From here on nobody of the caller's other processes looks into this one.
     creds::set_dumpable(false).map_err(Error::kernel("make the process undumpable"))?;
@@ -338,8 +340,8 @@ pub fn check(one_thread: &SingleThread, begun: Begun) -> Result<String, Error> {
             Making::Helper(helper)
         }
         Half::Own(ends) => {
-            let (name, build) = ("check", Build::Trial);
-            let own = Own { name, limits: &limits, ends, build, grain: None };
+            let (name, kind) = ("check", Kind::Trial);
+            let own = Own { name, limits: &limits, ends, kind, grain: None };
             Making::Done(own_half(one_thread, caller, &link, own)?)
         }
     };

@@ -103,6 +103,39 @@ pub fn clone(
     }
 }
 
+/// A child that does nothing, in a user namespace of its own, until it is killed.
+///
+/// It shares our memory, which makes it several times cheaper than a fork.
+pub fn hold_user_namespace(_one_thread: &SingleThread) -> io::Result<Holder> {
+    const STACK: usize = 16 << 10;
+    let mut stack = vec![0u8; STACK].into_boxed_slice();
+    let wait = Box::new(|| {
+        // SAFETY: no pointers; touches nothing of the shared memory (pause fails, and so writes to
+        // errno, only when a handler has run, and there is none).
+        unsafe { libc::pause() };
+        0
+    });
+    // SAFETY: the child runs on a stack of its own, which outlives it: `Holder` keeps it, and who
+    // drops that first leaks nothing but the guarantee, so its maker kills and waits for the child
+    // before. It shares no descriptors, writes to no memory but its stack, and never returns.
+    let pid = unsafe {
+        nix::sched::clone(
+            wait,
+            &mut stack,
+            nix::sched::CloneFlags::CLONE_VM | nix::sched::CloneFlags::CLONE_NEWUSER,
+            Some(libc::SIGCHLD),
+        )
+    }?;
+    Ok(Holder { pid: pid.as_raw(), _stack: stack })
+}
+
+/// A child that shares our memory, and its stack.
+#[derive(Debug)]
+pub struct Holder {
+    pub pid: i32,
+    _stack: Box<[u8]>,
+}
+
 /// Moves this process into a new network namespace.
 pub fn unshare_network() -> io::Result<()> {
     // SAFETY: no pointers.

@@ -137,6 +137,8 @@ fn arguments(
     for pair in &command.environ {
         words.extend(["-e".into(), pair.into()]);
     }
+    // Whoever opens a grain needs its app: it starts while we connect.
+    words.push("--start".into());
     words.extend(["--idle-seconds".into(), SUPERVISOR_IDLE.to_string().into()]);
     for assignment in limits.assignments() {
         words.extend(["--limit".into(), assignment.into()]);

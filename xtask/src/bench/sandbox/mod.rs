@@ -1,8 +1,9 @@
 //! The sandbox: how long a start takes, how many a second, what an idle grain weighs, what the filter
 //! costs. Peers, interleaved in one run: bare fork+exec, a minimal launcher with the same namespaces
 //! and mounts (`launch.c`), bubblewrap, and podman. The measured moment is the first instruction of a
-//! program without libc (`first.c`), which tells the time itself; for a grain that is after the
-//! supervisor serves, was asked for the app's main view, and init has executed the app.
+//! program without libc (`first.c`), which tells the time itself. A grain is started as the server
+//! does it (`--start`), and counts as started when its supervisor has said that it serves and that
+//! the app's exec has succeeded.
 
 mod memory;
 mod ours;
