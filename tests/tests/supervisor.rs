@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::Stdio;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,7 @@ in_both_modes! {
     a_grain_nobody_wants_falls_asleep
     the_app_sees_the_contract_and_nothing_else
     a_failed_start_says_what_is_missing
+    the_app_can_start_at_once
     how_the_app_ended_is_told
     a_flood_of_output_is_capped
     the_log_can_be_watched
@@ -247,6 +249,21 @@ fn a_failed_start_says_what_is_missing(bench: &Bench) -> Result<()> {
         ensure!(running.exit_within(Duration::from_secs(3))?.code() == Some(1));
         ensure!(running.log().contains(words), "{}", running.log());
     }
+    Ok(())
+}
+
+fn the_app_can_start_at_once(bench: &Bench) -> Result<()> {
+    let running = bench.start(&["--new", "--start"], GRAIN)?;
+    // Init and the app, whose exec has succeeded, and nobody has called.
+    let inside = running.inside();
+    ensure!(inside.len() == 2, "{inside:?}");
+    drop(running);
+    let mut command = bench.command(&["--start"], PACKAGE, GRAIN, &["/no/such/program"]);
+    let failed = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output()?;
+    let told = String::from_utf8_lossy(&failed.stderr);
+    ensure!(told.contains("/no/such/program is missing from the package"), "{told}");
+    ensure!(failed.status.code() == Some(1), "{}", failed.status);
+    ensure!(failed.stdout.is_empty(), "it must not say that it serves");
     Ok(())
 }
 

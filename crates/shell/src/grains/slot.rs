@@ -22,7 +22,7 @@ use super::conn::Conn;
 use super::manifest::{self, Which};
 use super::pool::Local;
 use super::shared::Entry;
-use super::spawn::{self, Child, Started, printable};
+use super::spawn::{self, Child, Started, printable, sentence};
 use super::{GrainState, errors};
 use crate::error::{Error, Result};
 use crate::identity::text::one_line;
@@ -516,16 +516,6 @@ fn last_words(log: &str) -> Option<String> {
         Some(cause) => format!("{} {}", sentence(words), sentence(cause)),
         None => sentence(words),
     })
-}
-
-/// Words as a sentence of their own.
-fn sentence(words: &str) -> String {
-    let words = words.trim_end_matches(['.', ':', ' ']).trim();
-    let mut chars = words.chars();
-    match chars.next() {
-        Some(first) => format!("{}{}.", first.to_uppercase(), chars.as_str()),
-        None => String::new(),
-    }
 }
 
 /// Puts quiet grains to sleep and keeps the others alive, for ever.

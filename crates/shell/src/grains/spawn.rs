@@ -23,6 +23,8 @@ use crate::limits::Chosen;
 const LISTEN_TIME: Duration = Duration::from_secs(30);
 /// The supervisor ends its grain after so many seconds without a sign of life of ours.
 pub const SUPERVISOR_IDLE: u64 = 90;
+/// Exit status of a supervisor whose box stands, but whose app could not be started.
+const APP_FAILED: i32 = 1;
 /// What is kept of a supervisor's error output.
 const STDERR_BYTES: usize = 16 * 1024;
 
@@ -108,7 +110,10 @@ pub async fn spawn(
         Ok(Ok(_)) if line == b"Already running...\n" => Ok(Started::AlreadyRunning),
         Ok(Ok(0)) => {
             let status = child.exited(Duration::from_secs(5)).await;
-            Err(failed(describe(status), child.errors()))
+            Err(match status.and_then(|status| status.code()) {
+                Some(APP_FAILED) => app_failed(&child.errors()),
+                _ => failed(describe(status), child.errors()),
+            })
         }
         Ok(_) => {
             kill(pid);
@@ -156,6 +161,15 @@ fn failed(reason: String, errors: String) -> Error {
     Error::GrainFailed { reason, code: super::errors::code("G-BOX"), log_tail: String::new() }
 }
 
+/// The box stood, and the app in it could not be executed.
+fn app_failed(errors: &str) -> Error {
+    let reason = match own_words(errors) {
+        Some(words) => sentence(words),
+        None => "The app could not be started.".into(),
+    };
+    Error::GrainFailed { reason, code: super::errors::code("G-EXIT"), log_tail: String::new() }
+}
+
 /// The supervisor's own last words in its error output.
 pub fn own_words(errors: &str) -> Option<&str> {
     const NAME: &str = "sandstorm-supervisor: ";
@@ -165,6 +179,16 @@ pub fn own_words(errors: &str) -> Option<&str> {
         None => return None,
     };
     Some(errors[at + NAME.len()..].trim()).filter(|words| !words.is_empty())
+}
+
+/// Words as a sentence of their own.
+pub fn sentence(words: &str) -> String {
+    let words = words.trim_end_matches(['.', ':', ' ']).trim();
+    let mut chars = words.chars();
+    match chars.next() {
+        Some(first) => format!("{}{}.", first.to_uppercase(), chars.as_str()),
+        None => String::new(),
+    }
 }
 
 /// An exit status in words.
