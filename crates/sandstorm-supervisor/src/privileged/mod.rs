@@ -214,12 +214,13 @@ pub fn write_in(dir: BorrowedFd<'_>, name: &std::ffi::CStr, text: &str) -> io::R
 
 #[cfg(test)]
 mod tests {
-    const FILES: [(&str, &str); 5] = [
+    const FILES: [(&str, &str); 6] = [
         ("mod", include_str!("mod.rs")),
         ("reset", include_str!("reset.rs")),
         ("helper", include_str!("helper.rs")),
         ("slot", include_str!("slot.rs")),
         ("groups", include_str!("groups.rs")),
+        ("quota", include_str!("quota.rs")),
     ];
 
     fn code(text: &str) -> impl Iterator<Item = &str> {
@@ -231,7 +232,7 @@ mod tests {
     #[test]
     fn what_root_runs_stays_small() {
         let lines: usize = FILES.iter().map(|(_, text)| code(text).count()).sum();
-        assert!(lines <= 750, "{lines} lines of code: think again, or change docs/security.md");
+        assert!(lines <= 790, "{lines} lines of code: think again, or change docs/security.md");
     }
 
     /// No parser of arguments, no home, no server, no library but the standard one and the ceilings.
