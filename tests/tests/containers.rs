@@ -64,7 +64,7 @@ fn virtual_machine() -> Result<()> {
     let said = String::from_utf8_lossy(&done.stdout);
     println!("{said}");
     ensure!(
-        done.status.success() && said.ends_with("VM OK\n"),
+        done.status.success() && said.trim_end().ends_with("VM OK"),
         "vm.sh: {}\n{said}\n{}",
         done.status,
         String::from_utf8_lossy(&done.stderr)

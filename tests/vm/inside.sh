@@ -4,6 +4,8 @@
 set -u
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 cd /payload || exit 1
+# The other end of this line is a file, not a terminal.
+stty -F /dev/ttyS1 -opost
 home=/var/sandstorm
 service=/sys/fs/cgroup/system.slice/sandstorm.service
 say() { echo "vm: $*"; }
