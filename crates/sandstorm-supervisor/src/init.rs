@@ -1,9 +1,9 @@
 //! pid 1 of a grain: builds the inside of the sandbox, starts the app, reaps, forwards signals.
 //!
-//! It ends when the supervisor's end of the link closes; a parent-death signal comes on top. Before
-//! that it kills every process of the grain and waits until each is gone: it holds the grain's lock
-//! and uid slot, and the kernel would close those before it kills, so that a new start could meet
-//! an old writer that is slow to die. Trust: once it has reported `Ready` it has no privilege left and
+//! It ends when the supervisor's end of the link closes; where both have one uid a parent-death
+//! signal comes on top. Before that it kills every process of the grain and waits until each is
+//! gone: it holds the grain's lock and uid slot, and the kernel would close those before it kills,
+//! so that a new start could meet an old writer that is slow to die. Trust: once it has reported `Ready` it has no privilege left and
 //! runs under the same filter as the app, whose uid it shares; it is not dumpable, and reads
 //! nothing that the app wrote except the first bytes of a program that could not be executed.
 #![forbid(unsafe_code)]
@@ -32,14 +32,16 @@ use crate::sys::{creds, fd, signal};
 pub struct Start<'a> {
     ends: InitEnds,
     slot: Option<OwnedFd>,
+    /// Where what to build is told by the helper, and by nobody else.
+    orders: Option<Link>,
     /// Where no root helps: what the supervisor, whose fork this is, has found out already.
     own: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
 }
 
 impl<'a> Start<'a> {
     /// Forked by the privileged helper, which has looked at no argument: init does so itself.
-    pub fn by_root(ends: InitEnds, slot: OwnedFd) -> Start<'a> {
-        Start { ends, slot: Some(slot), own: None }
+    pub fn by_root(ends: InitEnds, slot: OwnedFd, orders: Link) -> Start<'a> {
+        Start { ends, slot: Some(slot), orders: Some(orders), own: None }
     }
 
     /// Forked by the supervisor; with arguments, directories and the grain's lock unless this is a
@@ -48,7 +50,7 @@ impl<'a> Start<'a> {
         ends: InitEnds,
         own: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
     ) -> Start<'a> {
-        Start { ends, slot: None, own }
+        Start { ends, slot: None, orders: None, own }
     }
 }
 
@@ -90,7 +92,7 @@ const TREES: usize = 3;
 
 /// The child's whole life.
 pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
-    let Start { ends, slot, own } = start;
+    let Start { ends, slot, orders, own } = start;
     let (own, lock) = match own {
         Some((args, dirs, lock)) => (Some((args, dirs)), Some(lock)),
         None => (None, None),
@@ -99,6 +101,7 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     // Our copies of the supervisor's and the helper's ends would keep both alive for each other.
     // Whoever owns the numbers never drops them: this process does not return.
     let mut open = kept.descriptors();
+    open.extend(orders.iter().map(AsFd::as_fd));
     open.extend(own.iter().flat_map(|(_, dirs)| [dirs.package.as_fd(), dirs.sandbox.as_fd()]));
     if let Err(error) = namespaces::close_all_but(&open) {
         fail(&kept, "close what was inherited", &error);
@@ -108,20 +111,21 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
         fail(&kept, what, &error);
     }
     // Ids and mounts come from outside; until then nothing else is touched.
-    let Ok(Some((Build { kind, limited }, mut trees))) = kept.link.build() else {
-        process::exit_now(0)
-    };
+    let told = orders.as_ref().unwrap_or(&kept.link).build();
+    let Ok(Some((Build { kind, limited }, mut trees))) = told else { process::exit_now(0) };
     // Before anything that depends on the package or could take much.
     let entrances = trees.split_off(trees.len().min(if own.is_none() { TREES } else { 0 }));
     if let Err(error) = groups::enter(&entrances) {
         fail(&kept, "enter the grain's control groups", &error);
     }
-    drop(entrances);
+    drop((entrances, orders));
+    // Nothing after this is done as root, not even as root of a namespace.
+    if let Err((what, error)) = take_ids(&kept) {
+        fail(&kept, what, &error);
+    }
     if kind == Kind::Trial {
-        if let Err(error) =
-            take_ids(&kept).and_then(|()| step("mount inside", namespaces::try_inside()))
-        {
-            fail(&kept, error.0, &error.1);
+        if let Err(error) = namespaces::try_inside() {
+            fail(&kept, "mount inside", &error);
         }
         let _ = kept.link.report(&Report::Ready(String::new()));
         process::exit_now(0);
@@ -181,7 +185,7 @@ fn keep(ends: InitEnds, slot: Option<OwnedFd>, lock: Option<OwnedFd>) -> io::Res
     })
 }
 
-/// The grain's ids, so that nothing after this is done as root, not even as root of a namespace.
+/// The grain's ids.
 fn take_ids(kept: &Kept) -> Result<(), StepError> {
     if kept.slot.is_some() {
         step("drop groups", creds::clear_groups())?;
@@ -204,7 +208,6 @@ fn build(
 ) -> Result<(OwnedFd, String, i32), StepError> {
     let mut notes = Vec::new();
 
-    take_ids(kept)?;
     // A process group of its own (number 1), which the filter can keep the app away from.
     step("start a session", process::new_session())?;
     // While the host's /proc is there.
@@ -481,6 +484,8 @@ fn become_app(app: &App<'_>, writes: bool) -> String {
 fn explain_exec(program: &str, error: &io::Error) -> String {
     let missing = error.raw_os_error() == Some(libc::ENOENT);
     let head = missing.then(|| head_of(program)).flatten();
+    // The package chose it, and people and logs read it.
+    let program = program.escape_debug();
     match (error.raw_os_error(), head) {
         (Some(libc::ENOENT), None) => {
             format!(
@@ -575,6 +580,7 @@ mod tests {
         assert!(told("/x", libc::EACCES).contains("chmod +x"));
         assert!(told("/x", libc::ENOEXEC).contains("#!"));
         assert!(told("/x", libc::ENOMEM).contains("memory"));
+        assert!(!told("/x\nsandstorm-supervisor: lies", libc::ENOENT).contains('\n'));
     }
 
     proptest! {

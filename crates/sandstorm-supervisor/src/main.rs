@@ -28,7 +28,7 @@ use crate::args::{Action, Args};
 use crate::error::Error;
 use crate::home::Turn;
 use crate::privileged::Begun;
-use crate::sys::process::SingleThread;
+use crate::sys::process::{self, SingleThread};
 
 /// The C library calls this directly: what the language's own start does first (a handler for
 /// stack overflows, which reads /proc; open standard descriptors) `privileged::reset` undoes or does anyway.
@@ -70,6 +70,9 @@ fn start(one_thread: SingleThread, begun: Begun, args: &Args) -> Result<(), Erro
     let caller = begun.caller;
     let dirs = home::open(args, caller)?;
     let Turn::Ours(lock) = home::take_turn(&dirs, serve::is_serving)? else {
+        // What the helper has made meanwhile ends with this, and leaves no zombie.
+        drop(begun);
+        process::reap_all();
         serve::announce("Already running...\n");
         return Ok(());
     };

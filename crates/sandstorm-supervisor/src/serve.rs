@@ -274,6 +274,8 @@ async fn serve(
         // A process that waits for a dead disk may still write one day: the lock is kept.
         gone(-1);
     }
+    // No zombie is left to whoever is pid 1, which may be a server that knows only its own children.
+    while matches!(process::reap_one(), Ok(Some(_))) {}
     drop((lock, outside.slot));
     result
 }

@@ -177,7 +177,7 @@ impl Groups {
         }
     }
 
-    /// Nested in the caller's own group, or at the top where that cannot be opened. A group stays
+    /// Nested in the caller's own group. A group stays
     /// when its grain has ended and is used again by the next that has its number, which is free
     /// only when every process of that grain is gone: making one takes longer than a mount.
     fn use_v1(&mut self, own: &str, name: &str, number: usize, files: &Files, share: &Share) {
@@ -185,8 +185,9 @@ impl Groups {
         let Some(top) = hierarchy(&format!("/sys/fs/cgroup/{controller}"), CGROUP1_MAGIC) else {
             return;
         };
-        let parent = path_in(own, controller).and_then(|path| beneath(top.as_fd(), path).ok());
-        let parent = parent.unwrap_or(top);
+        // Not at the top instead: there the caller's own limits would not count.
+        let Some(path) = path_in(own, controller) else { return };
+        let Ok(parent) = beneath(top.as_fd(), path) else { return };
         let name = format!("sandstorm-{name}");
         let again = make_dir(parent.as_fd(), &name).ok().filter(|dir| is_quiet(dir.as_fd(), files));
         let Some(dir) = again.or_else(|| fresh_group(parent.as_fd(), &name).ok()) else { return };
@@ -255,7 +256,9 @@ pub fn enter(entrances: &[OwnedFd]) -> io::Result<()> {
 }
 
 fn own_groups() -> String {
-    std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
+    // A group may have any name; one that is no text matches no path, and that controller is left out.
+    let bytes = std::fs::read("/proc/self/cgroup").unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The path of our own group in the hierarchy of a controller, from /proc/self/cgroup.

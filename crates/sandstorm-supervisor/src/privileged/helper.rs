@@ -10,7 +10,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::groups::{Groups, Handle, Right, Share};
 use super::{Caller, IdMap, InitEnds, clone_init, quota, slot, write_maps};
@@ -83,8 +83,17 @@ pub struct Made {
 /// The unprivileged side's hold on the helper.
 #[derive(Debug)]
 pub struct Helper {
-    socket: OwnedFd,
+    /// Nothing only while it is being dropped.
+    socket: Option<OwnedFd>,
     process: Child,
+}
+
+impl Drop for Helper {
+    /// The helper ends when it hears nothing more; no zombie of it is left to whoever is pid 1.
+    fn drop(&mut self) {
+        self.socket = None;
+        let _ = process::wait_for(self.process.pid);
+    }
 }
 
 /// Longest answer.
@@ -95,22 +104,21 @@ impl Helper {
     ///
     /// # Errors
     /// What the kernel answers.
-    pub fn fork(
-        one_thread: &SingleThread,
-        caller: Caller,
-        supervisors_link: &Link,
-        ends: InitEnds,
-    ) -> io::Result<Helper> {
+    pub fn fork(one_thread: &SingleThread, caller: Caller, ends: InitEnds) -> io::Result<Helper> {
         let (socket, helpers) = fd::socketpair(libc::SOCK_SEQPACKET)?;
         match process::clone(one_thread, 0, None)? {
-            Forked::Parent(process) => Ok(Helper { socket, process }),
+            Forked::Parent(process) => Ok(Helper { socket: Some(socket), process }),
             Forked::Child => {
                 drop(socket);
-                // From here on the caller's signals do not reach this process.
-                if creds::set_all_uids(0).is_err() || creds::set_dumpable(false).is_err() {
+                // From here on the caller's signals do not reach this process: not from a terminal,
+                // whose keys signal a whole group without asking for rights, and not by uid.
+                let apart = process::new_session()
+                    .and_then(|()| creds::set_all_uids(0))
+                    .and_then(|()| creds::set_dumpable(false));
+                if apart.is_err() {
                     process::exit_now(1);
                 }
-                let answer = serve(one_thread, caller, &helpers, supervisors_link, ends);
+                let answer = serve(one_thread, caller, &helpers, ends);
                 send(&helpers, answer);
                 process::exit_now(0)
             }
@@ -120,22 +128,29 @@ impl Helper {
     /// The first thing to ask, as soon as the limits are known.
     ///
     /// # Errors
-    /// EPIPE when the helper is gone.
+    /// What the socket answers; that the helper is gone is left to `outcome`, which has its words.
     pub fn ask(&self, share: &Share) -> io::Result<()> {
         let words = [share.memory, share.pids, share.cpu, share.weight, layers::bits().into()];
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        fd::send_with(self.socket.as_fd(), &bytes, &[])
+        self.say(&bytes, &[])
     }
 
     /// The rest: package, data and lock of a grain; nothing for a trial. `quota`: limits of bytes and
     /// inodes, for data that is counted under its number.
     ///
     /// # Errors
-    /// EPIPE when the helper is gone.
+    /// As `ask`.
     pub fn give(&self, descriptors: &[BorrowedFd<'_>], quota: Option<[u64; 2]>) -> io::Result<()> {
         let words: Vec<u8> = quota.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
-        let bytes = if words.is_empty() { b"g" } else { words.as_slice() };
-        fd::send_with(self.socket.as_fd(), bytes, descriptors)
+        self.say(if words.is_empty() { b"g" } else { words.as_slice() }, descriptors)
+    }
+
+    fn say(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        match fd::send_with(socket.as_fd(), bytes, descriptors) {
+            Err(e) if is_gone(&e) => Ok(()),
+            other => other,
+        }
     }
 
     /// Waits for the outcome and the helper's end. The inner error is a step's.
@@ -143,11 +158,21 @@ impl Helper {
     /// # Errors
     /// What the socket answers, or `UnexpectedEof` when the helper died.
     pub fn outcome(self) -> io::Result<Result<Made, Failed>> {
+        let ended = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let socket = self.socket.as_ref().ok_or_else(ended)?;
         let mut bytes = [0; ANSWER];
-        let (length, fds) = fd::receive_with(self.socket.as_fd(), &mut bytes)?;
-        process::wait_for(self.process.pid)?;
-        decode(&bytes[..length], fds).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        let received = match fd::receive_with(socket.as_fd(), &mut bytes) {
+            // It ended without having read all; its answer comes after that is told.
+            Err(e) if is_gone(&e) => fd::receive_with(socket.as_fd(), &mut bytes),
+            other => other,
+        };
+        let (length, fds) = received?;
+        decode(&bytes[..length], fds).ok_or_else(ended)
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET))
 }
 
 fn send(to: &OwnedFd, answer: Result<Made, Failed>) {
@@ -201,10 +226,15 @@ fn serve(
     one_thread: &SingleThread,
     caller: Caller,
     socket: &OwnedFd,
-    link: &Link,
     ends: InitEnds,
 ) -> Result<Made, Failed> {
     let failed = |step: Step| move |e: io::Error| Failed::new(step, &e);
+    // Opened while the supervisor certainly lives, so that it is nobody else's later.
+    let supervisor = CString::new(format!("/proc/{}", process::parent())).unwrap_or_default();
+    let supervisor = fd::open(&supervisor, libc::O_PATH | libc::O_DIRECTORY, 0);
+    // Init's orders come from here alone: it still has root's number when it waits for them, and
+    // the other side could send it others.
+    let (orders, inits_orders) = Link::pair().map_err(failed(Step::Ask))?;
     // While the other side gives up its rights and reads its arguments.
     let (number, slot) = slot::take()?;
     let mut bytes = [0; 40];
@@ -217,7 +247,7 @@ fn serve(
     let mut groups = Groups::to_be_born_in(&name, &share, Right::Root);
     let flags = namespaces::flags() | libc::CLONE_PARENT;
     let child = match clone_init(one_thread, flags, &groups).map_err(failed(Step::Namespaces))? {
-        Forked::Child => init::main(one_thread, Start::by_root(ends, slot)),
+        Forked::Child => init::main(one_thread, Start::by_root(ends, slot, inits_orders)),
         Forked::Parent(child) => child,
     };
     // Hundreds of spinning processes of the app must not keep init from ending them. The app
@@ -243,13 +273,19 @@ fn serve(
         }
         quota = quota::limit(data.as_fd(), &bytes[..length]);
         let map = IdMap { inside: (caller.uid, caller.gid), outside: (id, id) };
-        let made = id_map_namespace(one_thread, map)
-            .and_then(|userns| mounts(&package, &data, Some(userns.as_fd())));
-        let made = match made {
+        let userns = id_map_namespace(one_thread, map).map_err(failed(Step::Namespaces))?;
+        let made = match mounts(&package, &data, Some(userns.as_fd())) {
             // A file system that cannot be id-mapped: the grain runs under the caller's uid, which
-            // must not be root's. A kernel without the calls has no other way either.
-            Err(e) if caller.uid == 0 => return Err(Failed::new(Step::IdMap, &e)),
-            Err(e) if e.raw_os_error() != Some(libc::ENOSYS) => {
+            // must not be root's.
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EPERM)
+                ) =>
+            {
+                if caller.uid == 0 {
+                    return Err(Failed::new(Step::IdMap, &e));
+                }
                 own_uid = Err(e.raw_os_error().unwrap_or(libc::EIO));
                 mounts(&package, &data, None)
             }
@@ -261,16 +297,13 @@ fn serve(
     }
     let outside = own_uid.map_or((caller.uid, caller.gid), |uid| (uid, uid));
     let map = IdMap { inside: (INSIDE_ID, INSIDE_ID), outside };
-    write_maps(child.pid, map, true).map_err(failed(Step::Maps))?;
+    write_maps(&child, map, true).map_err(failed(Step::Maps))?;
     let build = Build { kind, limited: groups.limited };
     let all: Vec<_> = trees.iter().chain(&groups.entrances).map(AsFd::as_fd).collect();
-    link.send_build(build, &all).map_err(failed(Step::Release))?;
+    orders.send_build(build, &all).map_err(failed(Step::Release))?;
     // No preference of the caller's for the supervisor being killed first, or never, when memory
     // is short. By root, because an undumpable process's own /proc is root's.
-    let _ = fd::open(c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0).and_then(|proc| {
-        let name = CString::new(format!("{}/oom_score_adj", process::parent()))?;
-        super::write_in(proc.as_fd(), &name, "0")
-    });
+    let _ = supervisor.and_then(|dir| super::write_in(dir.as_fd(), c"oom_score_adj", "0"));
     let Groups { limited, handles, .. } = groups;
     Ok(Made { init: child.pidfd, own_uid, slot, limited, quota, handles })
 }
@@ -312,14 +345,26 @@ fn mounts(
 /// A user namespace that exists only as the id map of a mount: files of `map.inside` on disk
 /// appear as `map.outside`.
 fn id_map_namespace(one_thread: &SingleThread, map: IdMap) -> io::Result<OwnedFd> {
-    let holder = process::hold_user_namespace(one_thread)?;
-    let made = write_maps(holder.pid, map, true).and_then(|()| {
-        let path = CString::new(format!("/proc/{}/ns/user", holder.pid))?;
-        fd::open(&path, libc::O_RDONLY, 0)
-    });
-    process::kill(holder.pid, libc::SIGKILL)?;
-    process::wait_for(holder.pid)?;
-    made
+    let (hold, held) = fd::pipe()?;
+    match process::clone(one_thread, libc::CLONE_NEWUSER, None)? {
+        Forked::Child => {
+            // Until the parent closes its end, or dies.
+            drop(held);
+            let _ = fd::read(hold.as_raw_fd(), &mut [0]);
+            process::exit_now(0)
+        }
+        Forked::Parent(child) => {
+            let made = write_maps(&child, map, true).and_then(|()| {
+                let path = CString::new(format!("/proc/{}/ns/user", child.pid))?;
+                fd::open(&path, libc::O_RDONLY, 0)
+            });
+            drop(held);
+            match process::wait_for(child.pid)? {
+                process::Ended::Status(0) => made,
+                _ => Err(io::ErrorKind::Interrupted.into()),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -366,6 +411,22 @@ mod tests {
         assert_eq!((made.own_uid, made.limited, made.quota), (Ok(7), [1, 0, 2], true));
         assert_eq!(made.handles.len(), 2);
         assert_eq!(made.handles[1].0, Handle::CpuStat);
+    }
+
+    #[test]
+    fn an_answer_is_heard_though_the_helper_read_no_more() {
+        let (socket, helpers) = fd::socketpair(libc::SOCK_SEQPACKET).unwrap();
+        let ended = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pidfd = fd::open(c"/dev/null", libc::O_RDONLY, 0).unwrap();
+        let process = Child { pid: ended.id() as i32, pidfd };
+        let helper = Helper { socket: Some(socket), process };
+        let share = Share { memory: 1, pids: 1, cpu: 1, weight: 1 };
+        helper.ask(&share).unwrap();
+        let failed = Failed { step: Step::SlotOwner, errno: 1 };
+        send(&helpers, Err(failed));
+        drop(helpers);
+        helper.give(&[], None).unwrap();
+        assert_eq!(helper.outcome().unwrap().unwrap_err(), failed);
     }
 
     proptest! {

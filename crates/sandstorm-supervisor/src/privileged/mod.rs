@@ -14,8 +14,9 @@
 //! an unprivileged program. Without the setuid bit and without root there is no helper, and the
 //! same steps are done with the caller's own rights (`sandbox`).
 //!
-//! Trust: none in the caller, who chose all that exec hands on and may signal this process (not
-//! the helper, which has none of the caller's ids) at any step.
+//! Trust: none in the caller, who chose all that exec hands on and may signal this process at any
+//! step (the helper has none of the caller's ids and a session of its own; who owns the control
+//! group that we are started in can still stop or end it, and gains nothing).
 #![forbid(unsafe_code)]
 
 pub mod groups;
@@ -30,7 +31,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use self::helper::Helper;
 use crate::error::Error;
 use crate::link::Link;
-use crate::sys::process::{self, Forked, SingleThread};
+use crate::sys::process::{self, Child, Forked, SingleThread};
 use crate::sys::{creds, fd};
 
 /// How this process can build a sandbox.
@@ -105,7 +106,7 @@ pub fn begin(one_thread: &SingleThread) -> Result<Begun, Error> {
     let half = match mode {
         Mode::UserNamespace => Half::Own(ends),
         Mode::Setuid | Mode::Root => {
-            let helper = Helper::fork(one_thread, caller, &link, ends);
+            let helper = Helper::fork(one_thread, caller, ends);
             Half::Root(helper.map_err(Error::kernel("fork the privileged helper"))?)
         }
     };
@@ -192,9 +193,13 @@ pub struct IdMap {
 ///
 /// # Errors
 /// EPERM where the kernel or an LSM does not let us use user namespaces.
-pub fn write_maps(child: i32, map: IdMap, privileged: bool) -> io::Result<()> {
-    let path = std::ffi::CString::new(format!("/proc/{child}"))?;
+pub fn write_maps(child: &Child, map: IdMap, privileged: bool) -> io::Result<()> {
+    let path = std::ffi::CString::new(format!("/proc/{}", child.pid))?;
     let process = fd::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    // Not another process that has got its number meanwhile.
+    if !process::is_unreaped(child) {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
     if !privileged {
         write_in(process.as_fd(), c"setgroups", "deny")?;
     }
@@ -232,7 +237,7 @@ mod tests {
     #[test]
     fn what_root_runs_stays_small() {
         let lines: usize = FILES.iter().map(|(_, text)| code(text).count()).sum();
-        assert!(lines <= 790, "{lines} lines of code: think again, or change docs/security.md");
+        assert!(lines <= 830, "{lines} lines of code: think again, or change docs/security.md");
     }
 
     /// No parser of arguments, no home, no server, no library but the standard one and the ceilings.

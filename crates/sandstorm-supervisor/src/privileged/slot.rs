@@ -52,8 +52,9 @@ pub fn take() -> Result<(u32, OwnedFd), Failed> {
             (now as u32 / 64).wrapping_add(std::process::id()).wrapping_add(attempt) % among;
         among = (among + among / 2).min(SLOTS);
         let name = CString::new(number.to_string()).unwrap_or_default();
+        // Never written: the descriptor goes to a process without rights.
         let lock =
-            fd::openat2(dir.as_fd(), &name, libc::O_RDWR | libc::O_CREAT, 0o600, fd::BENEATH)
+            fd::openat2(dir.as_fd(), &name, libc::O_RDONLY | libc::O_CREAT, 0o600, fd::BENEATH)
                 .map_err(failed(Step::Slot))?;
         if fd::try_lock(lock.as_fd()).map_err(failed(Step::Slot))? {
             return Ok((number, lock));

@@ -186,7 +186,7 @@ fn own_half(
         Forked::Parent(child) => child,
     };
     let map = IdMap { inside: (INSIDE_ID, INSIDE_ID), outside: (caller.uid, caller.gid) };
-    write_maps(child.pid, map, false)
+    write_maps(&child, map, false)
         .map_err(|e| kernel_error("write the grain's id map", e, explain::Step::Inside, mode))
         .and_then(|()| {
             link.send_build(Build { kind, limited: groups.limited }, &[])
@@ -301,7 +301,7 @@ fn helpers_words(failed: Failed, mode: Mode) -> Error {
             what: "the directory",
             path: "/run/sandstorm-uid".into(),
             fault: "is not root's own (mode 0700)".into(),
-            fix: "remove it; the supervisor makes it anew".into(),
+            fix: "remove it while no grain runs; the supervisor makes it anew".into(),
         },
         Step::Slot => plain("find a free uid in /run/sandstorm-uid"),
         Step::Namespaces => {

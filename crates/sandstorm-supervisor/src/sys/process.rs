@@ -103,39 +103,6 @@ pub fn clone(
     }
 }
 
-/// A child that does nothing, in a user namespace of its own, until it is killed.
-///
-/// It shares our memory, which makes it several times cheaper than a fork.
-pub fn hold_user_namespace(_one_thread: &SingleThread) -> io::Result<Holder> {
-    const STACK: usize = 16 << 10;
-    let mut stack = vec![0u8; STACK].into_boxed_slice();
-    let wait = Box::new(|| {
-        // SAFETY: no pointers; touches nothing of the shared memory (pause fails, and so writes to
-        // errno, only when a handler has run, and there is none).
-        unsafe { libc::pause() };
-        0
-    });
-    // SAFETY: the child runs on a stack of its own, which outlives it: `Holder` keeps it, and who
-    // drops that first leaks nothing but the guarantee, so its maker kills and waits for the child
-    // before. It shares no descriptors, writes to no memory but its stack, and never returns.
-    let pid = unsafe {
-        nix::sched::clone(
-            wait,
-            &mut stack,
-            nix::sched::CloneFlags::CLONE_VM | nix::sched::CloneFlags::CLONE_NEWUSER,
-            Some(libc::SIGCHLD),
-        )
-    }?;
-    Ok(Holder { pid: pid.as_raw(), _stack: stack })
-}
-
-/// A child that shares our memory, and its stack.
-#[derive(Debug)]
-pub struct Holder {
-    pub pid: i32,
-    _stack: Box<[u8]>,
-}
-
 /// Moves this process into a new network namespace.
 pub fn unshare_network() -> io::Result<()> {
     // SAFETY: no pointers.
@@ -209,6 +176,21 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: no pointers.
     check(i64::from(unsafe { libc::kill(pid, signal) }))?;
     Ok(())
+}
+
+/// Whether nobody has reaped this child yet, so that its number is still its own.
+pub fn is_unreaped(child: &Child) -> bool {
+    // SAFETY: no signal is sent, and no information with it; the kernel only looks.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            child.pidfd.as_raw_fd(),
+            0,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    sent == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
 /// SIGKILL to every process that this one may signal, but itself and pid 1.

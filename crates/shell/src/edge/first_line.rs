@@ -42,6 +42,14 @@ pub enum Seen {
 impl FirstLine {
     /// Takes the next bytes of the head.
     pub fn push(&mut self, bytes: &[u8]) -> Seen {
+        // Empty lines before a head mean nothing, to the library neither; held, they would take the
+        // line's room.
+        let empty = if self.held.is_empty() {
+            bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count()
+        } else {
+            0
+        };
+        let bytes = &bytes[empty..];
         let end = line_end(&self.held, bytes);
         let (line, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
         let room = LONGEST.saturating_sub(self.held.len());
@@ -149,7 +157,7 @@ mod tests {
     fn what_is_fit_passes_byte_for_byte() {
         for line in [
             &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..],
-            b"\r\nGET /a?b=%3C HTTP/1.0\nHost: a\n\n",
+            b"GET /a?b=%3C HTTP/1.0\nHost: a\n\n",
             b"PROPFIND http://a/b HTTP/1.1\r\n",
             "GET /grün HTTP/1.1\r\n".as_bytes(),
             // Not for us: the library answers it.
@@ -160,6 +168,17 @@ mod tests {
         ] {
             assert_eq!(whole(line), (line.to_vec(), None), "{}", line.escape_ascii());
         }
+    }
+
+    #[test]
+    fn empty_lines_before_a_head_take_no_room() {
+        let head = b"GET /innocent HTTP/1.1\r\nGET /evil HTTP/1.1\r\nHost: a\r\n\r\n";
+        let flood = b"\r\n".repeat(LONGEST);
+        assert_eq!(whole(&[&flood, &head[..]].concat()), (head.to_vec(), None));
+        let mut line = FirstLine::default();
+        assert_eq!(line.push(&flood), Seen::More);
+        assert!(line.is_new());
+        assert_eq!(line.push(head), Seen::Passed(head.to_vec(), None));
     }
 
     #[test]

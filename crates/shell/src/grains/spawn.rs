@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::manifest;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::identity::text::one_line;
 use crate::ids::{GrainId, PackageId};
 use crate::limits::Chosen;
 
@@ -25,6 +26,8 @@ const LISTEN_TIME: Duration = Duration::from_secs(30);
 pub const SUPERVISOR_IDLE: u64 = 90;
 /// Exit status of a supervisor whose box stands, but whose app could not be started.
 const APP_FAILED: i32 = 1;
+/// Characters of a supervisor's last words that people are shown; a package has a part in them.
+const WORDS: usize = 600;
 /// What is kept of a supervisor's error output.
 const STDERR_BYTES: usize = 16 * 1024;
 
@@ -155,7 +158,7 @@ fn arguments(
 
 fn failed(reason: String, errors: String) -> Error {
     let reason = match own_words(&errors) {
-        Some(words) => format!("The box could not be started: {words}"),
+        Some(words) => format!("The box could not be started: {}", one_line(words, WORDS)),
         None => format!("The box could not be started: {reason}."),
     };
     Error::GrainFailed { reason, code: super::errors::code("G-BOX"), log_tail: String::new() }
@@ -164,7 +167,7 @@ fn failed(reason: String, errors: String) -> Error {
 /// The box stood, and the app in it could not be executed.
 fn app_failed(errors: &str) -> Error {
     let reason = match own_words(errors) {
-        Some(words) => sentence(words),
+        Some(words) => sentence(&one_line(words, WORDS)),
         None => "The app could not be started.".into(),
     };
     Error::GrainFailed { reason, code: super::errors::code("G-EXIT"), log_tail: String::new() }

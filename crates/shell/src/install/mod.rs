@@ -180,6 +180,13 @@ impl Installer {
     /// `BadRequest` for an address that is none, `Busy` while all places are taken.
     pub async fn start_url(&self, id: PackageId, url: &str, by: AccountId) -> Result<()> {
         let url = checked_url(url)?;
+        // What is here is not got again: nobody shall hold a slow address against those who use it.
+        let name = id.to_string();
+        if self.0.home.join("apps").join(&name).is_dir()
+            && self.0.store.package(&name).await?.is_some()
+        {
+            return Ok(());
+        }
         let turn = self.turn(by).await.map_err(into_error)?;
         self.begin(id, Source::Url(url, turn)).await;
         Ok(())

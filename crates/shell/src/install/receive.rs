@@ -78,6 +78,9 @@ pub struct Received {
     pub size: u64,
 }
 
+/// A sender that says nothing for so long gives its place to others.
+const STALL: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// Takes bytes until [`Receiver::finish`].
 #[derive(Debug)]
 pub struct Receiver {
@@ -135,7 +138,17 @@ impl Receiver {
         mut self,
         mut stream: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<Received, Failure> {
-        while let Some(chunk) = stream.next().await {
+        loop {
+            let Ok(next) = tokio::time::timeout(STALL, stream.next()).await else {
+                return Err(Failure::file(
+                    "PKG-CUT",
+                    format!(
+                        "Nothing of the file came for {} seconds, so the upload was ended. Send it again.",
+                        STALL.as_secs()
+                    ),
+                ));
+            };
+            let Some(chunk) = next else { break };
             let chunk = chunk.map_err(|error| {
                 Failure::file(
                     "PKG-CUT",
@@ -190,6 +203,15 @@ impl AsyncWrite for Receiver {
 mod tests {
     use super::*;
     use futures::stream;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_sending_loses_the_place() {
+        let home = home();
+        let first = stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"x"))]);
+        let silent = Box::pin(first.chain(stream::pending()));
+        let refused = Receiver::begin(home.path(), None).unwrap().receive(silent).await;
+        assert!(refused.unwrap_err().code.starts_with("PKG-CUT"));
+    }
 
     fn home() -> tempfile::TempDir {
         let home = tempfile::tempdir().unwrap();

@@ -41,7 +41,10 @@ impl Installer {
             if by != Some(one) {
                 let text =
                     format!("{} was removed from this server by an administrator.", package.title);
-                store.notify(one, Tone::Warning, &text, None).await?;
+                // What is done is done, whoever hears of it.
+                if let Err(e) = store.notify(one, Tone::Warning, &text, None).await {
+                    tracing::error!("a notice of a removed app: {e}");
+                }
             }
             events.send(Event::AccountChanged(one));
         }

@@ -165,6 +165,10 @@ pub async fn ask(viewer: &Viewer, login: &Login, id: &str) -> PageResult {
 /// Does it; the address where the person goes on.
 pub async fn delete(app: &App, login: &Login, id: &str) -> Result<String, PageError> {
     let id: PackageId = id.parse().map_err(|_| Error::NotFound("app"))?;
+    let package = app.store.package(&id.to_string()).await?.ok_or(Error::NotFound("app"))?;
+    if !may_delete(login, &package) {
+        return Err(Error::NotFound("app").into());
+    }
     let by = (!login.is_admin()).then_some(login.id());
     let package = app.installer.remove(&id, by).await?;
     app.store.audit(Some(login.id()), "app-delete", &package.package_id, &package.title).await?;

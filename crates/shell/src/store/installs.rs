@@ -215,7 +215,7 @@ impl Store {
             "UPDATE installs SET state = 'failed', error_code = 'PKG-INTERRUPTED',
                error = 'The server stopped while this was under way. Nothing was changed.',
                updated = $1
-             WHERE state IN ('check', 'unpack') OR (state = 'get' AND url IS NULL)",
+             WHERE state IN ('get', 'check', 'unpack')",
         )
         .bind(now_ms())
         .execute(&mut *tx)

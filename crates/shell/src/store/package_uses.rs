@@ -143,9 +143,12 @@ impl Store {
     pub async fn known_packages(path: &Path) -> Result<HashSet<String>> {
         let options = SqliteConnectOptions::new().filename(path).read_only(true);
         let mut connection = SqliteConnection::connect_with(&options).await?;
-        let known = sqlx::query_scalar("SELECT package_id FROM packages")
-            .fetch_all(&mut connection)
-            .await?;
+        let known = sqlx::query_scalar(
+            "SELECT package_id FROM packages
+             UNION SELECT package_id FROM installs WHERE state = 'unpack'",
+        )
+        .fetch_all(&mut connection)
+        .await?;
         connection.close().await?;
         Ok(known.into_iter().collect())
     }

@@ -248,6 +248,11 @@ async fn an_install_keeps_its_failure_until_it_is_tried_again() {
     assert_eq!((row.failure, row.url.as_deref()), (None, Some("http://x/")));
     assert_eq!(store.fail_interrupted_installs().await.unwrap(), 1);
     assert_eq!(store.installs_pending().await.unwrap().len(), 1);
+    // Nobody goes on with a download either: it can be tried again.
+    store.install_step("i", InstallState::Get, 5, Some("http://y/"), None).await.unwrap();
+    assert_eq!(store.fail_interrupted_installs().await.unwrap(), 1);
+    let row = store.install("i").await.unwrap().unwrap();
+    assert_eq!((row.state, row.url.as_deref()), (InstallState::Failed, Some("http://y/")));
     store.install_step("p1", InstallState::Unpack, 5, None, None).await.unwrap();
     package(&store, "p1", "app", 1).await;
     assert_eq!(store.install("p1").await.unwrap().unwrap().state, InstallState::Confirm);
