@@ -413,6 +413,8 @@ mod tests {
         assert_eq!(made.handles[1].0, Handle::CpuStat);
     }
 
+    // It is waited for by its number, when `Helper` is dropped.
+    #[allow(clippy::zombie_processes)]
     #[test]
     fn an_answer_is_heard_though_the_helper_read_no_more() {
         let (socket, helpers) = fd::socketpair(libc::SOCK_SEQPACKET).unwrap();
