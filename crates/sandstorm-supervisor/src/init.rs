@@ -188,7 +188,11 @@ fn keep(ends: InitEnds, slot: Option<OwnedFd>, lock: Option<OwnedFd>) -> io::Res
 /// The grain's ids.
 fn take_ids(kept: &Kept) -> Result<(), StepError> {
     if kept.slot.is_some() {
-        step("drop groups", creds::clear_groups())?;
+        match creds::clear_groups() {
+            // Only below a user namespace whose maker has forbidden setgroups, for root there too.
+            Err(e) if e.raw_os_error() == Some(libc::EPERM) => {}
+            result => step("drop groups", result)?,
+        }
         step("keep capabilities", creds::set_keep_capabilities(true))?;
         step("take the grain's gid", creds::set_all_gids(INSIDE_ID))?;
         step("take the grain's uid", creds::set_all_uids(INSIDE_ID))?;

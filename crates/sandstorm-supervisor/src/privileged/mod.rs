@@ -144,7 +144,11 @@ fn give_up(mode: Mode, caller: Caller) -> Result<(), (&'static str, io::Error)> 
     step("set no_new_privs", creds::set_no_new_privs())?;
     if mode != Mode::UserNamespace {
         step("take root's rights to drop them", creds::set_effective_uid(0))?;
-        step("drop supplementary groups", creds::clear_groups())?;
+        match creds::clear_groups() {
+            // Root of a user namespace whose maker has forbidden setgroups keeps what it has.
+            Err(e) if mode == Mode::Root && e.raw_os_error() == Some(libc::EPERM) => {}
+            result => step("drop supplementary groups", result)?,
+        }
         step("lock the capability sets", creds::lock_capability_sets())?;
         step("set the caller's gid", creds::set_all_gids(caller.gid))?;
         step("set the caller's uid", creds::set_all_uids(caller.uid))?;
