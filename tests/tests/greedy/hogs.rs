@@ -10,7 +10,7 @@ use crate::neighbour::{Window, compare};
 use crate::{attack_time, turn};
 
 /// Small enough to be met at once, large enough for an honest app.
-const LIMITS: &str = "memory=256M,pids=160,disk=64M,inodes=2500,tmpfs=16M,files=512,log=128K";
+const LIMITS: &str = "memory=512M,pids=160,disk=64M,inodes=2500,tmpfs=16M,files=512,log=128K";
 /// Seconds of quiet between attacks.
 const QUIET: Duration = Duration::from_millis(1200);
 
