@@ -4,7 +4,7 @@
 //! arguments; so what it asks for is judged as if the caller asked. It can have, by itself or by
 //! the caller's doing: a uid that nobody uses, limits below the compiled ceilings, namespaces for
 //! our own init, and mounts, `nosuid` and `nodev`, of directories that are the caller's anyway. The
-//! helper has no id of the caller's, so that the caller cannot signal it; it ends when the other
+//! helper has no id and no terminal of the caller's, whose signals do not reach it; it ends when the other
 //! side does, and leaves nothing but control groups that the next grain uses again.
 #![forbid(unsafe_code)]
 
