@@ -115,20 +115,17 @@ fn say(stream: &mut TcpStream, text: &str) -> std::io::Result<()> {
 }
 
 fn start(state: &Arc<State>, name: &str) -> std::io::Result<()> {
-    let mut child = Command::new(SELF)
-        .args(["hog", name])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let output = child.stdout.take();
-    *state.hog.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
-    let state = state.clone();
+    let (output, input) = std::io::pipe()?;
+    // Before the hog: a fork bomb leaves no room for one more thread.
+    let of_thread = state.clone();
     std::thread::Builder::new().stack_size(256 << 10).spawn(move || {
-        let Some(output) = output else { return };
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            *state.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
+            *of_thread.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
         }
     })?;
+    let child =
+        Command::new(SELF).args(["hog", name]).stdin(Stdio::null()).stdout(input).spawn()?;
+    *state.hog.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
     Ok(())
 }
 
