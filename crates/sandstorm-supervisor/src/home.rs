@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::args::Args;
 use crate::error::Error;
-use crate::privileged::Caller;
+use crate::mode::Caller;
 use crate::sys::fd;
 
 /// How long a start waits for a lock whose holder does not serve (it is starting or ending).

@@ -17,8 +17,6 @@ use crate::explain::{self, Signs};
 use crate::home::GrainDirs;
 use crate::layers::{Layer, off};
 use crate::link::{Build, Command, Kind, Link, Report};
-use crate::privileged::InitEnds;
-use crate::privileged::groups;
 use crate::sandbox::bpf;
 use crate::sandbox::limits::{Floor, Limits};
 use crate::sandbox::mounts::{self, Trees};
@@ -27,10 +25,21 @@ use crate::sandbox::{self, StepError, step};
 use crate::sys::process::{self, Forked, SingleThread};
 use crate::sys::{creds, fd, signal};
 
+/// Init's ends of all that joins it with the supervisor.
+#[derive(Debug)]
+pub struct Ends {
+    pub link: Link,
+    /// The app's fd 3.
+    pub app: OwnedFd,
+    /// The app's fds 1 and 2.
+    pub output: OwnedFd,
+    pub null: OwnedFd,
+}
+
 /// What the forked child starts with.
 #[derive(Debug)]
 pub struct Start<'a> {
-    ends: InitEnds,
+    ends: Ends,
     slot: Option<OwnedFd>,
     /// Where what to build is told by the helper, and by nobody else.
     orders: Option<Link>,
@@ -39,17 +48,14 @@ pub struct Start<'a> {
 }
 
 impl<'a> Start<'a> {
-    /// Forked by the privileged helper, which has looked at no argument: init does so itself.
-    pub fn by_root(ends: InitEnds, slot: OwnedFd, orders: Link) -> Start<'a> {
+    /// Forked with root's rights, before anybody has looked at an argument: init does so itself.
+    pub fn by_root(ends: Ends, slot: OwnedFd, orders: Link) -> Start<'a> {
         Start { ends, slot: Some(slot), orders: Some(orders), own: None }
     }
 
     /// Forked by the supervisor; with arguments, directories and the grain's lock unless this is a
     /// trial.
-    pub fn by_supervisor(
-        ends: InitEnds,
-        own: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
-    ) -> Start<'a> {
+    pub fn by_supervisor(ends: Ends, own: Option<(&'a Args, &'a GrainDirs, OwnedFd)>) -> Start<'a> {
         Start { ends, slot: None, orders: None, own }
     }
 }
@@ -93,6 +99,7 @@ const TREES: usize = 3;
 /// The child's whole life.
 pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     let Start { ends, slot, orders, own } = start;
+    process::set_umask(0o077);
     let (own, lock) = match own {
         Some((args, dirs, lock)) => (Some((args, dirs)), Some(lock)),
         None => (None, None),
@@ -115,7 +122,7 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     let Ok(Some((Build { kind, limited }, mut trees))) = told else { process::exit_now(0) };
     // Before anything that depends on the package or could take much.
     let entrances = trees.split_off(trees.len().min(if own.is_none() { TREES } else { 0 }));
-    if let Err(error) = groups::enter(&entrances) {
+    if let Err(error) = enter(&entrances) {
         fail(&kept, "enter the grain's control groups", &error);
     }
     drop((entrances, orders));
@@ -169,7 +176,7 @@ fn fail(kept: &Kept, what: &str, error: &io::Error) -> ! {
     process::exit_now(1)
 }
 
-fn keep(ends: InitEnds, slot: Option<OwnedFd>, lock: Option<OwnedFd>) -> io::Result<Kept> {
+fn keep(ends: Ends, slot: Option<OwnedFd>, lock: Option<OwnedFd>) -> io::Result<Kept> {
     let above = |fd: OwnedFd| fd::dup_above(fd.as_fd(), ABOVE);
     // The caller's stdout and stderr are not ours to keep open.
     for n in 0..3 {
@@ -183,6 +190,14 @@ fn keep(ends: InitEnds, slot: Option<OwnedFd>, lock: Option<OwnedFd>) -> io::Res
         slot: slot.map(above).transpose()?,
         lock: lock.map(above).transpose()?,
     })
+}
+
+/// Puts the calling process, which must have one thread, into version 1 groups by their entrances.
+///
+/// Each thread moving itself is the one way that takes no machine-wide lock: moving a process
+/// by its number waits for an RCU grace period a hierarchy, 5 to 20 ms together.
+fn enter(entrances: &[OwnedFd]) -> io::Result<()> {
+    entrances.iter().try_for_each(|tasks| fd::write(tasks.as_raw_fd(), b"0").map(drop))
 }
 
 /// The grain's ids.

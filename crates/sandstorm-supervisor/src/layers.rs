@@ -79,31 +79,20 @@ mod chosen {
     }
 
     pub fn off(layer: Layer) -> bool {
-        bits() & (1 << layer as u32) != 0
+        OFF.load(Ordering::Relaxed) & (1 << layer as u32) != 0
     }
 
-    /// All that is left out, for another process of ours.
-    pub fn bits() -> u32 {
-        OFF.load(Ordering::Relaxed)
-    }
-
-    pub fn set_bits(bits: u64) {
-        OFF.store(bits as u32, Ordering::Relaxed);
+    /// Before anything is forked; `args` judges the words afterwards.
+    pub fn read_names() {
+        let words: Vec<_> = std::env::args().collect();
+        for pair in words.windows(2).filter(|pair| pair[0] == "--unsafe-disable") {
+            let _ = disable(&pair[1]);
+        }
     }
 }
 
 #[cfg(feature = "unsafe-disable")]
-pub use chosen::{bits, disable, off, set_bits};
-
-/// Nothing is, in a build without the feature.
-#[cfg(not(feature = "unsafe-disable"))]
-pub const fn bits() -> u32 {
-    0
-}
-
-/// And nothing can be.
-#[cfg(not(feature = "unsafe-disable"))]
-pub const fn set_bits(_: u64) {}
+pub use chosen::{disable, off, read_names};
 
 /// Whether a layer is left out; never, in a build without the feature.
 #[cfg(not(feature = "unsafe-disable"))]

@@ -1,7 +1,7 @@
 //! Runs one grain. See `--help` for the contract and each module for its part.
 //!
-//! The order of this file is the security of the program: reset what exec handed on, leave root's
-//! rights to a helper that does a few named steps, and give them up (all that is
+//! The order of this file is the security of the program: reset what exec handed on, clone the grain's
+//! init, leave root's rights to a helper that does a few named steps, and give them up (all that is
 //! `privileged::begin`); only then judge the arguments, open and check directories, have the
 //! sandbox built, start an async runtime and speak to anybody.
 
@@ -12,10 +12,12 @@ mod args;
 mod error;
 mod explain;
 mod grain;
+mod helper;
 mod home;
 mod init;
 mod layers;
 mod link;
+mod mode;
 mod privileged;
 mod rpc;
 mod sandbox;
@@ -49,8 +51,11 @@ extern "C" fn main(_: std::ffi::c_int, _: *const *const std::ffi::c_char) -> std
 }
 
 fn run(one_thread: SingleThread) -> Result<(), Error> {
+    #[cfg(feature = "unsafe-disable")]
+    layers::read_names();
     let begun = privileged::begin(&one_thread)?;
     // From here on this process has no right that its caller has not.
+    process::set_umask(0o077);
     match args::parse(std::env::args_os().skip(1))? {
         Action::Print(text) => {
             let _ = std::io::stdout().write_all(text.as_bytes());

@@ -30,7 +30,7 @@ use crate::grain::life::Life;
 use crate::grain::log::{self, Log};
 use crate::grain::storage::{self, Next, Plan, Quota, Verdict};
 use crate::home::GrainDirs;
-use crate::privileged::Caller;
+use crate::mode::Caller;
 use crate::rpc::border;
 use crate::rpc::core::CoreSlot;
 use crate::rpc::sandstorm_api::SandstormApiImpl;

@@ -8,12 +8,14 @@
 //! still runs, and the log says what is not limited.
 #![forbid(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::sys::fd;
 
+/// Groups are looked into by processes without rights.
+const OPEN: u32 = 0o755;
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 const CGROUP1_MAGIC: i64 = 0x0027_e0eb;
 
@@ -33,109 +35,54 @@ pub struct Share {
     pub weight: u64,
 }
 
-/// An open file of a group that goes on telling something to a process without rights.
+/// What an open descriptor is, among those that are left to a process without rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Handle {
-    /// Open for writing: `1` ends every process of the grain, frozen or not.
+    /// The version 2 group, a directory.
+    Unified,
+    /// The version 1 groups of `CONTROLLERS`.
+    Memory,
+    Pids,
+    Cpu,
+    /// `cgroup.kill`, for writing: `1` ends every process of the grain, frozen or not.
     Kill,
-    /// `memory.events` (2) or `memory.oom_control` (1).
-    MemoryEvents,
-    /// Becomes readable when memory runs out (1 only; 2 kills the whole group by itself).
+    /// Becomes readable when memory runs out (version 1 only; 2 kills the whole group by itself).
     MemoryAlarm,
-    MemoryUsed,
-    PidsUsed,
-    PidsEvents,
-    CpuStat,
 }
 
-impl Handle {
-    const ALL: [Handle; 7] = [
-        Handle::Kill,
-        Handle::MemoryEvents,
-        Handle::MemoryAlarm,
-        Handle::MemoryUsed,
-        Handle::PidsUsed,
-        Handle::PidsEvents,
-        Handle::CpuStat,
-    ];
+/// Controller, file, what is written to it, and whether the limit stands or falls with that.
+type Setting = (usize, &'static CStr, fn(&Share) -> String, bool);
 
-    pub fn from_number(number: u8) -> Option<Handle> {
-        Handle::ALL.into_iter().find(|handle| *handle as u8 == number)
-    }
-}
-
-/// A file, what is written to it, and whether the limit stands or falls with that.
-type Setting = (&'static str, fn(&Share) -> String, bool);
-
-/// How one version limits one controller, and what is kept open.
-struct Files {
-    set: &'static [Setting],
-    keep: &'static [(Handle, &'static str)],
-    /// A version 1 group is used again if this file says no more than this: what a predecessor
-    /// leaves, the kernel takes back in its own time, and until then it would count against us.
-    quiet: Option<(&'static str, u64)>,
-}
-
-const PIDS_FILES: Files = Files {
+#[rustfmt::skip]
+const V2: &[Setting] = &[
+    (MEMORY, c"memory.max", |s| s.memory.to_string(), true),
+    (MEMORY, c"memory.swap.max", |_| "0".into(), false),
+    (MEMORY, c"memory.oom.group", |_| "1".into(), false),
     // One more for init.
-    set: &[("pids.max", |s| (s.pids + 1).to_string(), true)],
-    keep: &[(Handle::PidsUsed, "pids.current"), (Handle::PidsEvents, "pids.events")],
-    quiet: Some(("pids.current", 0)),
-};
-const V2: [Files; 3] = [
-    Files {
-        set: &[
-            ("memory.max", |s| s.memory.to_string(), true),
-            ("memory.swap.max", |_| "0".into(), false),
-            ("memory.oom.group", |_| "1".into(), false),
-        ],
-        keep: &[(Handle::MemoryUsed, "memory.current"), (Handle::MemoryEvents, "memory.events")],
-        quiet: None,
-    },
-    PIDS_FILES,
-    Files {
-        set: &[
-            ("cpu.max", |s| format!("{} 100000", s.cpu * 1000), true),
-            ("cpu.weight", |s| s.weight.to_string(), false),
-        ],
-        keep: &[(Handle::CpuStat, "cpu.stat")],
-        quiet: None,
-    },
+    (PIDS, c"pids.max", |s| (s.pids + 1).to_string(), true),
+    (CPU, c"cpu.max", |s| format!("{} 100000", s.cpu * 1000), true),
+    (CPU, c"cpu.weight", |s| s.weight.to_string(), false),
 ];
-const V1: [Files; 3] = [
-    Files {
-        // Memory and swap together may never be below memory alone.
-        set: &[
-            ("memory.memsw.limit_in_bytes", |_| "-1".into(), false),
-            ("memory.limit_in_bytes", |s| s.memory.to_string(), true),
-            ("memory.memsw.limit_in_bytes", |s| s.memory.to_string(), false),
-        ],
-        keep: &[
-            (Handle::MemoryUsed, "memory.usage_in_bytes"),
-            (Handle::MemoryEvents, "memory.oom_control"),
-        ],
-        quiet: Some(("memory.usage_in_bytes", 4 << 20)),
-    },
-    PIDS_FILES,
-    Files {
-        // 1024 shares are what weight 100 is in version 2; the quota is of a period of 100 ms.
-        set: &[
-            ("cpu.shares", |s| (s.weight * 1024 / 100).max(2).to_string(), false),
-            ("cpu.cfs_quota_us", |s| (s.cpu * 1000).to_string(), true),
-        ],
-        keep: &[(Handle::CpuStat, "cpu.stat")],
-        quiet: None,
-    },
+#[rustfmt::skip]
+const V1: &[Setting] = &[
+    // Memory and swap together may never be below memory alone.
+    (MEMORY, c"memory.memsw.limit_in_bytes", |_| "-1".into(), false),
+    (MEMORY, c"memory.limit_in_bytes", |s| s.memory.to_string(), true),
+    (MEMORY, c"memory.memsw.limit_in_bytes", |s| s.memory.to_string(), false),
+    (PIDS, c"pids.max", |s| (s.pids + 1).to_string(), true),
+    // 1024 shares are what weight 100 is in version 2; the quota is of a period of 100 ms.
+    (CPU, c"cpu.shares", |s| (s.weight * 1024 / 100).max(2).to_string(), false),
+    (CPU, c"cpu.cfs_quota_us", |s| (s.cpu * 1000).to_string(), true),
 ];
-
-/// Whose rights make the groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Right {
-    Root,
-    /// Only inside a subtree that belongs to us.
-    Delegated,
-}
+/// A version 1 group is used again if this file of its controller says no more than this: what a
+/// predecessor leaves, the kernel takes back in its own time, and until then it would count against us.
+const QUIET: [Option<(&CStr, u64)>; 3] = [
+    Some((c"memory.usage_in_bytes", 4 << 20)),
+    // An init that nobody has reaped yet.
+    Some((c"pids.current", 1)),
+    None,
+];
 
 /// Groups of one grain.
 #[derive(Debug, Default)]
@@ -151,108 +98,82 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// Makes the version 2 group, which a process must be born into, and sets its limits. Never
-    /// fails: what cannot be had is not in `limited`.
+    /// Makes the version 2 group, which a process must be born into. Never fails: what cannot be had
+    /// is not in `limited` at the end.
     ///
-    /// `name` is this grain's among all that run.
-    pub fn to_be_born_in(name: &str, share: &Share, right: Right) -> Groups {
-        let mut groups = Groups::default();
-        if let Some(dir) = v2_group(&own_groups(), name, right) {
-            for (number, files) in V2.iter().enumerate() {
-                groups.limit(dir.as_fd(), number, 2, files, share);
+    /// `name` is this grain's among all that run. Without root, only inside a subtree that was
+    /// delegated to us.
+    pub fn to_be_born_in(name: &str, root: bool) -> Groups {
+        Groups { unified: v2_group(&own_groups(), name, root), ..Groups::default() }
+    }
+
+    /// Sets the limits of the version 2 group.
+    pub fn limit_unified(&mut self, share: &Share) {
+        let Some(dir) = &self.unified else { return };
+        for number in 0..CONTROLLERS.len() {
+            if limit(dir.as_fd(), number, V2, share) {
+                self.limited[number] = 2;
             }
-            groups.keep(dir.as_fd(), Handle::Kill, "cgroup.kill", libc::O_WRONLY);
-            groups.unified = Some(dir);
         }
-        groups
+        if let Ok(file) = fd::open_in(dir.as_fd(), c"cgroup.kill", libc::O_WRONLY) {
+            self.handles.push((Handle::Kill, file));
+        }
+        if let Ok(dir) = dir.try_clone() {
+            self.handles.push((Handle::Unified, dir));
+        }
     }
 
     /// As root: version 1 groups for what version 2 does not limit, for init to join.
     pub fn add_to_join(&mut self, name: &str, share: &Share) {
-        let own = own_groups();
-        for (number, files) in V1.iter().enumerate() {
-            if self.limited[number] == 0 {
-                self.use_v1(&own, name, number, files, share);
+        let (own, name) = (own_groups(), format!("sandstorm-{name}"));
+        for (number, handle) in [Handle::Memory, Handle::Pids, Handle::Cpu].into_iter().enumerate()
+        {
+            if self.limited[number] != 0 {
+                continue;
             }
-        }
-    }
-
-    /// Nested in the caller's own group. A group stays
-    /// when its grain has ended and is used again by the next that has its number, which is free
-    /// only when every process of that grain is gone: making one takes longer than a mount.
-    fn use_v1(&mut self, own: &str, name: &str, number: usize, files: &Files, share: &Share) {
-        let controller = CONTROLLERS[number];
-        let Some(top) = hierarchy(&format!("/sys/fs/cgroup/{controller}"), CGROUP1_MAGIC) else {
-            return;
-        };
-        // Not at the top instead: there the caller's own limits would not count.
-        let Some(path) = path_in(own, controller) else { return };
-        let Ok(parent) = beneath(top.as_fd(), path) else { return };
-        let name = format!("sandstorm-{name}");
-        let again = make_dir(parent.as_fd(), &name).ok().filter(|dir| is_quiet(dir.as_fd(), files));
-        let Some(dir) = again.or_else(|| fresh_group(parent.as_fd(), &name).ok()) else { return };
-        let Ok(entrance) = open_at(dir.as_fd(), "tasks", libc::O_WRONLY) else { return };
-        if !self.limit(dir.as_fd(), number, 1, files, share) {
-            return;
-        }
-        self.entrances.push(entrance);
-        let events = self.handles.iter().find(|(handle, _)| *handle == Handle::MemoryEvents);
-        if let (MEMORY, Some((_, events)), Ok(alarm)) = (number, events, fd::eventfd()) {
-            let line = format!("{} {}", alarm.as_raw_fd(), events.as_raw_fd());
-            if write_at(dir.as_fd(), "cgroup.event_control", &line).is_ok() {
-                self.handles.push((Handle::MemoryAlarm, alarm));
+            let Some(dir) = v1_group(&own, &name, number) else { continue };
+            let Ok(entrance) = fd::open_in(dir.as_fd(), c"tasks", libc::O_WRONLY) else { continue };
+            if limit(dir.as_fd(), number, V1, share) {
+                self.limited[number] = 1;
+                self.entrances.push(entrance);
+                if let (MEMORY, Ok(alarm)) = (number, memory_alarm(dir.as_fd())) {
+                    self.handles.push((Handle::MemoryAlarm, alarm));
+                }
+                self.handles.push((handle, dir));
             }
-        }
-    }
-
-    /// Whether the limit stands.
-    fn limit(
-        &mut self,
-        dir: BorrowedFd<'_>,
-        number: usize,
-        version: u8,
-        files: &Files,
-        share: &Share,
-    ) -> bool {
-        for (file, value, must) in files.set {
-            if write_at(dir, file, &value(share)).is_err() && *must {
-                return false;
-            }
-        }
-        for (handle, file) in files.keep {
-            self.keep(dir, *handle, file, libc::O_RDONLY);
-        }
-        self.limited[number] = version;
-        true
-    }
-
-    fn keep(&mut self, dir: BorrowedFd<'_>, handle: Handle, file: &str, flags: i32) {
-        if let Ok(file) = open_at(dir, file, flags) {
-            self.handles.push((handle, file));
-        }
-    }
-
-    /// Puts a process (which waits) into the version 2 group, where it was not born there.
-    ///
-    /// # Errors
-    /// The kernel's refusal; then the grain must not start, for it would be without its limits.
-    pub fn join(&self, pid: i32) -> io::Result<()> {
-        match &self.unified {
-            Some(dir) => write_at(dir.as_fd(), "cgroup.procs", &pid.to_string()),
-            None => Ok(()),
         }
     }
 }
 
-/// Puts the calling process, which must have one thread, into version 1 groups by their entrances.
-///
-/// Each thread moving itself is the one way that takes no machine-wide lock: moving a process
-/// by its number waits for an RCU grace period a hierarchy, 5 to 20 ms together.
-///
-/// # Errors
-/// The kernel's refusal; then the grain must not start.
-pub fn enter(entrances: &[OwnedFd]) -> io::Result<()> {
-    entrances.iter().try_for_each(|tasks| fd::write(tasks.as_raw_fd(), b"0").map(drop))
+/// Whether the limit of one controller stands.
+fn limit(dir: BorrowedFd<'_>, number: usize, settings: &[Setting], share: &Share) -> bool {
+    let mut ours = settings.iter().filter(|(controller, ..)| *controller == number);
+    ours.all(|(_, file, value, must)| fd::write_in(dir, file, &value(share)).is_ok() || !must)
+}
+
+/// Nested in the caller's own group. A group stays when its grain has ended and is used again by
+/// the next that has its number, which is free only when every process of that grain is gone: making
+/// one takes longer than a mount.
+fn v1_group(own: &str, name: &str, number: usize) -> Option<OwnedFd> {
+    let controller = CONTROLLERS[number];
+    let top = hierarchy(&format!("/sys/fs/cgroup/{controller}"), CGROUP1_MAGIC)?;
+    // Not at the top instead: there the caller's own limits would not count.
+    let parent = beneath(top.as_fd(), path_in(own, controller)?).ok()?;
+    let quiet = |dir: &OwnedFd| {
+        QUIET[number].is_none_or(|(file, most)| {
+            text_at(dir.as_fd(), file).trim().parse::<u64>().is_ok_and(|used| used <= most)
+        })
+    };
+    let open = |dir: &OwnedFd| fd::stat(dir.as_fd()).is_ok_and(|s| s.st_mode & 0o7777 == OPEN);
+    let again = make_dir(parent.as_fd(), name).ok().filter(|dir| quiet(dir) && open(dir));
+    again.or_else(|| fresh_group(parent.as_fd(), name).ok())
+}
+
+fn memory_alarm(group: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (alarm, events) =
+        (fd::eventfd()?, fd::open_in(group, c"memory.oom_control", libc::O_RDONLY)?);
+    let line = format!("{} {}", alarm.as_raw_fd(), events.as_raw_fd());
+    fd::write_in(group, c"cgroup.event_control", &line).map(|()| alarm)
 }
 
 fn own_groups() -> String {
@@ -270,22 +191,18 @@ fn path_in<'a>(own: &'a str, controller: &str) -> Option<&'a str> {
 }
 
 /// A new version 2 group; root makes one only where there are controllers to give it.
-fn v2_group(own: &str, name: &str, right: Right) -> Option<OwnedFd> {
+fn v2_group(own: &str, name: &str, root: bool) -> Option<OwnedFd> {
     let top = hierarchy("/sys/fs/cgroup", CGROUP2_MAGIC)
         .or_else(|| hierarchy("/sys/fs/cgroup/unified", CGROUP2_MAGIC))?;
     // Delegation as a service manager does it: the server has moved itself into `main`, so its
     // parent has no processes and may hand controllers to our groups beside it.
     let parent = match path_in(own, "").and_then(|path| path.strip_suffix("/main")) {
         Some(delegated) => beneath(top.as_fd(), delegated).ok()?,
-        None if right == Right::Root && hand_down(top.as_fd()) => {
-            make_dir(top.as_fd(), "sandstorm").ok()?
-        }
+        None if root && hand_down(top.as_fd()) => make_dir(top.as_fd(), "sandstorm").ok()?,
         None => return None,
     };
-    if !hand_down(parent.as_fd()) && right == Right::Root {
-        return None;
-    }
-    fresh_group(parent.as_fd(), name).ok()
+    let of_use = hand_down(parent.as_fd()) || !root;
+    of_use.then(|| fresh_group(parent.as_fd(), name).ok())?
 }
 
 /// Hands the controllers of a version 2 group down to those below it, as far as it has them; whether
@@ -294,11 +211,11 @@ fn v2_group(own: &str, name: &str, right: Right) -> Option<OwnedFd> {
 /// Written only where something is missing: every such write locks all groups of the machine.
 fn hand_down(group: BorrowedFd<'_>) -> bool {
     let (has, hands_down) =
-        (text_at(group, "cgroup.controllers"), text_at(group, "cgroup.subtree_control"));
+        (text_at(group, c"cgroup.controllers"), text_at(group, c"cgroup.subtree_control"));
     let among = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
     for controller in CONTROLLERS {
         if among(&has, controller) && !among(&hands_down, controller) {
-            let _ = write_at(group, "cgroup.subtree_control", &format!("+{controller}"));
+            let _ = fd::write_in(group, c"cgroup.subtree_control", &format!("+{controller}"));
         }
     }
     CONTROLLERS.into_iter().any(|controller| among(&has, controller))
@@ -315,14 +232,12 @@ fn hierarchy(path: &str, magic: i64) -> Option<OwnedFd> {
 fn beneath(top: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
     let relative = path.trim_start_matches('/');
     let relative = if relative.is_empty() { "." } else { relative };
-    open_at(top, relative, libc::O_PATH | libc::O_DIRECTORY)
+    fd::open_in(top, &CString::new(relative)?, libc::O_PATH | libc::O_DIRECTORY)
 }
 
 fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    match fd::mkdirat(parent, &CString::new(name)?, 0o755) {
-        Err(e) if e.raw_os_error() != Some(libc::EEXIST) => Err(e),
-        _ => beneath(parent, name),
-    }
+    fd::ensure_dir(parent, &CString::new(name)?, OPEN)?;
+    beneath(parent, name)
 }
 
 /// A group made anew.
@@ -331,40 +246,25 @@ fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
 /// dying that is refused, and the next name is taken: a group must not be used again after
 /// cgroup.kill, because Linux 6.14 and later kill whoever is born into one.
 fn fresh_group(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let mut made = Err(io::ErrorKind::AlreadyExists.into());
     for n in 0..8 {
         let name = if n == 0 { name.to_owned() } else { format!("{name}.{n}") };
         let text = CString::new(name.as_str())?;
         let _ = fd::rmdirat(parent, &text);
-        match fd::mkdirat(parent, &text, 0o755) {
-            Ok(()) => return beneath(parent, &name),
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {}
-            Err(e) => return Err(e),
+        made = fd::mkdirat(parent, &text, OPEN).and_then(|()| beneath(parent, &name));
+        if !matches!(&made, Err(e) if e.kind() == io::ErrorKind::AlreadyExists) {
+            break;
         }
     }
-    Err(io::Error::from_raw_os_error(libc::EBUSY))
+    made
 }
 
-fn is_quiet(group: BorrowedFd<'_>, files: &Files) -> bool {
-    files.quiet.is_none_or(|(file, most)| {
-        text_at(group, file).trim().parse::<u64>().is_ok_and(|used| used <= most)
-    })
-}
-
-fn text_at(group: BorrowedFd<'_>, file: &str) -> String {
+fn text_at(group: BorrowedFd<'_>, file: &CStr) -> String {
     let mut text = [0; 512];
-    let n = open_at(group, file, libc::O_RDONLY)
+    let n = fd::open_in(group, file, libc::O_RDONLY)
         .and_then(|f| fd::read(f.as_raw_fd(), &mut text))
         .unwrap_or(0);
     String::from_utf8_lossy(&text[..n]).into_owned()
-}
-
-fn open_at(dir: BorrowedFd<'_>, name: &str, flags: i32) -> io::Result<OwnedFd> {
-    fd::openat2(dir, &CString::new(name)?, flags, 0, fd::BENEATH)
-}
-
-fn write_at(dir: BorrowedFd<'_>, name: &str, text: &str) -> io::Result<()> {
-    let file = open_at(dir, name, libc::O_WRONLY)?;
-    fd::write(file.as_raw_fd(), text.as_bytes()).map(drop)
 }
 
 #[cfg(test)]
@@ -381,13 +281,5 @@ mod tests {
         assert_eq!(path_in(text, "blkio"), None);
         let tmp = fd::open(c"/tmp", libc::O_PATH | libc::O_DIRECTORY, 0).unwrap();
         assert!(beneath(tmp.as_fd(), "/../etc").is_err());
-    }
-
-    #[test]
-    fn every_handle_has_a_number() {
-        for handle in Handle::ALL {
-            assert_eq!(Handle::from_number(handle as u8), Some(handle));
-        }
-        assert_eq!(Handle::from_number(200), None);
     }
 }

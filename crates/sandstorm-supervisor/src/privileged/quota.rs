@@ -9,8 +9,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use sandstorm_schema::grain_limits;
-
+use super::helper::below;
 use crate::sys::{fd, quota};
 
 /// First of our project numbers; far above those that people give out in /etc/projects.
@@ -31,11 +30,9 @@ pub fn number(data: BorrowedFd<'_>) -> io::Result<u32> {
 pub fn limit(data: BorrowedFd<'_>, asked: &[u8]) -> bool {
     let (words, []) = asked.as_chunks() else { return false };
     let [disk, inodes] = words else { return false };
-    let [disk, inodes] = [(disk, "disk"), (inodes, "inodes")].map(|(word, name)| {
-        let value = u64::from_le_bytes(*word);
-        grain_limits::find(name).filter(|l| (1..=l.ceiling).contains(&value)).map(|_| value)
-    });
-    let (Some(disk), Some(inodes)) = (disk, inodes) else { return false };
+    let (Some(disk), Some(inodes)) = (below(disk, "disk"), below(inodes, "inodes")) else {
+        return false;
+    };
     quota::are_kept(data)
         && number(data).and_then(|number| quota::set_limits(data, number, disk, inodes)).is_ok()
 }

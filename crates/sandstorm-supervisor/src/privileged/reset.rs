@@ -53,7 +53,8 @@ pub fn first_steps(one_thread: &process::SingleThread) -> Result<(), Error> {
         process::set_limit(*resource, *soft, *hard)
             .map_err(Error::kernel("reset resource limits"))?;
     }
-    process::set_umask(0o077);
+    // Control groups are looked into by processes without rights; whatever else is made names its mode.
+    process::set_umask(0o022);
     process::reset_scheduling();
     leave_terminal();
     // Nothing below needs root's rights but the steps that take them back by name.

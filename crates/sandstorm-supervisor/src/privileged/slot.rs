@@ -29,20 +29,14 @@ const ATTEMPTS: u32 = 200;
 /// # Errors
 /// When /run/sandstorm-uid cannot be made or is not root's own, or all slots are taken.
 pub fn take() -> Result<(u32, OwnedFd), Failed> {
-    let failed = |step: Step| move |e: io::Error| Failed::new(step, &e);
     let directory = libc::O_PATH | libc::O_DIRECTORY;
-    let run = fd::open(c"/run", directory, 0).map_err(failed(Step::SlotDirectory))?;
-    match fd::mkdirat(run.as_fd(), c"sandstorm-uid", 0o700) {
-        Err(e) if e.raw_os_error() != Some(libc::EEXIST) => {
-            return Err(Failed::new(Step::SlotDirectory, &e));
-        }
-        _ => {}
-    }
-    let dir = fd::openat2(run.as_fd(), c"sandstorm-uid", directory, 0, fd::BENEATH)
-        .map_err(failed(Step::SlotDirectory))?;
-    let stat = fd::stat(dir.as_fd()).map_err(failed(Step::SlotDirectory))?;
+    let run = fd::open(c"/run", directory, 0).map_err(Step::SlotDirectory.failed())?;
+    fd::ensure_dir(run.as_fd(), c"sandstorm-uid", 0o700).map_err(Step::SlotDirectory.failed())?;
+    let dir = fd::open_in(run.as_fd(), c"sandstorm-uid", directory)
+        .map_err(Step::SlotDirectory.failed())?;
+    let stat = fd::stat(dir.as_fd()).map_err(Step::SlotDirectory.failed())?;
     if stat.st_uid != 0 || stat.st_mode & 0o077 != 0 {
-        return Err(Failed::new(Step::SlotOwner, &io::ErrorKind::PermissionDenied.into()));
+        return Err(Step::SlotOwner.failed()(io::ErrorKind::PermissionDenied.into()));
     }
     let mut among = LOWEST;
     for attempt in 0..ATTEMPTS {
@@ -55,10 +49,10 @@ pub fn take() -> Result<(u32, OwnedFd), Failed> {
         // Never written: the descriptor goes to a process without rights.
         let lock =
             fd::openat2(dir.as_fd(), &name, libc::O_RDONLY | libc::O_CREAT, 0o600, fd::BENEATH)
-                .map_err(failed(Step::Slot))?;
-        if fd::try_lock(lock.as_fd()).map_err(failed(Step::Slot))? {
+                .map_err(Step::Slot.failed())?;
+        if fd::try_lock(lock.as_fd()).map_err(Step::Slot.failed())? {
             return Ok((number, lock));
         }
     }
-    Err(Failed::new(Step::Slot, &io::Error::from_raw_os_error(libc::EAGAIN)))
+    Err(Step::Slot.failed()(io::Error::from_raw_os_error(libc::EAGAIN)))
 }

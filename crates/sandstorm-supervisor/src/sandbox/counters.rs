@@ -4,10 +4,11 @@
 //! Trust: numbers of the kernel.
 #![forbid(unsafe_code)]
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::limits::Limits;
-use crate::privileged::groups::{CONTROLLERS, Handle};
+use crate::privileged::groups::{CONTROLLERS, CPU, Handle, MEMORY, PIDS};
 use crate::sys::fd;
 
 /// A count and what it was at the start.
@@ -81,28 +82,34 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn new(handles: Vec<(Handle, OwnedFd)>) -> Watch {
-        let (mut watch, mut alarm) = (Watch::default(), None);
+    /// `limited`: which version keeps each controller. What cannot be opened is not watched.
+    pub fn new(limited: &[u8; 3], handles: Vec<(Handle, OwnedFd)>) -> Watch {
+        let open = |number: usize, [one, two]: [&CStr; 2]| {
+            let (holder, name) = match limited[number] {
+                2 => (Handle::Unified, two),
+                _ => ([Handle::Memory, Handle::Pids, Handle::Cpu][number], one),
+            };
+            let (_, dir) = handles.iter().find(|(handle, _)| *handle == holder)?;
+            fd::open_in(dir.as_fd(), name, libc::O_RDONLY).ok()
+        };
+        let events = open(MEMORY, [c"memory.oom_control", c"memory.events"]);
+        let counters = Counters {
+            memory: open(MEMORY, [c"memory.usage_in_bytes", c"memory.current"]),
+            pids: open(PIDS, [c"pids.current"; 2]),
+            refused: open(PIDS, [c"pids.events"; 2]).map(|file| Count::new(file, "max ")),
+            throttled: open(CPU, [c"cpu.stat"; 2]).map(|file| Count::new(file, "nr_throttled ")),
+        };
+        let (mut alarm, mut kill) = (None, None);
         for (handle, file) in handles {
             match handle {
-                Handle::Kill => watch.kill = Some(file),
-                Handle::MemoryEvents => {
-                    let kills = Count::new(file, "oom_kill ");
-                    watch.memory = Some(MemoryEvents { kills, alarm: None });
-                }
+                Handle::Kill => kill = Some(file),
                 Handle::MemoryAlarm => alarm = Some(file),
-                Handle::MemoryUsed => watch.counters.memory = Some(file),
-                Handle::PidsUsed => watch.counters.pids = Some(file),
-                Handle::PidsEvents => watch.counters.refused = Some(Count::new(file, "max ")),
-                Handle::CpuStat => {
-                    watch.counters.throttled = Some(Count::new(file, "nr_throttled "));
-                }
+                Handle::Unified | Handle::Memory | Handle::Pids | Handle::Cpu => {}
             }
         }
-        if let Some(memory) = &mut watch.memory {
-            memory.alarm = alarm;
-        }
-        watch
+        let kills = events.map(|file| Count::new(file, "oom_kill "));
+        let memory = kills.map(|kills| MemoryEvents { kills, alarm });
+        Watch { counters, memory, kill }
     }
 }
 
@@ -155,26 +162,38 @@ pub fn notes(limited: &[u8; 3], limits: &Limits) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Seek, Write};
 
     #[test]
     fn a_group_that_is_used_again_counts_from_zero() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"low 0\nmax 7\n").unwrap();
-        let handles = vec![
-            (Handle::PidsEvents, file.try_clone().unwrap().into()),
-            (Handle::PidsUsed, {
-                let mut used = tempfile::tempfile().unwrap();
-                used.write_all(b"3\n").unwrap();
-                used.into()
-            }),
-        ];
-        let watch = Watch::new(handles);
+        let group = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(group.path().join(name), text).unwrap();
+        write("pids.events", "low 0\nmax 7\n");
+        write("pids.current", "3\n");
+        let dir = std::fs::File::open(group.path()).unwrap().into();
+        let watch = Watch::new(&[0, 1, 0], vec![(Handle::Pids, dir)]);
         assert_eq!(watch.counters.pids(), Some((3, 0)));
-        file.rewind().unwrap();
-        file.write_all(b"low 0\nmax 9\n").unwrap();
+        write("pids.events", "low 0\nmax 9\n");
         assert_eq!(watch.counters.pids(), Some((3, 2)));
         assert_eq!(watch.counters.throttled(), None);
+    }
+
+    #[test]
+    fn one_group_of_version_2_tells_everything() {
+        let group = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(group.path().join(name), text).unwrap();
+        write("memory.current", "4096\n");
+        write("memory.events", "oom 1\noom_kill 0\n");
+        write("pids.current", "2\n");
+        write("pids.events", "max 0\n");
+        write("cpu.stat", "nr_throttled 5\n");
+        let dir = std::fs::File::open(group.path()).unwrap().into();
+        let watch = Watch::new(&[2; 3], vec![(Handle::Unified, dir)]);
+        write("cpu.stat", "nr_throttled 6\n");
+        write("memory.events", "oom 1\noom_kill 2\n");
+        assert_eq!(watch.counters.memory(), Some(4096));
+        assert_eq!(watch.counters.pids(), Some((2, 0)));
+        assert_eq!(watch.counters.throttled(), Some(1));
+        assert_eq!(watch.memory.unwrap().kills(), 2);
     }
 
     #[test]

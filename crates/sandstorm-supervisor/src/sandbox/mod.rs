@@ -1,8 +1,8 @@
 //! Building the sandbox from outside, without any privilege of our own.
 //!
-//! With root's help (setuid and root mode) the helper is asked (`privileged::helper`), in two
-//! messages: the limits as soon as they are known, so that it makes groups and namespaces while we
-//! open the home; then package, data and lock. Meanwhile we get ready to serve, and take what it
+//! With root's help (setuid and root mode) init runs already and the helper is asked (`helper`), in two
+//! messages: the limits as soon as they are known, so that it makes groups while we open the home;
+//! then package, data and lock. Meanwhile we get ready to serve, and take what it
 //! made. Without it, the same steps are done here with the caller's own rights, and init finds the
 //! directories again inside its namespaces.
 //!
@@ -31,12 +31,14 @@ use crate::args::Args;
 use crate::error::Error;
 use crate::explain::{self, Signs};
 use crate::grain::project;
+use crate::helper::Helper;
 use crate::home::GrainDirs;
 use crate::init::{self, Start};
 use crate::link::{Build, Kind, Link, Report};
-use crate::privileged::groups::{CPU, Groups, Handle, MEMORY, PIDS, Right, Share};
-use crate::privileged::helper::{Failed, Helper, Step};
-use crate::privileged::{Begun, Caller, Half, IdMap, InitEnds, Mode, clone_init, write_maps};
+use crate::mode::{Caller, Mode};
+use crate::privileged::groups::{CPU, Groups, Handle, MEMORY, PIDS, Share};
+use crate::privileged::helper::{Failed, Step};
+use crate::privileged::{Begun, Half, IdMap, clone_init, write_maps};
 use crate::sys::creds;
 use crate::sys::process::{self, Forked, SingleThread};
 
@@ -135,7 +137,7 @@ pub fn enter(
     let Begun { caller, mode, bit_ignored, link, app, output, half } = begun;
     let mut unnumbered = None;
     let making = match half {
-        Half::Root(helper) => {
+        Half::Root(mut helper) => {
             let mut quota = None;
             if crate::sys::quota::are_kept(dirs.sandbox.as_fd()) {
                 match project::settle(dirs.sandbox.as_fd(), args.limits.inodes) {
@@ -163,7 +165,7 @@ struct Own<'a> {
     /// This grain's among all that run.
     name: &'a str,
     limits: &'a Limits,
-    ends: InitEnds,
+    ends: init::Ends,
     kind: Kind,
     /// With the grain's lock; nothing for a trial.
     grain: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
@@ -178,8 +180,9 @@ fn own_half(
 ) -> Result<Made, Error> {
     let mode = Mode::UserNamespace;
     let Own { name, limits, ends, kind, grain } = own;
-    let groups = Groups::to_be_born_in(name, &share(limits), Right::Delegated);
-    let child = match clone_init(one_thread, namespaces::flags(), &groups).map_err(|e| {
+    let mut groups = Groups::to_be_born_in(name, false);
+    groups.limit_unified(&share(limits));
+    let child = match clone_init(one_thread, &groups).map_err(|e| {
         kernel_error("make the grain's namespaces", e, explain::Step::Namespaces, mode)
     })? {
         Forked::Child => init::main(one_thread, Start::by_supervisor(ends, grain)),
@@ -258,7 +261,7 @@ impl Sandbox {
             format!("the disk limit is kept by accounting: the grain's files could not be counted under a quota ({e})")
         }));
         let floor = floor(&limited, matches!(own_uid, Some(Ok(_))));
-        let watch = Watch::new(handles);
+        let watch = Watch::new(&limited, handles);
         let outside = Outside { init, slot, limited, quota, floor, watch, notes };
         Ok((self.link, self.app, self.output, self.lock, outside))
     }
@@ -335,7 +338,7 @@ pub fn check(one_thread: &SingleThread, begun: Begun) -> Result<String, Error> {
     announce(&begun, &limits)?;
     let Begun { caller, mode, bit_ignored: ignored, link, half, .. } = begun;
     let making = match half {
-        Half::Root(helper) => {
+        Half::Root(mut helper) => {
             helper.give(&[], None).map_err(Error::kernel("ask the privileged helper"))?;
             Making::Helper(helper)
         }

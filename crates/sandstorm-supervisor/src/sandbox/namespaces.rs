@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use super::{StepError, step};
 use crate::layers::{Layer, off};
-use crate::privileged::write_in;
 use crate::sys::{fd, mount, net, process};
 
 /// The uid and gid that every app sees as its own.
@@ -112,8 +111,8 @@ fn limit_socket_buffers() {
     let Ok(table) = fd::open(c"/proc/sys/net/ipv4", libc::O_PATH | libc::O_DIRECTORY, 0) else {
         return;
     };
-    let _ = write_in(table.as_fd(), c"tcp_rmem", "4096 131072 1048576");
-    let _ = write_in(table.as_fd(), c"tcp_wmem", "4096 65536 1048576");
+    let _ = fd::write_in(table.as_fd(), c"tcp_rmem", "4096 131072 1048576");
+    let _ = fd::write_in(table.as_fd(), c"tcp_wmem", "4096 65536 1048576");
 }
 
 /// Descriptor numbers that survive: everything else from 3 on is closed.

@@ -90,6 +90,14 @@ pub fn mkdirat(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// `mkdirat` where there may be one already.
+pub fn ensure_dir(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> io::Result<()> {
+    match mkdirat(dir, name, mode) {
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
 /// `mknodat` for a device node or an empty file.
 pub fn mknodat(dir: BorrowedFd<'_>, name: &CStr, mode: u32, dev: u64) -> io::Result<()> {
     // SAFETY: name is NUL-terminated.
@@ -248,6 +256,17 @@ pub fn write(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
 pub fn write_all_at_once(file: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
     let n = write(file.as_raw_fd(), bytes)?;
     if n == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// Opens what is there beneath a directory, through no link.
+pub fn open_in(dir: BorrowedFd<'_>, name: &CStr, flags: i32) -> io::Result<OwnedFd> {
+    openat2(dir, name, flags, 0, BENEATH)
+}
+
+/// Writes a file beneath a directory in one piece, as those of /proc want it.
+pub fn write_in(dir: BorrowedFd<'_>, name: &CStr, text: &str) -> io::Result<()> {
+    let file = open_in(dir, name, libc::O_WRONLY)?;
+    write_all_at_once(&file, text.as_bytes())
 }
 
 /// Reads once.

@@ -52,7 +52,6 @@ struct CloneArgs {
 }
 
 /// Forks into the namespaces of `flags`; with `cgroup` (a cgroup v2 directory) the child is born there.
-/// With CLONE_PARENT it is a sibling of ours, and its end is told to our parent as ours is.
 ///
 /// Falls back to `clone` where a container's filter answers clone3 with ENOSYS.
 pub fn clone(
@@ -62,8 +61,7 @@ pub fn clone(
 ) -> io::Result<Forked> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd: RawFd = -1;
-    // A sibling takes ours, and clone3 wants none to be named.
-    let signal = if flags & libc::CLONE_PARENT == 0 { libc::SIGCHLD } else { 0 };
+    let signal = libc::SIGCHLD;
     let mut args = CloneArgs {
         flags: (flags | libc::CLONE_PIDFD) as u32 as u64,
         pidfd: &raw mut pidfd as u64,
@@ -144,10 +142,10 @@ pub fn reap_one() -> io::Result<Option<(i32, Ended)>> {
     Ok((pid > 0).then(|| (pid as i32, ended(status))))
 }
 
-/// The parent's number.
-pub fn parent() -> i32 {
-    // SAFETY: no arguments, cannot fail.
-    unsafe { libc::getppid() }
+/// The path of this program's own file, for words only.
+pub fn own_path() -> String {
+    let path = super::fd::read_link(c"/proc/self/exe").unwrap_or_default();
+    String::from_utf8_lossy(&path).into_owned()
 }
 
 /// Waits for one child.
@@ -329,16 +327,34 @@ pub fn clear_environment(_one_thread: &SingleThread) {
 /// Usual niceness, scheduling class and processors. Refusals are ignored: then the caller has set
 /// itself a lower priority than it may take back, which harms only itself.
 pub fn reset_scheduling() {
-    // SAFETY: param and set are valid for the calls; all-zero is valid for both.
+    // SAFETY: param is valid for the call; all-zero is a valid one.
     unsafe {
         let param: libc::sched_param = std::mem::zeroed();
         libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const param);
         libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+    }
+    allow_processors(0, None);
+}
+
+/// Has a child that was just forked begin at once, on another processor than ours if there is one.
+/// Left to itself it often waits in our processor's queue until we do, while another idles.
+pub fn begin_elsewhere(child: &Child) {
+    // SAFETY: no arguments; what it answers is out of date at worst.
+    let ours = unsafe { libc::sched_getcpu() };
+    if allow_processors(child.pid, usize::try_from(ours).ok()) {
+        allow_processors(child.pid, None);
+    }
+}
+
+/// Whether the kernel agreed.
+fn allow_processors(pid: i32, except: Option<usize>) -> bool {
+    // SAFETY: all-zero is a valid set, and it is valid for the call.
+    unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        for cpu in 0..libc::CPU_SETSIZE as usize {
+        for cpu in (0..libc::CPU_SETSIZE as usize).filter(|cpu| Some(*cpu) != except) {
             libc::CPU_SET(cpu, &mut set);
         }
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+        libc::sched_setaffinity(pid, size_of::<libc::cpu_set_t>(), &raw const set) == 0
     }
 }
 
