@@ -85,8 +85,13 @@ mod chosen {
     /// Before anything is forked; `args` judges the words afterwards.
     pub fn read_names() {
         let words: Vec<_> = std::env::args().collect();
-        for pair in words.windows(2).filter(|pair| pair[0] == "--unsafe-disable") {
-            let _ = disable(&pair[1]);
+        for (n, word) in words.iter().enumerate() {
+            let name = match word.strip_prefix("--unsafe-disable") {
+                Some("") => words.get(n + 1).map(String::as_str),
+                Some(rest) => rest.strip_prefix('='),
+                None => None,
+            };
+            let _ = name.map(disable);
         }
     }
 }
