@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::neighbour::{Window, compare};
 use crate::{attack_time, turn};
 
-/// Small enough to be met at once, large enough for an honest app.
+/// Small enough to be met at once, large enough for an honest app. Memory: a fork bomb at 160 processes
+/// holds 28 MiB, but what its refused forks took the kernel frees in its own time; 190 MiB were seen.
 const LIMITS: &str = "memory=512M,pids=160,disk=64M,inodes=2500,tmpfs=16M,files=512,log=128K";
 /// Seconds of quiet between attacks.
 const QUIET: Duration = Duration::from_millis(1200);
