@@ -102,6 +102,7 @@ if [ "$what" = bench ] || [ "$what" = soak ]; then
     need uidmap has newuidmap                          # rootless containers
 fi
 if [ "$what" = soak ]; then
+    need docker.io has dockerd                         # tests/containers/docker.sh, with a daemon of its own
     need golang-go has go                              # real programs under the filter: tests/tests/runtimes.rs
     need php-cli has php
     need ruby has ruby

@@ -1,6 +1,6 @@
 //! The whole system inside containers, without extra rights: each script under `tests/containers`
 //! starts it there for real and runs the main job (install, create, write, read, sleep, wake).
-//! systemd-nspawn in every run, podman with and without root in the soak. There too `tests/vm`: a
+//! systemd-nspawn in every run, podman with and without root and Docker in the soak. There too `tests/vm`: a
 //! virtual machine with another kernel, systemd as pid 1, control groups of version 2 alone and
 //! project quotas, whatever this machine has.
 
@@ -25,6 +25,10 @@ fn runs_in(script: &str, tool: &str) -> Result<()> {
         .with_context(|| format!("cannot start {script}"))?;
     let said = String::from_utf8_lossy(&done.stdout);
     println!("{said}");
+    if let Some(why) = said.lines().find_map(|l| l.strip_prefix("CONTAINER SKIPPED: ")) {
+        skip::announce(script, why);
+        return Ok(());
+    }
     ensure!(
         done.status.success() && said.contains("CONTAINER OK"),
         "{script}: {}\n{said}\n{}",
@@ -97,4 +101,15 @@ fn podman_without_root() -> Result<()> {
         sandstorm_tests::skip!(Ok(()), "podman without root: in the soak");
     }
     runs_in("podman-rootless.sh", "podman")
+}
+
+#[test]
+fn docker() -> Result<()> {
+    if !soak() {
+        sandstorm_tests::skip!(Ok(()), "Docker: in the soak");
+    }
+    if !is_root() {
+        sandstorm_tests::skip!(Ok(()), "Docker's daemon wants root");
+    }
+    runs_in("docker.sh", "dockerd")
 }
