@@ -15,6 +15,7 @@
 //! ```
 
 pub mod apps;
+pub mod built;
 pub mod http;
 pub mod install;
 pub mod processes;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::rpc::connect::{Trust, Vat};
 use sandstorm_schema::supervisor_capnp::supervisor;
-use sandstorm_tests::{Installation, Mode, eventually};
+use sandstorm_tests::{Installation, Mode, built, eventually};
 
 /// One line of `hostile-app list`.
 struct Row {
@@ -29,11 +29,7 @@ const PACKAGE: &str = "0123456789abcdef0123456789abcdef";
 const GRAIN: &str = "hostilegrain2222222222";
 
 fn program() -> PathBuf {
-    // Built by cargo beside this test, with the same profile.
-    let mut dir = std::env::current_exe().expect("a test has a path");
-    dir.pop();
-    dir.pop();
-    dir.join("hostile-app")
+    built::beside("hostile-app")
 }
 
 fn table() -> Result<BTreeMap<String, Row>> {
@@ -143,7 +139,7 @@ fn boxed(mode: Mode, which: &[&str], words: &[String], off: &[&str]) -> Result<O
     lay_out(&installation)?;
     if !off.is_empty() {
         let program = installation.program("sandstorm-supervisor");
-        fs::copy(unsafe_supervisor()?, &program)?;
+        fs::copy(built::unsafe_supervisor()?, &program)?;
         std::os::unix::fs::chown(&program, Some(0), Some(installation.gid))?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o4750))?;
     }
@@ -175,28 +171,6 @@ fn boxed(mode: Mode, which: &[&str], words: &[String], off: &[&str]) -> Result<O
     let _ = supervisor.wait();
     done.with_context(|| format!("the grain's log:\n{}", log()))?;
     Ok(Some(parse(&log())))
-}
-
-/// The supervisor with `--unsafe-disable`, built by the cargo that runs this test. It takes the
-/// half minute of one program where something has changed, else nothing.
-fn unsafe_supervisor() -> Result<PathBuf> {
-    static BUILT: std::sync::OnceLock<std::result::Result<PathBuf, String>> =
-        std::sync::OnceLock::new();
-    let build = || -> Result<PathBuf> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let done = Command::new(cargo)
-            .args(["build", "--release", "--locked", "--quiet", "-p", "unsafe-supervisor"])
-            .args(["--features", "unsafe-disable"])
-            .current_dir(sandstorm_tests::top())
-            .output()
-            .context("no cargo")?;
-        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        Ok(program().with_file_name("unsafe-supervisor"))
-    };
-    BUILT
-        .get_or_init(|| build().map_err(|e| format!("{e:#}")))
-        .clone()
-        .map_err(|e| anyhow::anyhow!("the supervisor of the counter-proofs was not built: {e}"))
 }
 
 /// The first call that needs the app starts it.

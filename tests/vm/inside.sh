@@ -125,9 +125,14 @@ hogs() {
     stop
 }
 
-# At the limit writes fail at the very block, with the error of quotas; then there is room again.
-quotas() {
-    mount -o prjquota /dev/vdc $home || fail "no file system with project quotas can be mounted"
+# At the limit writes fail at the very block, with the file system's own error; then there is room again.
+quotas() { # ext4|xfs
+    error=122 # EDQUOT
+    if [ "$1" = xfs ]; then
+        mkfs.xfs -q -f /dev/vdc || fail "no XFS can be made"
+        error=28 # ENOSPC
+    fi
+    mount -o prjquota /dev/vdc $home || fail "no $1 with project quotas can be mounted"
     for dir in . apps packages grains tmp; do install -d -m 0750 -o sandstorm -g sandstorm $home/$dir; done
     settings GRAIN_LIMITS=disk=16M,inodes=2000,memory=256M
     mode setuid
@@ -139,12 +144,11 @@ quotas() {
     sandstorm grain list
     sandbox=$home/grains/$grain/sandbox
     project() { lsattr -pd "$1" | sed 's/^ *\([0-9]*\).*/\1/'; }
-    edquot=122
     refuses() { # by the hog's own count
         # shellcheck disable=SC2046
         set -- $(ask GET /status)
         # Where a directory was refused, the filler of names finds none.
-        [ "${2:-0}" -gt 0 ] && { [ "$3" = $edquot ] || [ "$3" = 2 ]; }
+        [ "${2:-0}" -gt 0 ] && { [ "$3" = $error ] || [ "$3" = 2 ]; }
     }
     fills() { # HOG WORDS
         ask GET /hog/"$1" >/dev/null
@@ -155,7 +159,7 @@ quotas() {
     fills disk "a disk filler met the quota"
     within 30 "the grain's log says so" logged 'the disk limit is reached'
     sandstorm grain stop "$grain" --now >/dev/null
-    [ "$(ask GET /write)" = "refused $edquot" ] || fail "there is room after a restart"
+    [ "$(ask GET /write)" = "refused $error" ] || fail "there is room after a restart"
     [ "$(ask GET /free)" = written ] || fail "nothing can be written after everything was deleted"
     say "there is room again once something was deleted"
     fills inodes "a filler of names met the quota"
@@ -187,6 +191,42 @@ quotas() {
     umount $home
 }
 
+protocols="sctp tipc can_raw rds smc bluetooth nfnetlink vsock_loopback af_alg"
+
+# One of the suites of tests/tests, without cargo: it finds its programs beside itself, what is built
+# already where the environment says, and the checkout at the path that was compiled in.
+suite() { # NAME WORD...: only tests with such a word in their names
+    name=$1
+    shift
+    checkout=$(cat checkout)
+    if [ ! -e "$checkout" ]; then
+        mkdir -p "${checkout%/*}"
+        ln -s /payload "$checkout"
+        mkdir -p built/deps
+        ln suites/hostile suites/greedy built/deps/
+        ln suites/*-app suites/unsafe-supervisor built/
+        printf '#!/bin/sh\necho /payload/packages/"$3".spk\n' >built/xtask
+        chmod 755 built/xtask
+    fi
+    case $(cat accel) in tcg*) emulated=1 ;; *) emulated= ;; esac
+    env SANDSTORM_BIN=/payload/bin SANDSTORM_XTASK=/payload/built/xtask CARGO=/bin/true SANDSTORM_ATTACK_SECONDS=15 \
+        ${emulated:+SANDSTORM_EMULATED=1} built/deps/"$name" --test-threads=1 --nocapture "$@" >"$name".said 2>&1 ||
+        { cat "$name".said; fail "the suite $name"; }
+    cat "$name".said;     grep -E '^(SKIPPED|[0-9]+ attacks)|no proof here|by rlimit|met [0-9]+ times|^test result' "$name".said || fail "the suite $name says nothing"
+}
+
+# Every attack, in both modes, and the same without the layer that stops it. There is a network to be
+# kept from, and protocols are loaded that Debian lets no program make the kernel load.
+attacked() {
+    busybox ip link add outside type dummy && busybox ip address add 192.0.2.1/24 dev outside &&
+        busybox ip link set outside up && busybox ip route add default dev outside || fail "no network can be made"
+    for protocol in $protocols; do modprobe "$protocol" || fail "there is no module $protocol"; done
+    suite hostile
+    for mode in Setuid UserNamespace; do
+        say "$mode: $(grep -c "$mode [^ ]*: refused" hostile.said) attacks refused, $(grep -c "$mode [^ ]*: killed" hostile.said) killed"
+    done
+}
+
 say "kernel $(uname -r), pid 1 is $(cat /proc/1/comm), control groups: $(stat -fc %T /sys/fs/cgroup), $(nproc) processors"
 make -s install SANDSTORM_USER=sandstorm:sandstorm >/dev/null || fail "make install"
 cp deploy/systemd/sandstorm.service /etc/systemd/system/
@@ -197,7 +237,10 @@ for part in $(cat parts); do
     case $part in
     main) mode setuid; main_job; hogs ;;
     user) mode user; main_job; hogs ;;
-    quota) quotas ;;
+    quota) quotas ext4 ;;
+    xfs) quotas xfs ;;
+    hostile) attacked ;;
+    greedy) suite greedy hogs ;;
     *) fail "no part is called $part" ;;
     esac
 done

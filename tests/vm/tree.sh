@@ -10,8 +10,8 @@ boot_modules="lib/crc16 crypto/crc32c_generic fs/mbcache fs/jbd2/jbd2 fs/ext4/ex
     fs/quota/quota_tree fs/quota/quota_v2
     drivers/virtio/virtio drivers/virtio/virtio_ring drivers/virtio/virtio_pci_legacy_dev
     drivers/virtio/virtio_pci_modern_dev drivers/virtio/virtio_pci drivers/block/virtio_blk"
-# What a program can make the kernel load, so that a hostile one finds it.
-other_modules="net/sctp net/dccp net/tipc net/can net/vmw_vsock net/rds net/ipv4 crypto lib fs/fuse fs/overlayfs"
+# What a program can make the kernel load, so that a hostile one finds it; a network; another file system.
+other_modules="net crypto lib drivers/infiniband/core drivers/net/dummy.ko fs/fuse fs/overlayfs fs/xfs"
 
 # Leaves $cache/{vmlinuz,initrd,root.img}; says nothing when they are there.
 make_images() {
@@ -20,7 +20,7 @@ make_images() {
     rm -rf "$cache"
     mkdir -p "$cache"
     tree=$cache/tree
-    debootstrap --variant=minbase --include=systemd-sysv,kmod,make,curl,e2fsprogs,libcap2-bin "$suite" "$tree" "$mirror" >"$cache"/log 2>&1 ||
+    debootstrap --variant=minbase --include=systemd-sysv,kmod,make,curl,e2fsprogs,xfsprogs,libcap2-bin "$suite" "$tree" "$mirror" >"$cache"/log 2>&1 ||
         { tail -n 5 "$cache"/log; exit 1; }
     # The kernel as Debian ships it, without what would make a boot loader and a large initrd of it.
     chroot "$tree" sh -ec '
@@ -37,7 +37,7 @@ make_images() {
     mkdir -p "$tree"/lib/modules/"$release"/kernel
     cp "$modules"/modules.* "$tree"/lib/modules/"$release"/
     for part in $other_modules; do
-        [ ! -d "$modules"/kernel/$part ] || tar -C "$modules" -c kernel/$part | tar -C "$tree"/lib/modules/"$release" -x
+        [ ! -e "$modules"/kernel/$part ] || tar -C "$modules" -c kernel/$part | tar -C "$tree"/lib/modules/"$release" -x
     done
     chroot "$tree" depmod "$release"
     rm -rf "$kernel" "$tree"/var/cache/apt/* "$tree"/var/lib/apt/lists/* "$tree"/usr/share/doc "$tree"/usr/share/locale

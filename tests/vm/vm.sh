@@ -4,10 +4,12 @@
 # In it `inside.sh` installs the system and does the main job. Prints what that says; status 0 when
 # it ends with VM OK.
 #
-#   SANDSTORM_BIN=bin PACKAGES=DIR vm.sh [PART...]
+#   SANDSTORM_BIN=bin PACKAGES=DIR SUITES=DIR vm.sh [PART...]
 #
-# PACKAGES is a directory with dufs.spk and greedy.spk. PARTs are those of inside.sh (main: setuid, user:
-# user namespaces, quota); without any: all.
+# PACKAGES is a directory with dufs.spk and greedy.spk; SUITES one with what cargo builds for two of
+# tests/tests: hostile, greedy, hostile-app, greedy-app, unsafe-supervisor. PARTs are those of inside.sh
+# (main: setuid, user: user namespaces, quota: on ext4, xfs: the same there, hostile, greedy); without
+# any: all but xfs and greedy, and without SUITES not hostile either.
 . "$(dirname "$0")/tree.sh"
 top=$here/../..
 bin=${SANDSTORM_BIN:-$top/bin}
@@ -19,12 +21,20 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
 # What goes in: this checkout's files as `make install` wants them, and the programs.
-mkdir -p "$work"/payload/packages "$work"/payload/bin
+mkdir -p "$work"/payload/packages "$work"/payload/bin "$work"/payload/suites
 cp "$bin"/shell "$bin"/sandstorm-supervisor "$bin"/spk "$bin"/legacy-bridge "$work"/payload/bin/
 cp "$PACKAGES"/* "$work"/payload/packages/
 tar -C "$top" -c Makefile deploy schema tests/vm | tar -C "$work"/payload -x
-echo "${*:-main user quota}" >"$work"/payload/parts
-tar -C "$work"/payload -cf "$work"/payload.tar .
+parts="main user quota"
+if [ -n "${SUITES:-}" ]; then
+    cp "$SUITES"/* "$work"/payload/suites/
+    parts="$parts hostile"
+elif [ $# = 0 ]; then
+    echo "SKIPPED the hostile suite: SUITES is not set"
+fi
+echo "${*:-$parts}" >"$work"/payload/parts
+# The suites know the checkout by its path.
+(cd "$top" && pwd) >"$work"/payload/checkout
 # A home of its own with project quotas, and one without.
 mke2fs -q -t ext4 -O quota,project -E quotatype=prjquota "$work"/home.img 1G >/dev/null
 : >"$work"/said
@@ -35,14 +45,18 @@ if [ -w /dev/kvm ] && grep -Eqw 'vmx|svm' /proc/cpuinfo; then
     accel=kvm
     cpu=host
 fi
+echo "$accel" >"$work"/payload/accel
+tar -C "$work"/payload -cf "$work"/payload.tar .
 echo "virtual machine: $accel, kernel $(strings "$cache"/vmlinuz 2>/dev/null | sed -n 's/^\([0-9][^ ]*\) (debian.*/\1/p' | head -n 1)"
+# What Debian's kernel has and does not offer unless it is told to: the more there is to attack.
+attackable="syscall.x32=y secretmem.enable=1"
 drive() { echo "-drive if=virtio,format=raw,file=$1,$2"; }
 # shellcheck disable=SC2046
 qemu-system-x86_64 -machine q35 -accel "$accel" -cpu "$cpu" -smp 2 -m 3072 -nodefaults -no-user-config -display none \
     -no-reboot -serial file:"$work"/console -serial file:"$work"/said \
     $(drive "$cache"/root.img snapshot=on) $(drive "$work"/payload.tar readonly=on) $(drive "$work"/home.img cache=unsafe) \
     -kernel "$cache"/vmlinuz -initrd "$cache"/initrd \
-    -append "console=ttyS0 panic=-1 quiet systemd.show_status=0 mitigations=off" >"$work"/qemu 2>&1 &
+    -append "console=ttyS0 panic=-1 quiet systemd.show_status=0 mitigations=off $attackable" >"$work"/qemu 2>&1 &
 machine=$!
 trap 'kill $machine 2>/dev/null || :; rm -rf "$work"' EXIT
 tail --pid=$machine -n +1 -f "$work"/said

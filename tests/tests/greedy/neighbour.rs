@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use sandstorm_tests::Client;
 
+use crate::{emulated, patience};
+
 /// Below this a median is as good as zero: a scheduler's tick more or less is no finding.
 const FLOOR: Duration = Duration::from_millis(4);
-/// No single answer may take longer, whatever goes on.
-const WORST: Duration = Duration::from_secs(20);
+/// Seconds. No single answer may take longer, whatever goes on.
+const WORST: u64 = 20;
 
 /// What was seen in one window.
 #[derive(Debug, Default, Clone)]
@@ -23,7 +25,7 @@ impl Window {
         let mut times = Vec::new();
         while Instant::now() < end {
             let begin = Instant::now();
-            let answer = tokio::time::timeout(WORST, client.get("/")).await??;
+            let answer = tokio::time::timeout(patience(WORST), client.get("/")).await??;
             ensure!(answer.status == 200, "the neighbour answered {}", answer.status);
             times.push(begin.elapsed());
         }
@@ -39,7 +41,7 @@ impl Window {
     pub fn median(&self) -> Duration {
         let mut sorted = self.times.clone();
         sorted.sort();
-        sorted.get(sorted.len() / 2).copied().unwrap_or(WORST)
+        sorted.get(sorted.len() / 2).copied().unwrap_or(patience(WORST))
     }
 
     pub fn count(&self) -> usize {
@@ -58,6 +60,9 @@ pub fn compare(name: &str, quiet: &Window, attacked: &Window) -> Result<()> {
         quiet.count(),
         during.as_secs_f64() / before.as_secs_f64().max(1e-9),
     );
+    if emulated() {
+        return Ok(()); // said by the test
+    }
     ensure!(
         during <= 2 * before.max(FLOOR),
         "{name}: the neighbour answers in {during:?}, {before:?} when it is quiet"
