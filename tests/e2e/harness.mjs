@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { chmodSync, cpSync, createWriteStream, mkdirSync, mkdtempSync, readdirSync,
-  readFileSync, readlinkSync, rmSync, statSync } from "node:fs";
+  readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer as createHttpServer, request as httpRequest } from "node:http";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -37,6 +37,27 @@ export function appPackage(name) {
   const done = spawnSync(program, [...args, "app", "build", name], { cwd: top, encoding: "utf8" });
   assert.equal(done.status, 0, `the app ${name} could not be built: ${done.stderr}`);
   return done.stdout.trim();
+}
+
+/** A small package that starts by running `command`, which need not exist. */
+export function packageOf(server, name, ...command) {
+  const dir = join(server.dir, `made-${name}`);
+  for (const part of ["", "bin", "dev", "tmp", "var"]) mkdirSync(join(dir, part), { recursive: true });
+  const argv = command.map((word) => JSON.stringify(word)).join(", ");
+  writeFileSync(join(server.dir, `${name}.capnp`), `@0xf1ddb6d3b831f7${String(name.length).padStart(2, "0")};
+using Package = import "/sandstorm/package.capnp";
+const manifest :Package.Manifest = (
+  appTitle = (defaultText = "${name}"), appVersion = 1, appMarketingVersion = (defaultText = "1"),
+  actions = [(input = (none = void), nounPhrase = (defaultText = "${name}"), command = (argv = [${argv}]))],
+  continueCommand = (argv = [${argv}]));
+`);
+  const done = spawnSync("/bin/sh", ["-ec", `
+    cp /bin/busybox "${dir}/bin/sh"
+    capnp eval -I "${join(top, "schema")}" -b ${name}.capnp manifest > "${dir}/sandstorm-manifest"
+    "${bin}/spk" keygen ${name}.key && "${bin}/spk" pack "${dir}" ${name}.key ${name}.spk`],
+  { cwd: server.dir, encoding: "utf8" });
+  assert.equal(done.status, 0, done.stderr);
+  return join(server.dir, `${name}.spk`);
 }
 
 async function freePort() {

@@ -2,14 +2,13 @@
 // page, without a script, by keyboard alone, and live in two places at once.
 
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { gunzipSync } from "node:zlib";
 import { request } from "node:http";
 import { DatabaseSync } from "node:sqlite";
-import { Server, administrator, appPackage, assertAccessible, cleanUp, eventually, grainFrame, launch, top }
+import { Server, administrator, appPackage, assertAccessible, cleanUp, eventually, grainFrame, launch, packageOf }
   from "./harness.mjs";
 
 let server, browser, context, page, probe;
@@ -32,27 +31,7 @@ async function makeProbe(on = page) {
   return idOf(on);
 }
 
-/** A small package that starts by running `command`, which need not exist. */
-function packageThatRuns(name, ...command) {
-  const dir = join(server.dir, `made-${name}`);
-  for (const part of ["", "bin", "dev", "tmp", "var"]) mkdirSync(join(dir, part), { recursive: true });
-  const argv = command.map((word) => JSON.stringify(word)).join(", ");
-  writeFileSync(join(server.dir, `${name}.capnp`), `@0xf1ddb6d3b831f7${String(name.length).padStart(2, "0")};
-using Package = import "/sandstorm/package.capnp";
-const manifest :Package.Manifest = (
-  appTitle = (defaultText = "${name}"), appVersion = 1, appMarketingVersion = (defaultText = "1"),
-  actions = [(input = (none = void), nounPhrase = (defaultText = "${name}"), command = (argv = [${argv}]))],
-  continueCommand = (argv = [${argv}]));
-`);
-  const bin = process.env.SANDSTORM_BIN || join(top, "bin");
-  const done = spawnSync("/bin/sh", ["-ec", `
-    cp /bin/busybox "${dir}/bin/sh"
-    capnp eval -I "${join(top, "schema")}" -b ${name}.capnp manifest > "${dir}/sandstorm-manifest"
-    "${bin}/spk" keygen ${name}.key && "${bin}/spk" pack "${dir}" ${name}.key ${name}.spk`],
-  { cwd: server.dir, encoding: "utf8" });
-  assert.equal(done.status, 0, done.stderr);
-  return join(server.dir, `${name}.spk`);
-}
+const packageThatRuns = (name, ...command) => packageOf(server, name, ...command);
 
 // ---- Every page, in every width and colour ----
 

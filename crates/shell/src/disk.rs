@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sandstorm_schema::limits::{INSTALL_RESERVE, grain_reserve};
 
+use crate::cli::output::called;
 use crate::install::failure::bytes;
 
 /// Less free space than this (bytes), and an operator should know.
@@ -76,9 +77,11 @@ impl Disk {
                 bytes(grain_reserve(self.total))
             ),
         };
-        let fix = "Make room on that file system, or move the home to a larger disk; `app delete` \
-                   removes apps that nobody uses, `grain delete --now` grains."
-            .to_owned();
+        let called = called();
+        let fix = format!(
+            "Make room on that file system, or move the home to a larger disk; `{called} app delete` \
+             removes apps that nobody uses, `{called} grain delete --now` grains."
+        );
         Some((what, fix))
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::error::Error;
 use crate::grains::TabGuard;
 use crate::identity::{Login, check_origin};
-use crate::ids::GrainId;
+use crate::ids::{GrainId, PackageId};
 use crate::pages::PageError;
 use crate::state::{App, Event};
 
@@ -35,9 +35,11 @@ const MAX_MESSAGE: usize = 1024;
 pub struct Shows {
     /// The open grain, on its page.
     grain: Option<String>,
+    /// The installation whose steps are shown.
+    install: Option<String>,
 }
 
-/// `GET /live?grain=ID`.
+/// `GET /live?grain=ID` or `?install=ID`.
 pub async fn socket(
     State(app): State<App>,
     Query(shows): Query<Shows>,
@@ -51,6 +53,7 @@ pub async fn socket(
         Some(id) => Some(crate::pages::open_grain(&app, &login, &id).await?),
         None => None,
     };
+    let install = shows.install.and_then(|id| id.parse().ok());
     // Before the browser hears that the socket is open: it then looks at everything, and whatever
     // happens after that look must be told.
     let events = app.events.subscribe();
@@ -58,14 +61,14 @@ pub async fn socket(
     let upgrade = upgrade.max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
     Ok(upgrade.on_upgrade(move |socket| async move {
         let tab = grain.as_ref().map(|id| app.grains.tab_opened(id, login.session.id));
-        serve(app, login, grain, tab, socket, events, state).await;
+        serve(app, login, (grain, install), tab, socket, events, state).await;
     }))
 }
 
 async fn serve(
     app: App,
     login: Login,
-    grain: Option<GrainId>,
+    (grain, install): (Option<GrainId>, Option<PackageId>),
     _tab: Option<TabGuard>,
     mut socket: WebSocket,
     mut events: tokio::sync::broadcast::Receiver<Event>,
@@ -77,7 +80,7 @@ async fn serve(
     loop {
         let news = tokio::select! {
             event = events.recv() => match event {
-                Ok(event) => match name_of(&app, &login, event).await {
+                Ok(event) => match name_of(&app, &login, install, event).await {
                     Ok(Some(name)) => name,
                     Ok(None) => continue,
                     Err(SignedOut) => "signed-out".to_owned(),
@@ -123,7 +126,12 @@ async fn changed(state: &mut Option<tokio::sync::watch::Receiver<crate::grains::
 struct SignedOut;
 
 /// What this person is told of an event, if anything.
-async fn name_of(app: &App, login: &Login, event: Event) -> Result<Option<String>, SignedOut> {
+async fn name_of(
+    app: &App,
+    login: &Login,
+    shown: Option<PackageId>,
+    event: Event,
+) -> Result<Option<String>, SignedOut> {
     Ok(match event {
         Event::GrainChanged(id) => {
             let mine = app.store.grain(id.as_ref()).await;
@@ -131,7 +139,11 @@ async fn name_of(app: &App, login: &Login, event: Event) -> Result<Option<String
             (owner == Some(login.id())).then(|| format!("grain:{id}"))
         }
         Event::AccountChanged(id) => (id == login.id()).then(|| "account".to_owned()),
-        Event::InstallChanged(id) => login.is_member().then(|| format!("install:{id}")),
+        // A package's id is all that one needs to have it, so nobody is told one that they do not
+        // know: what others install is theirs.
+        Event::InstallChanged(id) => {
+            (login.is_member() && shown == Some(id)).then(|| format!("install:{id}"))
+        }
         Event::LoginEnded(id) if id == login.session.id => return Err(SignedOut),
         Event::LoginEnded(_) => None,
     })

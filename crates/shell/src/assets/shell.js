@@ -181,6 +181,8 @@ function connect() {
   const url = new URL("/live", location.href);
   url.protocol = url.protocol.replace("http", "ws");
   if (grain) url.searchParams.set("grain", grain);
+  const steps = $("#steps")?.dataset.on;
+  if (steps) url.searchParams.set("install", steps.slice("install:".length));
   socket = new WebSocket(url);
   socket.onopen = () => { wait = 1000; if (lostAt) { lostAt = 0; showLost(false); } refresh("all"); };
   socket.onmessage = (event) => refresh(event.data);

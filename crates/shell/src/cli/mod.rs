@@ -49,7 +49,7 @@ enum Command {
     /// Grains
     #[command(subcommand)]
     Grain(grain::Command),
-    /// What one grain may use
+    /// What one grain may use, and what one person may install
     #[command(subcommand)]
     Limit(limit::Command),
     /// Look for what keeps the server from working, and say how to mend it

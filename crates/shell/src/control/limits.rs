@@ -54,7 +54,7 @@ impl ControlImpl {
         };
         drop(params);
         let (limit, number) = parse_any_value(&name, &value).map_err(|e| failed(e.to_string()))?;
-        let subject = self.subject(&who).await?;
+        let subject = self.subject(&who, false).await?;
         fits(limit, &subject).map_err(say)?;
         let store = &self.app.store;
         let number = i64::try_from(number).map_err(|e| failed(e.to_string()))?;
@@ -77,7 +77,7 @@ impl ControlImpl {
             "" => None,
             name => Some(find(name)?),
         };
-        let subject = self.subject(&who).await?;
+        let subject = self.subject(&who, true).await?;
         let store = &self.app.store;
         let cleared = store.clear_limits(&subject, name).await.map_err(say)?;
         if cleared > 0 {
@@ -88,15 +88,19 @@ impl ControlImpl {
         Ok(())
     }
 
-    async fn subject(&self, Who(name, is_app): &Who) -> capnp::Result<LimitSubject> {
+    /// `gone`: an app that was deleted will do too, if it left limits: they wait for its return.
+    async fn subject(&self, Who(name, is_app): &Who, gone: bool) -> capnp::Result<LimitSubject> {
         let store = &self.app.store;
         if !is_app {
             let account = identity::account_named(store, name).await.map_err(say)?;
             return Ok(LimitSubject::Account(account.id));
         }
-        match store.packages_of_app(name).await.map_err(say)?.is_empty() {
-            false => Ok(LimitSubject::App(name.clone())),
-            true => Err(failed(format!(
+        let subject = LimitSubject::App(name.clone());
+        let known = !store.packages_of_app(name).await.map_err(say)?.is_empty()
+            || gone && !store.limits_of(&subject).await.map_err(say)?.is_empty();
+        match known {
+            true => Ok(subject),
+            false => Err(failed(format!(
                 "no app {name} is installed; `shell app list` shows those that are"
             ))),
         }

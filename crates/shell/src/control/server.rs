@@ -9,7 +9,7 @@ use super::upload::AppUploadImpl;
 use crate::cli::output::called;
 use crate::error::Error;
 use crate::identity;
-use crate::ids::PackageId;
+use crate::ids::{AccountId, PackageId};
 use crate::state::App;
 use crate::store::{InstallState, Package, now_ms};
 
@@ -94,7 +94,7 @@ impl control::Server for ControlImpl {
         } else {
             let id: PackageId = id.parse().map_err(|e| failed(format!("{e}")))?;
             self.app.installer.start_url(id, &url, owner.id).await.map_err(say)?;
-            finish(&self.app, id, progress.as_ref()).await?
+            finish(&self.app, id, owner.id, progress.as_ref()).await?
         };
         for_everybody(&self.app, &package).await?;
         describe(&self.app, &package, results.get().init_app()).await
@@ -257,20 +257,31 @@ async fn delete_apps(app: &App, id: &str) -> capnp::Result<Vec<String>> {
     }
     // Of an app all go or none: looked at first, since each is removed by itself.
     for package in &packages {
-        app.installer.may_remove(package).await.map_err(say)?;
+        app.installer.may_remove(package, None).await.map_err(say)?;
     }
-    let mut removed = Vec::new();
+    let mut removed: Vec<String> = Vec::new();
     for id in packages {
         let title = match app.installer.remove(&id, None).await {
             Ok(package) => package.title,
             Err(Error::NotFound(_)) if app.installer.remove_unknown(&id).await.map_err(say)? => {
                 String::new()
             }
-            Err(Error::NotFound(_)) => return Err(unknown()),
-            Err(error) => return Err(say(error)),
+            Err(Error::NotFound(_)) if removed.is_empty() => return Err(unknown()),
+            // Somebody else was quicker.
+            Err(Error::NotFound(_)) => continue,
+            Err(error) if removed.is_empty() => return Err(say(error)),
+            Err(error) => {
+                return Err(failed(format!(
+                    "{error}. Removed before that: {}",
+                    removed.join(", ")
+                )));
+            }
         };
         let id = id.to_string();
-        app.store.audit(None, "app-delete", &id, &title).await.map_err(say)?;
+        // It is gone: an error now must not read as if it were still there.
+        if let Err(error) = app.store.audit(None, "app-delete", &id, &title).await {
+            tracing::error!("a removed app: {error}");
+        }
         removed.push(id);
     }
     Ok(removed)
@@ -280,6 +291,7 @@ async fn delete_apps(app: &App, id: &str) -> capnp::Result<Vec<String>> {
 pub async fn finish(
     app: &App,
     id: PackageId,
+    by: AccountId,
     progress: Option<&install_progress::Client>,
 ) -> capnp::Result<Package> {
     let tell = async {
@@ -303,7 +315,7 @@ pub async fn finish(
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        package = app.installer.finished(&id) => package.map_err(say),
+        package = app.installer.finished(&id, by) => package.map_err(say),
         () = tell => Err(failed("unreachable")),
     }
 }

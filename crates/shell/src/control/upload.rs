@@ -21,6 +21,7 @@ const QUEUE: usize = 8;
 
 pub struct AppUploadImpl {
     app: App,
+    by: AccountId,
     chunks: RefCell<Option<mpsc::Sender<Option<Bytes>>>>,
     received: RefCell<Option<oneshot::Receiver<Result<PackageId, String>>>>,
     progress: Option<install_progress::Client>,
@@ -65,6 +66,7 @@ impl AppUploadImpl {
         });
         AppUploadImpl {
             app,
+            by,
             chunks: RefCell::new(Some(send)),
             received: RefCell::new(Some(received)),
             progress,
@@ -125,7 +127,7 @@ impl app_upload::Server for AppUploadImpl {
         let received = self.received.borrow_mut().take();
         let received = received.ok_or_else(|| failed("finish was called twice"))?;
         let id = received.await.map_err(|_| failed("the server is ending"))?.map_err(failed)?;
-        let package = finish(&self.app, id, self.progress.as_ref()).await?;
+        let package = finish(&self.app, id, self.by, self.progress.as_ref()).await?;
         for_everybody(&self.app, &package).await?;
         describe(&self.app, &package, results.get().init_app()).await
     }

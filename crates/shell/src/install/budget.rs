@@ -2,11 +2,11 @@
 //! packages, whose bytes and files come from the network.
 
 use super::failure::{Failure, bytes};
-use super::{Installer, database};
+use super::{Installer, lock};
 use crate::error::Result;
-use crate::ids::AccountId;
+use crate::ids::{AccountId, PackageId};
 use crate::limits;
-use crate::store::{Brought, Role};
+use crate::store::{Brought, Install, Role};
 
 /// Bytes and files on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,43 +28,70 @@ pub struct Budget {
 
 impl Budget {
     /// Whether `more` still fits.
-    ///
-    /// # Errors
-    /// `PKG-BUDGET`, with the numbers and what to do.
-    pub fn check(&self, more: Taken) -> std::result::Result<(), Failure> {
-        let Some(most) = self.most else { return Ok(()) };
+    pub fn has_room(&self, more: Taken) -> bool {
+        let Some(most) = self.most else { return true };
+        let (bytes, entries) = self.taken();
+        bytes.saturating_add(more.bytes) <= most.bytes
+            && entries.saturating_add(more.entries) <= most.entries
+    }
+
+    fn taken(&self) -> (u64, u64) {
         let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
-        let (disk, entries) = (unsigned(self.has.disk), unsigned(self.has.entries));
-        let what = if disk.saturating_add(more.bytes) > most.bytes {
-            format!(
-                "This app takes {}. The apps that you brought here take {} of the {} that you may \
-                 have.",
-                bytes(more.bytes),
-                bytes(disk),
-                bytes(most.bytes)
-            )
-        } else if entries.saturating_add(more.entries) > most.entries {
-            format!(
-                "This app has {} files. The apps that you brought here have {entries} of the {} \
-                 that you may have.",
-                more.entries, most.entries
-            )
-        } else {
-            return Ok(());
-        };
-        Err(Failure::machine(
-            "PKG-BUDGET",
-            format!(
-                "{what} Delete one of them that you no longer need (see Apps, “What you brought”), \
-                 or ask an administrator for more room; then try again."
-            ),
-        ))
+        (unsigned(self.has.disk), unsigned(self.has.entries))
+    }
+
+    /// How much of it is used, and what this person can do: for their eyes only.
+    pub fn stands(&self) -> String {
+        let Some(most) = self.most else { return "You may bring as much as you like.".into() };
+        let (disk, entries) = self.taken();
+        if self.has.packages == 0 {
+            return format!(
+                "You may bring apps of {} and {} files here. Ask an administrator for more room; \
+                 then try again.",
+                bytes(most.bytes),
+                most.entries
+            );
+        }
+        format!(
+            "The apps that you brought here take {} of the {} that you may have, and have {entries} \
+             of {} files. Delete one that you no longer need (see Apps, “What you brought”), or ask \
+             an administrator for more room; then try again.",
+            bytes(disk),
+            bytes(most.bytes),
+            most.entries
+        )
     }
 
     /// Refuses who has nothing left, before they send anything.
     pub(super) fn check_any(&self) -> std::result::Result<(), Failure> {
-        self.check(Taken { bytes: 1, entries: 1 })
+        match self.has_room(Taken { bytes: 1, entries: 1 }) {
+            true => Ok(()),
+            false => Err(Failure::machine(
+                NO_ROOM,
+                format!("You have no room for another app. {}", self.stands()),
+            )),
+        }
     }
+}
+
+/// The code of what fails for want of room in a budget.
+pub(super) const NO_ROOM: &str = "PKG-BUDGET";
+
+/// An app that is too large for everybody who asked for it. Whoever knows its id can read this, so
+/// it says nothing of anybody's budget.
+pub(super) fn no_room(takes: Taken) -> Failure {
+    Failure::machine(
+        NO_ROOM,
+        format!(
+            "This app takes {} on the disk and has {}, which is more room than was left to whoever \
+             asked for it.",
+            bytes(takes.bytes),
+            match takes.entries {
+                1 => "1 file".to_owned(),
+                n => format!("{n} files"),
+            }
+        ),
+    )
 }
 
 impl Installer {
@@ -86,9 +113,44 @@ impl Installer {
     /// The same while a package is about to be installed.
     pub(super) async fn budget_of(&self, by: AccountId) -> std::result::Result<Budget, Failure> {
         self.budget(by).await.map_err(|error| match error {
-            crate::error::Error::Store(error) => database(error),
+            crate::error::Error::Store(error) => self.database(error),
             other => Failure::machine("S-INT", format!("{other}.")),
         })
+    }
+
+    /// Whose budget a package goes into: whoever sent it, else the first of those who asked for it
+    /// meanwhile that has the room.
+    pub(super) async fn payer(
+        &self,
+        id: &PackageId,
+        sent_by: AccountId,
+        takes: Taken,
+    ) -> std::result::Result<AccountId, Failure> {
+        let mut asked = vec![sent_by];
+        if let Some(job) = lock(&self.0.jobs).get_mut(id) {
+            job.judged = job.asked.len();
+            asked.extend(job.asked.iter().filter(|by| **by != sent_by));
+        }
+        for by in asked {
+            if self.budget_of(by).await?.has_room(takes) {
+                return Ok(by);
+            }
+        }
+        Err(no_room(takes))
+    }
+
+    /// What an installation's page says besides to this person: where their own budget stands, when
+    /// it failed for want of room.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn room_of(&self, install: &Install, of: AccountId) -> Result<Option<String>> {
+        match &install.failure {
+            Some((code, _)) if code.starts_with(NO_ROOM) => {
+                Ok(Some(self.budget(of).await?.stands()))
+            }
+            _ => Ok(None),
+        }
     }
 }
 
@@ -101,14 +163,27 @@ mod tests {
         let has = Brought { packages: 2, disk: 900_000_000, entries: 90 };
         let most = Some(Taken { bytes: 1_000_000_000, entries: 100 });
         let budget = Budget { most, has };
-        let more = |bytes, entries| budget.check(Taken { bytes, entries });
-        assert_eq!(more(100_000_000, 10), Ok(()));
-        let refused = more(100_000_001, 1).unwrap_err();
-        assert!(refused.again && refused.words.contains("take 900 MB of the 1.0 GB"), "{refused}");
-        assert!(refused.words.contains("ask an administrator"), "{refused}");
-        let refused = more(1, 11).unwrap_err();
-        assert!(refused.words.contains("has 11 files") && refused.words.contains("90 of the 100"));
-        assert_eq!(Budget { most: None, has }.check(Taken { bytes: 1 << 60, entries: 1 }), Ok(()));
-        assert!(more(u64::MAX, u64::MAX).is_err());
+        let fits = |bytes, entries| budget.has_room(Taken { bytes, entries });
+        assert!(fits(100_000_000, 10));
+        assert!(!fits(100_000_001, 1) && !fits(1, 11) && !fits(u64::MAX, u64::MAX));
+        assert!(Budget { most: None, has }.has_room(Taken { bytes: 1 << 60, entries: 1 }));
+        let said = budget.stands();
+        assert!(said.contains("take 900 MB of the 1.0 GB") && said.contains("90 of 100 files"));
+        assert!(said.contains("ask an administrator"), "{said}");
+        assert_eq!(budget.check_any(), Ok(()));
+        let full = Budget { has: Brought { disk: 1_000_000_000, ..has }, most };
+        let refused = full.check_any().unwrap_err();
+        assert!(refused.again && refused.words.starts_with("You have no room"), "{refused}");
+        // Who has nothing can delete nothing.
+        let said = Budget { has: Brought::default(), most }.stands();
+        assert!(!said.contains("Delete") && said.contains("1.0 GB and 100 files"), "{said}");
+    }
+
+    #[test]
+    fn the_words_for_all_are_about_the_app_alone() {
+        let failure = no_room(Taken { bytes: 5_000_000, entries: 12 });
+        assert!(
+            failure.again && failure.words.contains("5.0 MB") && !failure.words.contains("you")
+        );
     }
 }

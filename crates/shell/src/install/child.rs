@@ -10,19 +10,25 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     os::unix::net::UnixStream,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
+use sandstorm_schema::limits::INSTALL_RESERVE;
 use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
 use sandstorm_schema::unpack_capnp::{Step, progress, unpacker};
 use tokio::io::AsyncReadExt;
 
-use super::failure::Failure;
+use super::failure::{Failure, free_bytes};
 use super::manifest;
 
 /// No report for so long, and the child is ended.
 const SILENCE: Duration = Duration::from_secs(120);
+/// The same of one that goes on reporting: twice the processor time that its own limit leaves it.
+const LONGEST: Duration = Duration::from_secs(2 * 3600);
+/// The disk is looked at this often while it writes: what a fast one takes in that time is less
+/// than half of what is kept back, so grains go on saving.
+const LOOK: Duration = Duration::from_millis(25);
 /// Lines of its stderr kept for the log (bytes).
 const MAX_STDERR: u64 = 16 * 1024;
 
@@ -52,14 +58,16 @@ pub struct Report {
     pub total: u64,
 }
 
-/// Unpacks `file` into `work`. Runs its own thread, because RPC objects stay on one.
+/// Unpacks `file` into `work`, a folder below `home`, as long as the disk has more room than what is
+/// kept back. Runs its own thread, because RPC objects stay on one.
 pub async fn unpack(
     spk: &Path,
+    home: &Path,
     file: File,
     work: File,
     report: impl Fn(Report) + Send + 'static,
 ) -> Result<Unpacked, Failure> {
-    let spk = spk.to_owned();
+    let (spk, home) = (spk.to_owned(), home.to_owned());
     let (done, wait) = tokio::sync::oneshot::channel();
     let spawned = std::thread::Builder::new().name("unpack".into()).spawn(move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -67,7 +75,7 @@ pub async fn unpack(
             Err(error) => return drop(done.send(Err(failed_to_start(&spk, &error)))),
         };
         let local = tokio::task::LocalSet::new();
-        let result = local.block_on(&runtime, talk(&spk, file, work, report));
+        let result = local.block_on(&runtime, talk(&spk, &home, file, work, report));
         // The caller may have gone, then nobody waits for the answer.
         let _ = done.send(result);
     });
@@ -88,11 +96,16 @@ fn failed_to_start(spk: &Path, error: &io::Error) -> Failure {
 
 async fn talk(
     spk: &Path,
+    home: &Path,
     file: File,
     work: File,
     report: impl Fn(Report) + 'static,
 ) -> Result<Unpacked, Failure> {
     let start = |error: io::Error| failed_to_start(spk, &error);
+    let is_full = || free_bytes(home).is_some_and(|free| free < INSTALL_RESERVE);
+    if is_full() {
+        return Err(Failure::disk_full(home, None));
+    }
     let (ours, theirs) = UnixStream::pair().map_err(start)?;
     let mut child = spawn(spk, theirs.into(), file.into(), work.into()).map_err(start)?;
     let stderr = child.stderr.take();
@@ -114,21 +127,35 @@ async fn talk(
     request.get().set_progress(capnp_rpc::new_client(progress));
     let answer = request.send().promise;
     tokio::pin!(answer);
+    let end = tokio::time::sleep(LONGEST);
+    tokio::pin!(end);
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut heard_at = Instant::now();
+    let mut alive = true;
     let result = loop {
         tokio::select! {
             answer = &mut answer => break answer.map_err(refusal).and_then(|a| read(&a)),
-            news = tokio::time::timeout(SILENCE, heard.changed()) => if news.is_err() {
-                break Err(Failure::machine(
-                    "PKG-TIME",
-                    "Unpacking made no progress for two minutes and was stopped. Try again.",
-                ));
-            } else if news.is_ok_and(|n| n.is_err()) {
-                // The child let go of the progress object; its answer is still to come.
-                break match tokio::time::timeout(SILENCE, &mut answer).await {
-                    Ok(answer) => answer.map_err(refusal).and_then(|a| read(&a)),
-                    Err(_) => Err(Failure::machine("PKG-TIME", "Unpacking did not end. Try again.")),
-                };
-            },
+            // Once it has let go of the progress object, its answer is still to come.
+            news = heard.changed(), if alive => {
+                alive = news.is_ok();
+                heard_at = Instant::now();
+            }
+            () = &mut end => break Err(Failure::machine(
+                "PKG-TIME",
+                "Unpacking took longer than two hours and was stopped.",
+            )),
+            _ = looks.tick() => {
+                if is_full() {
+                    break Err(Failure::disk_full(home, None));
+                }
+                if heard_at.elapsed() >= SILENCE {
+                    break Err(Failure::machine(
+                        "PKG-TIME",
+                        "Unpacking made no progress for two minutes and was stopped. Try again.",
+                    ));
+                }
+            }
         }
     };
     drop(unpacker);

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use sandstorm_schema::limits::INSTALL_RESERVE;
 
 use super::budget::Taken;
 use super::*;
@@ -15,6 +14,23 @@ struct Whole {
     file: TempFile,
     size: u64,
     turn: Turn,
+}
+
+/// What unpacking brought.
+struct Ready {
+    unpacked: child::Unpacked,
+    summary: manifest::Summary,
+    work: place::WorkDir,
+    takes: Taken,
+}
+
+/// Where it goes.
+struct Place {
+    name: String,
+    /// In whose budget.
+    by: AccountId,
+    /// Its files are nobody's until it has its row; false for one that has a row and lost its files.
+    noted: bool,
 }
 
 impl Source {
@@ -43,21 +59,38 @@ impl Installer {
         if self.known(&id.to_string()).await? {
             return Ok(());
         }
-        let by = whole.turn.by();
-        let again = match self.unpack(id, &whole.file, by).await {
-            Ok((unpacked, work, takes)) => {
-                let _placing = self.0.placing.lock().await;
-                match self.budget_of(by).await.and_then(|budget| budget.check(takes)) {
-                    Ok(()) => return self.place(id, whole, work, unpacked, takes).await,
-                    Err(failure) => failure,
+        let sent_by = whole.turn.by();
+        let failure = match self.unpack(id, &whole.file, sent_by).await {
+            Ok(ready) => {
+                let placing = self.0.placing.lock().await;
+                match self.admit(id, sent_by, ready.takes).await {
+                    Ok(place) => return self.place(whole, ready, place).await,
+                    Err(failure) => {
+                        drop(placing);
+                        failure
+                    }
                 }
             }
             Err(failure) => failure,
         };
-        if again.again {
-            self.keep_for_retry(id, whole.file, whole.size, by);
+        if failure.again {
+            self.keep_for_retry(id, whole.file, whole.size, sent_by);
         }
-        Err(again)
+        Err(failure)
+    }
+
+    /// Whose it will be, with a note that its files come: from here on a kill, or a database that
+    /// does not take the package's row, leaves files that are found by the note and go.
+    async fn admit(
+        &self,
+        id: &PackageId,
+        sent_by: AccountId,
+        takes: Taken,
+    ) -> std::result::Result<Place, Failure> {
+        let by = self.payer(id, sent_by, takes).await?;
+        let name = id.to_string();
+        let noted = self.0.store.note_placing(&name).await.map_err(|e| self.database(e))?;
+        Ok(Place { name, by, noted })
     }
 
     /// The first file that is whole, of all that are sent and downloaded.
@@ -134,14 +167,15 @@ impl Installer {
     /// A package that is in place already only has to be confirmed.
     async fn known(&self, name: &str) -> std::result::Result<bool, Failure> {
         let _placing = self.0.placing.lock().await;
-        let Some(package) = self.0.store.package(name).await.map_err(database)? else {
+        let store = &self.0.store;
+        let Some(package) = store.package(name).await.map_err(|e| self.database(e))? else {
             return Ok(false);
         };
         if !self.0.home.join("apps").join(name).is_dir() {
             return Ok(false);
         }
         let nothing = NewPackage { package: &package, manifest: &[], actions: &[] };
-        self.0.store.add_package(&nothing).await.map_err(database)?;
+        store.add_package(&nothing).await.map_err(|e| self.database(e))?;
         Ok(true)
     }
 
@@ -150,7 +184,7 @@ impl Installer {
         id: &PackageId,
         file: &TempFile,
         by: AccountId,
-    ) -> std::result::Result<(child::Unpacked, place::WorkDir, Taken), Failure> {
+    ) -> std::result::Result<Ready, Failure> {
         let home = &self.0.home;
         let io =
             |doing: &'static str| move |error: std::io::Error| Failure::io(home, doing, &error);
@@ -161,7 +195,7 @@ impl Installer {
         let into = work.open().map_err(io("open a folder"))?;
         let (this, of) = (self.clone(), *id);
         let told = Mutex::new(Instant::now());
-        let unpacked = child::unpack(&self.0.spk, package, into, move |report| {
+        let unpacked = child::unpack(&self.0.spk, home, package, into, move |report| {
             // Two passes over the same bytes make one bar: verify is its first half.
             let total = report.total;
             let done = match report.step {
@@ -172,15 +206,7 @@ impl Installer {
             let moment = Moment { state: InstallState::Unpack, done, total };
             this.tell(&of, moment, &mut lock(&told));
         })
-        .await
-        .map_err(|mut failure| {
-            if failure.code.starts_with("PKG-FULL")
-                && failure::free_bytes(home).is_some_and(|free| free < INSTALL_RESERVE)
-            {
-                failure = Failure::disk_full(home, None);
-            }
-            failure
-        })?;
+        .await?;
         if unpacked.package_id != id.to_string() {
             return Err(Failure::file(
                 "PKG-HASH",
@@ -198,17 +224,6 @@ impl Installer {
         .await
         .map_err(|_| Failure::machine("PKG-IO", "The server is stopping. Try again."))?;
         let (work, takes) = measured.map_err(io("measure the app"))?;
-        Ok((unpacked, work, takes))
-    }
-
-    async fn place(
-        &self,
-        id: &PackageId,
-        whole: Whole,
-        work: place::WorkDir,
-        unpacked: child::Unpacked,
-        takes: Taken,
-    ) -> std::result::Result<(), Failure> {
         let (summary, refusal) = manifest::Manifest::parse(&unpacked.manifest)
             .and_then(|m| Ok((m.summary(&unpacked.app_id)?, m.refusal()?)))
             .map_err(|error| {
@@ -217,21 +232,31 @@ impl Installer {
                     format!("The package's manifest cannot be read: {}.", error.extra),
                 )
             })?;
-        if let Some(words) = refusal {
-            return Err(Failure::file("PKG-API", words));
+        match refusal {
+            Some(words) => Err(Failure::file("PKG-API", words)),
+            None => Ok(Ready { unpacked, summary, work, takes }),
         }
-        let name = id.to_string();
-        let (home, of) = (self.0.home.clone(), name.clone());
-        tokio::task::spawn_blocking(move || {
+    }
+
+    /// Files and row, or neither.
+    async fn place(
+        &self,
+        whole: Whole,
+        ready: Ready,
+        place: Place,
+    ) -> std::result::Result<(), Failure> {
+        let Ready { unpacked, summary, work, takes } = ready;
+        let (home, of) = (self.0.home.clone(), place.name.clone());
+        let kept = tokio::task::spawn_blocking(move || {
             place::keep(&home, &of, work, whole.file)
                 .map_err(|error| Failure::io(&home, "put the package in place", &error))
         })
         .await
-        .map_err(|_| Failure::machine("PKG-IO", "The server is stopping. Try again."))??;
+        .unwrap_or_else(|_| Err(Failure::machine("PKG-IO", "The server is stopping. Try again.")));
         let fingerprint = Some(unpacked.fingerprint)
             .filter(|f| !f.is_empty() && f.len() <= 64 && f.bytes().all(|b| b.is_ascii_hexdigit()));
         let package = Package {
-            package_id: name,
+            package_id: place.name,
             app_id: unpacked.app_id,
             title: summary.title,
             app_version: summary.app_version.into(),
@@ -242,16 +267,24 @@ impl Installer {
             disk: i64::try_from(takes.bytes).unwrap_or(i64::MAX),
             entries: i64::try_from(takes.entries).unwrap_or(i64::MAX),
             installed: now_ms(),
-            installed_by: Some(whole.turn.by()),
+            installed_by: Some(place.by),
         };
         let new = NewPackage {
             package: &package,
             manifest: &unpacked.manifest,
             actions: &summary.actions,
         };
-        self.0.store.add_package(&new).await.map_err(database)?;
-        tracing::info!(package = %id, app = package.app_id, "installed {}", package.title);
-        Ok(())
+        let done = match kept {
+            Ok(()) => self.0.store.add_package(&new).await.map_err(|e| self.database(e)),
+            Err(failure) => Err(failure),
+        };
+        let (name, app) = (&package.package_id, &package.app_id);
+        match &done {
+            Ok(()) => tracing::info!(package = name, app, "installed {}", package.title),
+            Err(_) if place.noted => self.remove_aside(self.set_aside(name).await),
+            Err(_) => {}
+        }
+        done
     }
 
     pub(super) async fn download(
@@ -267,10 +300,12 @@ impl Installer {
             stall_time: STALL,
             allow_private: self.0.allow_private,
         };
-        crate::net::fetch(&url, &mut receiver, limits, progress).await.map_err(|error| {
-            Failure::machine("PKG-GET", format!("The download did not work: {error}."))
-        })?;
-        Ok(receiver)
+        match crate::net::fetch(&url, &mut receiver, limits, progress).await {
+            Ok(_) => Ok(receiver),
+            Err(error) => Err(receiver.refused.take().unwrap_or_else(|| {
+                Failure::machine("PKG-GET", format!("The download did not work: {error}."))
+            })),
+        }
     }
 
     async fn enter(
@@ -285,7 +320,7 @@ impl Installer {
         store
             .install_step(&id.to_string(), state, total as i64, url, by)
             .await
-            .map_err(database)?;
+            .map_err(|e| self.database(e))?;
         if let Some(job) = lock(&self.0.jobs).get(id) {
             job.moment.send_replace(Moment { state, done: 0, total });
         }
@@ -347,3 +382,6 @@ impl Installer {
         kept.insert(*id, Kept { since: Instant::now(), file, size, by });
     }
 }
+
+#[cfg(test)]
+mod tests;

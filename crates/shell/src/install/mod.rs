@@ -71,8 +71,13 @@ struct Inner {
 /// A job that runs.
 struct Job {
     moment: watch::Sender<Moment>,
-    /// Takes further sources while the job still waits for its first whole file.
+    /// Takes further sources. While the job waits for its first whole file they compete; after that
+    /// they wait, in case the job fails.
     more: mpsc::UnboundedSender<Source>,
+    /// Who asked for the package, each once.
+    asked: Vec<AccountId>,
+    /// How many of these were looked at when it was judged whose budget has room.
+    judged: usize,
 }
 
 /// A file that waits for another try.
@@ -99,6 +104,14 @@ pub struct Moment {
 enum Source {
     File(TempFile, u64, Turn),
     Url(String, Turn),
+}
+
+impl Job {
+    fn ask(&mut self, by: AccountId) {
+        if !self.asked.contains(&by) {
+            self.asked.push(by);
+        }
+    }
 }
 
 impl Source {
@@ -153,8 +166,9 @@ impl Installer {
 
     /// The right to send a file, for who has room for what it may hold.
     async fn turn(&self, by: AccountId) -> std::result::Result<Turn, Failure> {
-        self.budget_of(by).await?.check_any()?;
-        self.0.turns.take(by)
+        let budget = self.budget_of(by).await?;
+        budget.check_any()?;
+        self.0.turns.take(by, budget.most.is_none())
     }
 
     /// Forgets files that were kept for another try which nobody made, and goes on with removals
@@ -171,7 +185,7 @@ impl Installer {
         let received = receiver.finish().map_err(into_error)?;
         let id = received.id;
         self.begin(id, Source::File(received.file, received.size, turn)).await;
-        self.finished(&id).await
+        self.finished(&id, by).await
     }
 
     /// Starts the download of the package `id` from `url`; whoever watches sees it come.
@@ -199,18 +213,37 @@ impl Installer {
     /// `Busy` while all places are taken.
     pub async fn retry(&self, id: &PackageId, by: AccountId) -> Result<bool> {
         let turn = self.turn(by).await.map_err(into_error)?;
-        let kept = lock(&self.0.kept).remove(id);
-        if let Some(kept) = kept {
-            self.begin(*id, Source::File(kept.file, kept.size, turn)).await;
+        if let Some(job) = lock(&self.0.jobs).get_mut(id) {
+            // Pressed twice, or by two people.
+            job.ask(by);
             return Ok(true);
         }
-        match self.0.store.install(&id.to_string()).await? {
-            Some(Install { state: InstallState::Failed, url: Some(url), .. }) => {
-                self.begin(*id, Source::Url(url, turn)).await;
-                Ok(true)
+        let kept = lock(&self.0.kept).remove(id);
+        let source = match (kept, self.status(id).await?) {
+            (Some(kept), _) => Source::File(kept.file, kept.size, turn),
+            (None, Some(Install { state: InstallState::Failed, url: Some(url), .. })) => {
+                Source::Url(url, turn)
             }
-            _ => Ok(false),
+            (None, _) => return Ok(false),
+        };
+        self.begin(*id, source).await;
+        Ok(true)
+    }
+
+    /// Forgets an installation that failed, and the file that was kept for another try.
+    ///
+    /// # Errors
+    /// `Forbidden` for what somebody else began, unless `all`: for an administrator.
+    pub async fn forget(&self, id: &PackageId, by: AccountId, all: bool) -> Result<()> {
+        let Some(install) = self.status(id).await? else { return Ok(()) };
+        if !all && install.started_by != Some(by) {
+            return Err(Error::Forbidden("somebody else began this installation".into()));
         }
+        if self.is_running(id) {
+            return Err(Error::Conflict("it is being installed just now".into()));
+        }
+        drop(lock(&self.0.kept).remove(id));
+        Ok(self.0.store.forget_install(&id.to_string()).await?)
     }
 
     /// Whether [`Installer::retry`] could do something.
@@ -223,55 +256,75 @@ impl Installer {
         lock(&self.0.jobs).get(id).map(|job| job.moment.subscribe())
     }
 
+    fn is_running(&self, id: &PackageId) -> bool {
+        lock(&self.0.jobs).contains_key(id)
+    }
+
     /// The installation as it stands at this moment.
     pub async fn status(&self, id: &PackageId) -> Result<Option<Install>> {
-        let moment = self.watch(id).map(|watch| *watch.borrow());
-        let mut install = self.0.store.install(&id.to_string()).await?;
-        if let (Some(install), Some(moment)) = (&mut install, moment) {
-            if install.state == moment.state {
+        let before = self.watch(id).map(|watch| *watch.borrow());
+        let Some(mut install) = self.0.store.install(&id.to_string()).await? else {
+            return Ok(None);
+        };
+        match before {
+            Some(moment) if install.state == moment.state => {
                 install.done = moment.done as i64;
                 install.total = moment.total as i64;
             }
+            Some(_) => {}
+            // Nobody works on it, and why could not be kept: a full disk takes no words either.
+            None if install.state.is_under_way() && !self.is_running(id) => {
+                install.state = InstallState::Failed;
+                install.failure = Some((
+                    "PKG-LOST".into(),
+                    "The server could not finish this, and could not keep why: its log says it. Try \
+                     again."
+                        .into(),
+                ));
+            }
+            None => {}
         }
-        Ok(install)
+        Ok(Some(install))
     }
 
-    /// Waits until the job is over; the package, or why not.
-    pub async fn finished(&self, id: &PackageId) -> Result<Package> {
+    /// Waits until the job is over; the package, or why not, as it is told to `by`.
+    pub async fn finished(&self, id: &PackageId, by: AccountId) -> Result<Package> {
         if let Some(mut watch) = self.watch(id) {
             // The sender is dropped when the job is over.
             while watch.changed().await.is_ok() {}
         }
-        let name = id.to_string();
-        if let Some(package) = self.0.store.package(&name).await? {
+        if let Some(package) = self.0.store.package(&id.to_string()).await? {
             return Ok(package);
         }
-        let failure = self.0.store.install(&name).await?.and_then(|install| install.failure);
-        let (code, words) = failure.unwrap_or_default();
-        Err(Error::BadRequest(format!("{words} ({code})")))
+        let Some(install) = self.status(id).await? else {
+            return Err(Error::Conflict("the installation was forgotten meanwhile".into()));
+        };
+        let room = self.room_of(&install, by).await?.map(|room| format!(" {room}"));
+        let (code, words) = install.failure.unwrap_or_default();
+        Err(Error::BadRequest(format!("{words}{} ({code})", room.unwrap_or_default())))
     }
 
-    /// Starts a job, or adds the source to the one that runs for this id.
+    /// Starts a job, or adds the source to the one that runs for this id. Whoever asked may leave at
+    /// any moment; what was begun goes on.
     async fn begin(&self, id: PackageId, source: Source) {
         let mut sources = {
             let mut jobs = lock(&self.0.jobs);
-            if let Some(job) = jobs.get(&id) {
-                // Once a file is whole, another copy of the same bytes is of no use.
-                if job.moment.borrow().state == InstallState::Get {
-                    let _ = job.more.send(source);
-                }
+            if let Some(job) = jobs.get_mut(&id) {
+                job.ask(source.by());
+                let _ = job.more.send(source);
                 return;
             }
             let (more, sources) = mpsc::unbounded_channel();
             let moment = watch::Sender::new(source.begins());
-            jobs.insert(id, Job { moment, more });
+            let job = Job { moment, more, asked: vec![source.by()], judged: 0 };
+            jobs.insert(id, job);
             sources
         };
-        // Written before anybody is told the id: the page that they are sent to must find it.
-        let mut entered = self.enter_with(&id, &source).await;
         let this = self.clone();
-        // On its own task: the viewer who began it may leave.
+        let (first, is_entered) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
+            let mut entered = this.enter_with(&id, &source).await;
+            let _ = first.send(());
             let mut source = source;
             loop {
                 let result = match entered {
@@ -283,10 +336,13 @@ impl Installer {
                 }
                 {
                     let mut jobs = lock(&this.0.jobs);
-                    match sources.try_recv() {
-                        // It came just when the last of the others had failed.
-                        Ok(late) if result.is_err() => source = late,
-                        _ => {
+                    let next = match (&result, jobs.get(&id)) {
+                        (Err(failure), Some(job)) => this.next(&id, job, failure, &mut sources),
+                        _ => None,
+                    };
+                    match next {
+                        Some(next) => source = next,
+                        None => {
                             jobs.remove(&id);
                             break;
                         }
@@ -296,6 +352,44 @@ impl Installer {
             }
             this.0.events.send(Event::InstallChanged(id));
         });
+        // Before anybody is told the id: the page that they are sent to must find its row.
+        let _ = is_entered.await;
+    }
+
+    /// What others brought while a job ran that failed, if it may succeed where that did not.
+    fn next(
+        &self,
+        id: &PackageId,
+        job: &Job,
+        failure: &Failure,
+        sources: &mut mpsc::UnboundedReceiver<Source>,
+    ) -> Option<Source> {
+        let was_whole = job.moment.borrow().state != InstallState::Get;
+        if was_whole && !failure.again {
+            // The same bytes would fail in the same way.
+            return None;
+        }
+        let no_room = failure.code.starts_with(budget::NO_ROOM);
+        while let Ok(source) = sources.try_recv() {
+            if no_room && job.asked[..job.judged].contains(&source.by()) {
+                continue;
+            }
+            let kept = lock(&self.0.kept).remove(id);
+            return Some(match (source, kept) {
+                (Source::Url(_, turn), Some(kept)) => Source::File(kept.file, kept.size, turn),
+                (source, _) => source,
+            });
+        }
+        None
+    }
+
+    /// The database's error in a person's words; the log has its own.
+    fn database(&self, error: crate::store::StoreError) -> Failure {
+        tracing::error!("{error}");
+        match error.is_disk_full() {
+            true => Failure::disk_full(&self.0.home, None),
+            false => Failure::machine("S-DB", "The server's database did not answer. Try again."),
+        }
     }
 }
 
@@ -319,11 +413,6 @@ fn checked_url(url: &str) -> Result<String> {
                 .into(),
         )),
     }
-}
-
-fn database(error: crate::store::StoreError) -> Failure {
-    tracing::error!("{error}");
-    Failure::machine("S-DB", "The server's database did not answer. Try again.")
 }
 
 fn into_error(failure: Failure) -> Error {

@@ -6,7 +6,7 @@ use std::{
     io,
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt, PermissionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -51,7 +51,8 @@ pub fn remove_left_overs(found: &[PathBuf]) {
     }
 }
 
-/// An empty folder in `tmp/` that goes, with all that is in it, when it is dropped.
+/// An empty folder in `tmp/` that goes, with all that is in it, when it is dropped: not by the
+/// thread that drops it, if others are served there.
 #[derive(Debug)]
 pub struct WorkDir(Option<PathBuf>);
 
@@ -78,9 +79,12 @@ impl WorkDir {
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // Left-overs are wiped at the next start.
-            let _ = remove_all(path);
+        let Some(path) = self.0.take() else { return };
+        // Left-overs are wiped at the next start.
+        let remove = move || drop(remove_all(&path));
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
         }
     }
 }
@@ -105,7 +109,8 @@ pub fn keep(home: &Path, id: &str, mut work: WorkDir, file: TempFile) -> io::Res
 /// What tree and file take on the disk. The process that unpacked says so too, but whoever
 /// subverts it can say anything.
 pub fn measure(work: &WorkDir, packed: &Path) -> io::Result<Taken> {
-    let mut taken = Taken { bytes: in_blocks(fs::metadata(packed)?.len()), entries: 0 };
+    let file = fs::metadata(packed)?;
+    let mut taken = Taken { bytes: on_disk(file.len(), file.blocks()), entries: 0 };
     add(work.open()?.into(), 0, &mut taken)?;
     Ok(taken)
 }
@@ -121,7 +126,9 @@ fn add(dir: OwnedFd, depth: usize, taken: &mut Taken) -> io::Result<()> {
         }
         taken.entries += 1;
         let stat = fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        taken.bytes += in_blocks(u64::try_from(stat.st_size).unwrap_or(0));
+        let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
+        let bytes = on_disk(unsigned(stat.st_size), unsigned(stat.st_blocks));
+        taken.bytes = taken.bytes.saturating_add(bytes);
         if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
             if depth == MAX_DEPTH {
                 return Err(io::Error::other("its directories are nested too deep"));
@@ -132,13 +139,25 @@ fn add(dir: OwnedFd, depth: usize, taken: &mut Taken) -> io::Result<()> {
     Ok(())
 }
 
-fn in_blocks(bytes: u64) -> u64 {
-    bytes.next_multiple_of(BLOCK)
+/// The larger of what a file's size says, in whole blocks, and its `blocks` of 512 bytes: room can
+/// be taken past a file's end, and what was written may have no blocks yet.
+fn on_disk(size: u64, blocks: u64) -> u64 {
+    size.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX).max(blocks.saturating_mul(512))
 }
 
-/// Takes a package's file and tree away. The tree leaves in one step: what stands under a
-/// package's name is whole, also after a crash. Both may be gone already.
+/// Takes a package's file and tree away; both may be gone already.
 pub fn discard(home: &Path, id: &str) -> io::Result<()> {
+    match set_aside(home, id)? {
+        // What is left of it in `tmp/` goes at the next start at the latest.
+        Some(aside) => remove_all(&aside),
+        None => Ok(()),
+    }
+}
+
+/// Takes a package's file away, and its tree's name. The tree leaves in one step, and is to be
+/// removed where the answer says: what stands under a package's name is whole, also after a crash.
+/// Both may be gone already.
+pub fn set_aside(home: &Path, id: &str) -> io::Result<Option<PathBuf>> {
     let missing_is_fine = |done: io::Result<()>| match done {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -150,8 +169,7 @@ pub fn discard(home: &Path, id: &str) -> io::Result<()> {
     missing_is_fine(fs::rename(apps.join(id), &aside))?;
     File::open(&packages)?.sync_all()?;
     File::open(&apps)?.sync_all()?;
-    // What is left of it in `tmp/` goes at the next start at the latest.
-    missing_is_fine(remove_all(&aside))
+    Ok(aside.exists().then_some(aside))
 }
 
 /// Ids below `apps/` and `packages/` that are not in `known`.

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -79,7 +80,9 @@ pub struct Received {
 }
 
 /// A sender that says nothing for so long gives its place to others.
-const STALL: std::time::Duration = std::time::Duration::from_secs(120);
+const STALL: Duration = Duration::from_secs(120);
+/// One that sends a byte now and then, too: the largest file comes in this time at 25 kB/s.
+const LONGEST: Duration = Duration::from_secs(12 * 3600);
 
 /// Takes bytes until [`Receiver::finish`].
 #[derive(Debug)]
@@ -91,6 +94,8 @@ pub struct Receiver {
     /// The size at which the free space is looked at next.
     look_at: u64,
     home: PathBuf,
+    /// Why it took no more of a download, whose own errors have no such words.
+    pub(super) refused: Option<Failure>,
 }
 
 impl Receiver {
@@ -104,7 +109,8 @@ impl Receiver {
         }
         let (temp, file) = TempFile::create(&home.join("tmp"))
             .map_err(|error| Failure::io(home, "make a temporary file", &error))?;
-        Ok(Receiver { temp, file, hash: Sha256::new(), size: 0, look_at: 0, home: home.to_owned() })
+        let (hash, home) = (Sha256::new(), home.to_owned());
+        Ok(Receiver { temp, file, hash, size: 0, look_at: 0, home, refused: None })
     }
 
     /// The next bytes. Blocks on the disk.
@@ -138,7 +144,17 @@ impl Receiver {
         mut self,
         mut stream: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<Received, Failure> {
+        let end = tokio::time::Instant::now() + LONGEST;
         loop {
+            if tokio::time::Instant::now() >= end {
+                return Err(Failure::file(
+                    "PKG-CUT",
+                    format!(
+                        "The upload was not done after {} hours, so it was ended.",
+                        LONGEST.as_secs() / 3600
+                    ),
+                ));
+            }
             let Ok(next) = tokio::time::timeout(STALL, stream.next()).await else {
                 return Err(Failure::file(
                     "PKG-CUT",
@@ -188,7 +204,11 @@ impl AsyncWrite for Receiver {
     ) -> Poll<io::Result<usize>> {
         Poll::Ready(match self.push(data) {
             Ok(()) => Ok(data.len()),
-            Err(failure) => Err(io::Error::other(failure.words)),
+            Err(failure) => {
+                let error = io::Error::other(failure.words.clone());
+                self.refused = Some(failure);
+                Err(error)
+            }
         })
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -211,6 +231,13 @@ mod tests {
         let silent = Box::pin(first.chain(stream::pending()));
         let refused = Receiver::begin(home.path(), None).unwrap().receive(silent).await;
         assert!(refused.unwrap_err().code.starts_with("PKG-CUT"));
+        // Nor is it enough to send a byte a minute.
+        let trickle = Box::pin(stream::repeat(()).then(|()| async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Ok::<_, io::Error>(Bytes::from_static(b"x"))
+        }));
+        let refused = Receiver::begin(home.path(), None).unwrap().receive(trickle).await;
+        assert!(refused.unwrap_err().words.contains("12 hours"));
     }
 
     fn home() -> tempfile::TempDir {

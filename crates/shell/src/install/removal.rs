@@ -5,8 +5,9 @@
 //! reason alone: the database may be the one that is wrong.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
-use super::{Installer, lock, place};
+use super::{Installer, place};
 use crate::error::{Error, Result};
 use crate::ids::{AccountId, PackageId};
 use crate::state::Event;
@@ -20,23 +21,35 @@ impl Installer {
     /// # Errors
     /// `Conflict` with who uses it and what to do; `Forbidden` for somebody else's package.
     pub async fn remove(&self, id: &PackageId, by: Option<AccountId>) -> Result<Package> {
+        let (this, id) = (self.clone(), *id);
+        // On its own task: whoever asked may leave, and then nobody would be told.
+        tokio::spawn(async move { this.remove_now(&id, by).await })
+            .await
+            .map_err(|e| Error::Internal(e.to_string()))?
+    }
+
+    async fn remove_now(&self, id: &PackageId, by: Option<AccountId>) -> Result<Package> {
         let name = id.to_string();
         let (store, events) = (&self.0.store, &self.0.events);
-        let _placing = self.0.placing.lock().await;
+        let placing = self.0.placing.lock().await;
         let package = store.package(&name).await?.ok_or(Error::NotFound("package"))?;
         if by.is_some() && package.installed_by != by {
             return Err(Error::Forbidden(
                 "this app was brought by somebody else; ask them, or an administrator".into(),
             ));
         }
-        if lock(&self.0.jobs).contains_key(id) {
+        if self.is_running(id) {
             return Err(Error::Conflict("it is being installed just now; try again later".into()));
         }
         let people = match store.remove_package(&name, by).await? {
             Removal::Gone(people) => people,
-            Removal::Used(uses) => return Err(Error::Conflict(used(&package, &uses))),
+            Removal::Used(uses) => return Err(Error::Conflict(used(&package, &uses, by))),
             Removal::Unknown => return Err(Error::NotFound("package")),
         };
+        tracing::info!(package = name, app = package.app_id, "removed {}", package.title);
+        let aside = self.set_aside(&name).await;
+        drop(placing);
+        self.remove_aside(aside);
         for one in people {
             if by != Some(one) {
                 let text =
@@ -49,20 +62,22 @@ impl Installer {
             events.send(Event::AccountChanged(one));
         }
         events.send(Event::InstallChanged(*id));
-        tracing::info!(package = name, app = package.app_id, "removed {}", package.title);
-        self.discard(name).await;
         Ok(package)
     }
 
-    /// Whether an administrator could remove this package now; an unknown one is not judged.
+    /// Whether `by` could remove this package now, as [`Installer::remove`] takes it; an unknown one
+    /// is not judged.
     ///
     /// # Errors
     /// `Conflict` with who uses it and what to do.
-    pub async fn may_remove(&self, id: &PackageId) -> Result<()> {
+    pub async fn may_remove(&self, id: &PackageId, by: Option<AccountId>) -> Result<()> {
         let name = id.to_string();
         let Some(package) = self.0.store.package(&name).await? else { return Ok(()) };
-        let uses = self.0.store.package_uses(&name).await?;
-        if uses.grains > 0 { Err(Error::Conflict(used(&package, &uses))) } else { Ok(()) }
+        let uses = self.0.store.package_uses(&name, by).await?;
+        match uses.grains > 0 || (by.is_some() && uses.in_other_lists()) {
+            true => Err(Error::Conflict(used(&package, &uses, by))),
+            false => Ok(()),
+        }
     }
 
     /// Removes files that belong to no package and that nobody knows of, when an operator names
@@ -73,7 +88,7 @@ impl Installer {
     pub async fn remove_unknown(&self, id: &PackageId) -> Result<bool> {
         let name = id.to_string();
         let _placing = self.0.placing.lock().await;
-        if self.0.store.package(&name).await?.is_some() || lock(&self.0.jobs).contains_key(id) {
+        if self.0.store.package(&name).await?.is_some() || self.is_running(id) {
             return Ok(false);
         }
         let home = self.0.home.clone();
@@ -91,49 +106,58 @@ impl Installer {
 
     /// Goes on with removals that were cut off.
     pub(super) async fn finish_removals(&self) {
-        let _placing = self.0.placing.lock().await;
+        let placing = self.0.placing.lock().await;
+        let mut aside = Vec::new();
         match self.0.store.removals().await {
             Ok(names) => {
                 for name in names {
-                    self.discard(name).await;
+                    aside.extend(self.set_aside(&name).await);
                 }
             }
             Err(error) => tracing::error!("looking for removed packages: {error}"),
         }
+        drop(placing);
+        self.remove_aside(aside);
     }
 
-    /// What cannot be removed now is tried again by [`Installer::finish_removals`].
-    async fn discard(&self, name: String) {
-        let (home, of) = (self.0.home.clone(), name.clone());
-        let done = tokio::task::spawn_blocking(move || place::discard(&home, &of)).await;
-        let told = match done {
-            Ok(Ok(())) => self.0.store.removal_done(&name).await.map_err(|e| e.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
+    /// Takes a package's names away, in a moment; whoever calls holds `placing`. What remains is to
+    /// be removed. What fails is tried again by [`Installer::finish_removals`].
+    pub(super) async fn set_aside(&self, name: &str) -> Option<PathBuf> {
+        let (home, of) = (self.0.home.clone(), name.to_owned());
+        let done = tokio::task::spawn_blocking(move || place::set_aside(&home, &of)).await;
+        let (aside, told) = match done {
+            Ok(Ok(aside)) => {
+                let told = self.0.store.removal_done(name).await;
+                (aside, told.map_err(|e| e.to_string()))
+            }
+            Ok(Err(error)) => (None, Err(error.to_string())),
+            Err(error) => (None, Err(error.to_string())),
         };
         if let Err(error) = told {
             tracing::error!(package = name, "removing the files of a package: {error}");
         }
+        aside
+    }
+
+    /// Removes trees that have no name any more: nobody waits for that, since a large one takes its
+    /// time. The next start removes what is left of them.
+    pub(super) fn remove_aside(&self, trees: impl IntoIterator<Item = PathBuf>) {
+        let trees: Vec<_> = trees.into_iter().collect();
+        tokio::task::spawn_blocking(move || place::remove_left_overs(&trees));
     }
 }
 
-/// Who uses a package, and what to do about it.
-fn used(package: &Package, uses: &Uses) -> String {
+/// Who uses a package, and what to do about it. `by`: a person, who is told how many of the grains
+/// are theirs, and of those of others only that there are some.
+fn used(package: &Package, uses: &Uses, by: Option<AccountId>) -> String {
     let title = &package.title;
-    let plural = |n: i64, one: &str, more: &str| match n {
-        1 => format!("1 {one}"),
-        n => format!("{n} {more}"),
-    };
     if uses.grains > 0 {
-        let trash = match uses.trashed {
-            0 => String::new(),
-            n if n == uses.grains => " in the trash".into(),
-            n => format!(" ({n} in the trash)"),
-        };
         return format!(
-            "{title} is used by {}{trash}, so it stays. It can be deleted once these are deleted \
-             for good",
-            plural(uses.grains, "grain", "grains")
+            "{title} is used by {}, so it stays. It can be deleted once these are deleted for good",
+            match by {
+                Some(_) => uses.for_a_member(),
+                None => uses.for_an_administrator(),
+            }
         );
     }
     if uses.for_all {
@@ -142,8 +166,51 @@ fn used(package: &Package, uses: &Uses) -> String {
         );
     }
     format!(
-        "{title} is in the list of apps of {}, you included if it is in yours; ask an administrator \
-         to delete it for all",
-        plural(uses.people, "person", "people")
+        "{title} is in the list of apps of other people here, so only an administrator can delete it"
     )
+}
+
+impl Uses {
+    /// In a few words, for who may know of everybody's.
+    pub fn for_an_administrator(&self) -> String {
+        match (self.grains, self.for_all, self.people) {
+            (0, true, _) => "no grain, but in everybody's list".into(),
+            (0, false, 0) => "nobody".into(),
+            (0, false, n) => {
+                format!("no grain, but in the list of {}", plural(n, "person", "people"))
+            }
+            (n, ..) => grains(n, self.trashed, "grain", "grains"),
+        }
+    }
+
+    /// The same for the person who asks: of others only that there are some.
+    pub fn for_a_member(&self) -> String {
+        match (self.own, self.grains - self.own) {
+            (0, 0) if self.in_other_lists() => "no grain, but in the lists of others".into(),
+            (0, 0) if self.own_list => "no grain, and in your list alone".into(),
+            (0, 0) => "nobody".into(),
+            (0, _) => "grains of other people".into(),
+            (n, 0) => grains(n, self.own_trashed, "grain of yours", "grains of yours"),
+            (n, _) => {
+                grains(n, self.own_trashed, "grain of yours", "grains of yours")
+                    + " and by grains of other people"
+            }
+        }
+    }
+}
+
+fn plural(n: i64, one: &str, more: &str) -> String {
+    match n {
+        1 => format!("1 {one}"),
+        n => format!("{n} {more}"),
+    }
+}
+
+fn grains(n: i64, trashed: i64, one: &str, more: &str) -> String {
+    let trash = match trashed {
+        0 => String::new(),
+        t if t == n => " in the trash".into(),
+        t => format!(" ({t} in the trash)"),
+    };
+    plural(n, one, more) + &trash
 }

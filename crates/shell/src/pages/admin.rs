@@ -8,7 +8,6 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::PageResult;
-use super::app_versions::used_by;
 use super::layout::{self, Nav, Page, token_field};
 use super::parts::{app_icon, avatar, count, fingerprint, icon, number, size, when};
 use super::viewer::{NAME_SETTING, Viewer};
@@ -309,7 +308,7 @@ pub async fn people(State(app): State<App>, _: Admin, viewer: Viewer) -> PageRes
 pub async fn packages(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResult {
     let mut packages = Vec::new();
     for package in app.store.packages().await? {
-        let uses = app.store.package_uses(&package.package_id).await?;
+        let uses = app.store.package_uses(&package.package_id, None).await?;
         packages.push((package, uses));
     }
     let body = html! {
@@ -341,7 +340,7 @@ pub async fn packages(State(app): State<App>, _: Admin, viewer: Viewer) -> PageR
                                 td { (fingerprint(package.app_id.get(..8).unwrap_or_default())) "…" }
                                 td { (size(package.disk)) }
                                 td { (when(package.installed)) }
-                                td { (used_by(uses)) }
+                                td { (uses.for_an_administrator()) }
                             }
                         }
                     }

@@ -118,8 +118,11 @@ fn exception_table(
                             th scope="row" {
                                 @match &row.subject {
                                     LimitSubject::App(id) => {
-                                        "App " bdi { (apps.iter().find(|(app, _)| app == id)
-                                            .map_or(id.as_str(), |(_, title)| title.as_str())) }
+                                        "App "
+                                        @match apps.iter().find(|(app, _)| app == id) {
+                                            Some((_, title)) => { bdi { (title) } }
+                                            None => { code.key { (id) } " (deleted)" }
+                                        }
                                     }
                                     LimitSubject::Account(id) => {
                                         bdi { (names.get(id).copied().unwrap_or_default()) }
@@ -199,7 +202,7 @@ pub async fn act(State(app): State<App>, act: ActForm<LimitAct>) -> PageResult {
         return Err(super::PageError::not_found());
     }
     let (by, form) = (act.login.id(), &act.form);
-    let subject = subject(&app, &form.subject).await?;
+    let subject = subject(&app, &form.subject, form.act == "clear").await?;
     let bad = |text: String| Error::BadRequest(text);
     let said = match form.act.as_str() {
         "set" => {
@@ -226,10 +229,10 @@ pub async fn act(State(app): State<App>, act: ActForm<LimitAct>) -> PageResult {
     Ok(layout::redirect("/admin/limits"))
 }
 
-/// A form's value as a subject that there is.
-async fn subject(app: &App, key: &str) -> Result<LimitSubject, Error> {
+/// A form's value as a subject that there is. `gone`: an app that was deleted will do too.
+async fn subject(app: &App, key: &str, gone: bool) -> Result<LimitSubject, Error> {
     match key.split_once(':') {
-        Some(("app", id)) if !app.store.packages_of_app(id).await?.is_empty() => {
+        Some(("app", id)) if gone || !app.store.packages_of_app(id).await?.is_empty() => {
             Ok(LimitSubject::App(id.to_owned()))
         }
         Some(("account", id)) => {

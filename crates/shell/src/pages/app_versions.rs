@@ -6,18 +6,23 @@ use std::collections::HashMap;
 use maud::{Markup, html};
 
 use super::layout::{self, Page, token_field};
-use super::parts::{count, icon, size, when};
+use super::parts::{count, icon, number, size, when};
 use super::viewer::{Person, Viewer};
 use super::{PageError, PageResult};
 use crate::error::Error;
 use crate::identity::Login;
-use crate::ids::PackageId;
+use crate::ids::{AccountId, PackageId};
 use crate::state::App;
-use crate::store::{Package, Tone, Uses};
+use crate::store::{Package, Tone};
 
 /// Whether this person may remove it, once nobody uses it.
 fn may_delete(login: &Login, package: &Package) -> bool {
     login.is_admin() || (login.is_member() && package.installed_by == Some(login.id()))
+}
+
+/// For whom something is removed: `None` for an administrator, who may take it from others.
+fn remover(login: &Login) -> Option<AccountId> {
+    (!login.is_admin()).then_some(login.id())
 }
 
 /// The part of an app's page that only those see who may delete one of its versions.
@@ -26,7 +31,8 @@ pub async fn section(person: &Person, versions: &[Package]) -> Result<Markup, Pa
     let store = &person.viewer.app.store;
     let mut rows = Vec::new();
     for package in versions.iter().filter(|package| may_delete(login, package)) {
-        rows.push((package, store.package_uses(&package.package_id).await?));
+        let uses = store.package_uses(&package.package_id, remover(login)).await?;
+        rows.push((package, uses));
     }
     let mut names = HashMap::new();
     if login.is_admin() {
@@ -37,13 +43,15 @@ pub async fn section(person: &Person, versions: &[Package]) -> Result<Markup, Pa
             section {
                 h2 { "On this server" }
                 p.hint {
-                    "A version can be deleted when no grain uses it, also none in the trash. To "
-                    "have it again its app file is needed."
+                    "A version can be deleted when no grain uses it, also none in the trash"
+                    @if !login.is_admin() { ", and nobody else has it in their list" }
+                    ". To have it again its app file is needed."
                 }
                 ul.short {
                     @for (package, uses) in &rows {
                         li {
-                            strong { bdi { (package.version()) } } ", " (size(package.disk)) ", "
+                            strong { "Version " bdi { (package.version()) } } ", "
+                            (size(package.disk)) ", "
                             @if login.is_admin() {
                                 "brought by "
                                 @match package.installed_by.and_then(|by| names.get(&by)) {
@@ -51,9 +59,14 @@ pub async fn section(person: &Person, versions: &[Package]) -> Result<Markup, Pa
                                     None => { "nobody who is still here" }
                                 }
                                 " "
+                            } @else { "brought by you " }
+                            (when(package.installed)) ". Used by: "
+                            @if login.is_admin() { (uses.for_an_administrator()) }
+                            @else { (uses.for_a_member()) }
+                            ". "
+                            @if uses.grains == 0 && (login.is_admin() || !uses.in_other_lists()) {
+                                (button(&person.viewer, package))
                             }
-                            (when(package.installed)) ". Used by: " (used_by(uses)) ". "
-                            @if uses.grains == 0 { (button(&person.viewer, package)) }
                         }
                     }
                 }
@@ -67,22 +80,10 @@ fn button(viewer: &Viewer, package: &Package) -> Markup {
         form.inline action=(format!("/apps/{}/act", package.app_id)) method="post" {
             (token_field(viewer))
             input type="hidden" name="package" value=(package.package_id);
-            button.small.danger name="act" value="delete" { (icon("trash")) "Delete" }
+            button.small.danger name="act" value="delete" {
+                (icon("trash")) "Delete" span.unseen { " version " (package.version()) }
+            }
         }
-    }
-}
-
-/// Who uses a package, in a few words.
-pub fn used_by(uses: &Uses) -> String {
-    let trash = match uses.trashed {
-        0 => String::new(),
-        n => format!(" ({n} in the trash)"),
-    };
-    match (uses.grains, uses.for_all, uses.people) {
-        (0, true, _) => "no grain, but in everybody's list".into(),
-        (0, false, 0) => "nobody".into(),
-        (0, false, n) => format!("no grain, but in the list of {}", count(n, "person", "people")),
-        (n, ..) => count(n, "grain", "grains") + &trash,
     }
 }
 
@@ -105,9 +106,10 @@ pub async fn brought(person: &Person) -> Result<Markup, PageError> {
                 (size(budget.has.disk))
                 @if let Some(most) = budget.most {
                     " of the " (size(i64::try_from(most.bytes).unwrap_or(i64::MAX)))
-                    " that you may have"
+                    " that you may have, in " (number(budget.has.entries)) " files of "
+                    (number(i64::try_from(most.entries).unwrap_or(i64::MAX)))
                 }
-                "."
+                ". What you no longer need can be deleted on its page."
             }
             div.scroll tabindex="0" role="region" aria-label="What you brought" {
                 table {
@@ -138,8 +140,9 @@ pub async fn ask(viewer: &Viewer, login: &Login, id: &str) -> PageResult {
     if !may_delete(login, &package) {
         return Err(Error::NotFound("app").into());
     }
-    let uses = store.package_uses(id).await?;
-    let others = uses.for_all || uses.people > 0;
+    let file: PackageId = id.parse().map_err(|_| Error::NotFound("app"))?;
+    viewer.app.installer.may_remove(&file, remover(login)).await?;
+    let uses = store.package_uses(id, remover(login)).await?;
     let here = format!("/apps/{}", package.app_id);
     let body = html! {
         section.problem {
@@ -148,7 +151,16 @@ pub async fn ask(viewer: &Viewer, login: &Login, id: &str) -> PageResult {
                 "Its " (size(package.disk)) " on this server's disk will be free. To have it again, "
                 "its app file must be installed again."
             }
-            @if others { p { "It is used by " (used_by(&uses)) ", and taken from there, too." } }
+            @if uses.in_other_lists() {
+                p {
+                    "No grain uses it, but it is "
+                    @if uses.for_all { "in everybody's list of apps" }
+                    @else { "in the list of apps of " (count(uses.people, "person", "people")) }
+                    ". It will be taken from there."
+                }
+            } @else if uses.people > 0 {
+                p { "It will be taken from your list of apps." }
+            }
             form action=(format!("{here}/act")) method="post" {
                 (token_field(viewer))
                 input type="hidden" name="package" value=(package.package_id);
@@ -168,11 +180,15 @@ pub async fn delete(app: &App, login: &Login, id: &str) -> Result<String, PageEr
     if !login.is_admin() && !login.is_member() {
         return Err(Error::Forbidden("visitors delete no apps".into()).into());
     }
-    let by = (!login.is_admin()).then_some(login.id());
-    let package = app.installer.remove(&id, by).await?;
-    app.store.audit(Some(login.id()), "app-delete", &package.package_id, &package.title).await?;
+    let package = app.installer.remove(&id, remover(login)).await?;
+    // It is gone: an error now must not read as if nothing had been done.
     let text = format!("Deleted {} {} from this server.", package.title, package.version());
-    app.store.notify(login.id(), Tone::Good, &text, None).await?;
+    let audited =
+        app.store.audit(Some(login.id()), "app-delete", &package.package_id, &package.title).await;
+    let told = app.store.notify(login.id(), Tone::Good, &text, None).await;
+    for error in [audited.err(), told.err()].into_iter().flatten() {
+        tracing::error!("a deleted app: {error}");
+    }
     let left = !app.store.packages_of_app(&package.app_id).await?.is_empty();
     Ok(match left {
         true => format!("/apps/{}", package.app_id),

@@ -194,11 +194,12 @@ pub async fn page(
         }
         (_, Some(install)) => {
             let failed = install.state == InstallState::Failed;
+            let room = app.installer.room_of(&install, person.login.id()).await?;
             let title = if failed { "Error: not installed" } else { "Installing" };
             let body = html! {
                 div #steps data-on=(format!("install:{id}"))
                     data-live=(format!("/install/{id}/status")) {
-                    (steps(viewer, &id, &install))
+                    (steps(viewer, &id, &install, room.as_deref()))
                 }
             };
             (title.to_owned(), body)
@@ -268,13 +269,18 @@ fn absent(viewer: &Viewer, id: &PackageId) -> Markup {
     chooser(viewer, note)
 }
 
-/// The steps, with the one that is under way or failed.
-pub fn steps(viewer: &Viewer, id: &PackageId, install: &Install) -> Markup {
+/// The steps, with the one that is under way or failed. `room`: this person's own budget, where
+/// there was no room.
+pub fn steps(viewer: &Viewer, id: &PackageId, install: &Install, room: Option<&str>) -> Markup {
     let failed = install.state == InstallState::Failed;
     let order =
         [InstallState::Get, InstallState::Check, InstallState::Unpack, InstallState::Confirm];
     let place = |state| order.iter().position(|s| *s == state).unwrap_or(order.len());
     let now = place(install.step);
+    let may_forget = viewer
+        .login
+        .as_ref()
+        .is_some_and(|login| login.is_admin() || install.started_by == Some(login.id()));
     let name = |state| match state {
         InstallState::Get => "Get it",
         InstallState::Check => "Check",
@@ -301,6 +307,7 @@ pub fn steps(viewer: &Viewer, id: &PackageId, install: &Install) -> Markup {
         @if let Some((code, words)) = install.failure.as_ref().filter(|_| failed) {
             section.problem {
                 p { strong { "“" (name(install.step)) "” failed. " } bdi { (words) } }
+                @if let Some(room) = room { p { (room) } }
                 form action=(format!("/install/{id}")) method="post" {
                     (token_field(viewer))
                     div.buttons {
@@ -310,7 +317,7 @@ pub fn steps(viewer: &Viewer, id: &PackageId, install: &Install) -> Markup {
                         } @else {
                             a.button.main href="/install" { "Choose another file" }
                         }
-                        button.plain name="act" value="forget" { "Forget it" }
+                        @if may_forget { button.plain name="act" value="forget" { "Forget it" } }
                     }
                 }
                 p.hint { "Code " code { (code) } }
@@ -412,13 +419,15 @@ pub async fn act(
             }
         }
         "forget" => {
-            app.store.forget_install(&id.to_string()).await?;
+            app.installer.forget(&id, by, act.login.is_admin()).await?;
             return Ok(layout::redirect("/apps"));
         }
         "confirm" => {
             let package =
                 app.store.package(&id.to_string()).await?.ok_or(Error::NotFound("package"))?;
-            app.store.choose_app(by, &package).await?;
+            if !app.store.choose_app(by, &package).await? {
+                return Err(Error::NotFound("package").into());
+            }
             app.store.install_ready(&package.package_id).await?;
             let text = format!("{} is installed.", package.title);
             app.store.notify(by, Tone::Good, &text, None).await?;

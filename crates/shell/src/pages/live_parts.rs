@@ -198,5 +198,6 @@ pub async fn install_status(
     let id: PackageId = id.parse().map_err(|_| Error::NotFound("package"))?;
     let install = app.installer.status(&id).await?.ok_or(Error::NotFound("installation"))?;
     let word = install.state.as_str();
-    Ok(part(install::steps(&viewer, &id, &install), word))
+    let room = app.installer.room_of(&install, login.id()).await?;
+    Ok(part(install::steps(&viewer, &id, &install, room.as_deref()), word))
 }

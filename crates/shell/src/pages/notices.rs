@@ -81,7 +81,9 @@ pub async fn undo(State(app): State<App>, act: ActForm<Undo>) -> PageResult {
         }
         "app" => {
             let package = app.store.package(rest).await?.ok_or(Error::NotFound("app"))?;
-            app.store.choose_app(login.id(), &package).await?;
+            if !app.store.choose_app(login.id(), &package).await? {
+                return Err(Error::NotFound("app").into());
+            }
             let text = format!("{} is back in your apps.", package.title);
             app.store.notify(login.id(), Tone::Good, &text, None).await?;
             to = "/apps".into();

@@ -37,6 +37,13 @@ impl InstallState {
     }
 }
 
+impl InstallState {
+    /// Neither over nor waiting for anybody.
+    pub fn is_under_way(self) -> bool {
+        matches!(self, InstallState::Get | InstallState::Check | InstallState::Unpack)
+    }
+}
+
 impl FromStr for InstallState {
     type Err = ();
     fn from_str(s: &str) -> std::result::Result<Self, ()> {
@@ -106,6 +113,9 @@ impl TryFrom<InstallRow> for Install {
     }
 }
 
+/// Failures that are kept of one account: anybody can make any number, each with an address.
+const FAILURES: i64 = 50;
+
 const COLUMNS: &str =
     "package_id, state, step, done, total, url, error_code, error, started_by, updated";
 
@@ -161,8 +171,9 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps why it failed, at the step where it stood.
+    /// Keeps why it failed, at the step where it stood; of one account's failures the latest only.
     pub async fn install_failed(&self, package_id: &str, code: &str, words: &str) -> Result<()> {
+        let mut tx = self.write.begin().await?;
         sqlx::query(
             "UPDATE installs SET state = 'failed', error_code = $2, error = $3, updated = $4
              WHERE package_id = $1",
@@ -171,8 +182,20 @@ impl Store {
         .bind(code)
         .bind(words)
         .bind(now_ms())
-        .execute(&self.write)
+        .execute(&mut *tx)
         .await?;
+        sqlx::query(
+            "DELETE FROM installs WHERE state = 'failed'
+               AND started_by = (SELECT started_by FROM installs WHERE package_id = $1)
+               AND package_id NOT IN (SELECT package_id FROM installs WHERE state = 'failed'
+                 AND started_by = (SELECT started_by FROM installs WHERE package_id = $1)
+                 ORDER BY updated DESC, package_id = $1 DESC LIMIT $2)",
+        )
+        .bind(package_id)
+        .bind(FAILURES)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
         Ok(())
     }
 
@@ -191,10 +214,12 @@ impl Store {
 
     /// Forgets an installation that never got in place.
     pub async fn forget_install(&self, package_id: &str) -> Result<()> {
-        sqlx::query("DELETE FROM installs WHERE package_id = $1 AND state IN ('get', 'failed')")
-            .bind(package_id)
-            .execute(&self.write)
-            .await?;
+        sqlx::query(
+            "DELETE FROM installs WHERE package_id = $1 AND state NOT IN ('confirm', 'ready')",
+        )
+        .bind(package_id)
+        .execute(&self.write)
+        .await?;
         Ok(())
     }
 

@@ -31,6 +31,19 @@ pub struct Uses {
     pub people: i64,
     /// It is there for everybody who chose no other version.
     pub for_all: bool,
+    /// Of the grains, those of the person who asks.
+    pub own: i64,
+    /// Of these, in the trash.
+    pub own_trashed: i64,
+    /// The person who asks has it in their list.
+    pub own_list: bool,
+}
+
+impl Uses {
+    /// Whether somebody else has it in their list.
+    pub fn in_other_lists(&self) -> bool {
+        self.for_all || self.people > i64::from(self.own_list)
+    }
 }
 
 /// What became of a wish to remove a package.
@@ -44,11 +57,18 @@ pub enum Removal {
     Gone(Vec<AccountId>),
 }
 
+/// The files of a package that goes, or comes and fails, are gone within this (milliseconds).
+const UNDER_WAY: i64 = 60_000;
+
 const USES: &str = "SELECT
     (SELECT COUNT(*) FROM grains WHERE package_id = $1) AS grains,
     (SELECT COUNT(*) FROM grains WHERE package_id = $1 AND trashed_at IS NOT NULL) AS trashed,
     (SELECT COUNT(*) FROM account_apps WHERE package_id = $1) AS people,
-    EXISTS (SELECT 1 FROM server_apps WHERE package_id = $1) AS for_all";
+    EXISTS (SELECT 1 FROM server_apps WHERE package_id = $1) AS for_all,
+    (SELECT COUNT(*) FROM grains WHERE package_id = $1 AND owner = $2) AS own,
+    (SELECT COUNT(*) FROM grains WHERE package_id = $1 AND owner = $2
+       AND trashed_at IS NOT NULL) AS own_trashed,
+    EXISTS (SELECT 1 FROM account_apps WHERE package_id = $1 AND account = $2) AS own_list";
 
 impl Store {
     /// What the packages that this account brought take.
@@ -82,9 +102,9 @@ impl Store {
         Ok(sqlx::query_as(&sql).bind(account).fetch_all(&self.read).await?)
     }
 
-    /// Who uses a package.
-    pub async fn package_uses(&self, package_id: &str) -> Result<Uses> {
-        Ok(sqlx::query_as(USES).bind(package_id).fetch_one(&self.read).await?)
+    /// Who uses a package; `of`: the person who asks.
+    pub async fn package_uses(&self, package_id: &str, of: Option<AccountId>) -> Result<Uses> {
+        Ok(sqlx::query_as(USES).bind(package_id).bind(of).fetch_one(&self.read).await?)
     }
 
     /// Forgets a package that no grain uses, in one transaction: after it the package is gone for
@@ -100,14 +120,13 @@ impl Store {
         if known.is_none() {
             return Ok(Removal::Unknown);
         }
-        let uses: Uses = sqlx::query_as(USES).bind(package_id).fetch_one(&mut *tx).await?;
+        let uses: Uses = sqlx::query_as(USES).bind(package_id).bind(by).fetch_one(&mut *tx).await?;
         let people: Vec<AccountId> =
             sqlx::query_scalar("SELECT account FROM account_apps WHERE package_id = $1")
                 .bind(package_id)
                 .fetch_all(&mut *tx)
                 .await?;
-        let others = by.is_some_and(|by| uses.for_all || people.iter().any(|one| *one != by));
-        if uses.grains > 0 || others {
+        if uses.grains > 0 || (by.is_some() && uses.in_other_lists()) {
             return Ok(Removal::Used(uses));
         }
         sqlx::query("INSERT INTO removals (package_id, at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
@@ -125,9 +144,30 @@ impl Store {
         Ok(Removal::Gone(people))
     }
 
-    /// Packages that are gone, whose files may still be there.
+    /// Notes that the files of this package are about to get their names: without the row that
+    /// [`Store::add_package`] writes then, they are nobody's and go. False for a package that has
+    /// its row already.
+    pub async fn note_placing(&self, package_id: &str) -> Result<bool> {
+        let noted = sqlx::query(
+            "INSERT INTO removals (package_id, at) SELECT $1, $2
+             WHERE NOT EXISTS (SELECT 1 FROM packages WHERE package_id = $1)
+             ON CONFLICT (package_id) DO UPDATE SET at = excluded.at",
+        )
+        .bind(package_id)
+        .bind(now_ms())
+        .execute(&self.write)
+        .await?;
+        Ok(noted.rows_affected() > 0)
+    }
+
+    /// Packages that are gone, or never came to have a row, whose files may still be there.
     pub async fn removals(&self) -> Result<Vec<String>> {
-        Ok(sqlx::query_scalar("SELECT package_id FROM removals").fetch_all(&self.read).await?)
+        Ok(sqlx::query_scalar(
+            "SELECT package_id FROM removals
+             WHERE package_id NOT IN (SELECT package_id FROM packages)",
+        )
+        .fetch_all(&self.read)
+        .await?)
     }
 
     /// The files are gone too.
@@ -139,14 +179,17 @@ impl Store {
         Ok(())
     }
 
-    /// Ids of all packages in a database that a running server may have open; nothing is changed.
+    /// Ids of all packages in a database that a running server may have open, those among them
+    /// that are just coming or going; nothing is changed.
     pub async fn known_packages(path: &Path) -> Result<HashSet<String>> {
         let options = SqliteConnectOptions::new().filename(path).read_only(true);
         let mut connection = SqliteConnection::connect_with(&options).await?;
         let known = sqlx::query_scalar(
             "SELECT package_id FROM packages
-             UNION SELECT package_id FROM installs WHERE state = 'unpack'",
+             UNION SELECT package_id FROM installs WHERE state = 'unpack'
+             UNION SELECT package_id FROM removals WHERE at > $1",
         )
+        .bind(now_ms() - UNDER_WAY)
         .fetch_all(&mut connection)
         .await?;
         connection.close().await?;

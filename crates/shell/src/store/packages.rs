@@ -222,10 +222,12 @@ impl Store {
         Ok(sqlx::query_as(&sql).bind(account).bind(app_id).fetch_optional(&self.read).await?)
     }
 
-    /// Gives an account this version of its app, in place of another.
-    pub async fn choose_app(&self, account: AccountId, package: &Package) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO account_apps (account, app_id, package_id, added) VALUES ($1, $2, $3, $4)
+    /// Gives an account this version of its app, in place of another; false when it has just been
+    /// deleted.
+    pub async fn choose_app(&self, account: AccountId, package: &Package) -> Result<bool> {
+        let chosen = sqlx::query(
+            "INSERT INTO account_apps (account, app_id, package_id, added)
+             SELECT $1, $2, $3, $4 WHERE EXISTS (SELECT 1 FROM packages WHERE package_id = $3)
              ON CONFLICT (account, app_id)
              DO UPDATE SET package_id = excluded.package_id, added = excluded.added",
         )
@@ -235,7 +237,7 @@ impl Store {
         .bind(now_ms())
         .execute(&self.write)
         .await?;
-        Ok(())
+        Ok(chosen.rows_affected() > 0)
     }
 
     /// Gives everybody this version who has not chosen another; false when they had it.

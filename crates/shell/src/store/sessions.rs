@@ -160,6 +160,10 @@ impl Store {
         ] {
             sqlx::query(sql).bind(now).execute(&mut *tx).await?;
         }
+        sqlx::query("DELETE FROM installs WHERE state = 'failed' AND updated < $1")
+            .bind(now - 30 * DAY)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query("DELETE FROM notices WHERE created < $1")
             .bind(now - 90 * DAY)
             .execute(&mut *tx)

@@ -261,6 +261,27 @@ async fn an_install_keeps_its_failure_until_it_is_tried_again() {
 }
 
 #[tokio::test]
+async fn failures_of_one_account_do_not_pile_up() {
+    let (_dir, store) = store().await;
+    let (ada, ben) = (person(&store, "Ada").await, person(&store, "Ben").await);
+    let fail = async |id: &str, by: &Account| {
+        store.install_step(id, InstallState::Get, 0, Some("http://x/"), Some(by.id)).await.unwrap();
+        store.install_failed(id, "PKG-GET", "No").await.unwrap();
+    };
+    fail("bens", &ben).await;
+    for n in 0..60 {
+        fail(&format!("a{n:02}"), &ada).await;
+    }
+    let pending = store.installs_pending().await.unwrap();
+    assert_eq!(pending.len(), 51);
+    assert!(pending.iter().any(|one| one.package_id == "a59"));
+    assert!(pending.iter().any(|one| one.package_id == "bens"));
+    sqlx::query("UPDATE installs SET updated = 1").execute(&store.write).await.unwrap();
+    store.sweep().await.unwrap();
+    assert!(store.installs_pending().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_notice_shows_once_and_undoes_once() {
     let (_dir, store) = store().await;
     let (ada, ben) = (person(&store, "Ada").await, person(&store, "Ben").await);
@@ -318,8 +339,11 @@ async fn a_package_goes_when_nobody_uses_it() {
     let p = package(&store, "p1", "app", 1).await;
     grain(&store, "g1", &ada, &p, "Trip").await;
     store.choose_app(ben.id, &p).await.unwrap();
-    let uses = store.package_uses("p1").await.unwrap();
-    assert_eq!(uses, Uses { grains: 1, trashed: 0, people: 1, for_all: false });
+    let uses = store.package_uses("p1", None).await.unwrap();
+    assert_eq!(uses, Uses { grains: 1, people: 1, ..Uses::default() });
+    let own = store.package_uses("p1", Some(ada.id)).await.unwrap();
+    assert_eq!(own, Uses { own: 1, ..uses });
+    assert!(own.in_other_lists() && store.package_uses("p1", Some(ben.id)).await.unwrap().own_list);
     assert_eq!(store.remove_package("p1", None).await.unwrap(), Removal::Used(uses));
     store.destroy_grain("g1").await.unwrap();
     // Not out of somebody else's list, but an administrator may.
@@ -329,7 +353,6 @@ async fn a_package_goes_when_nobody_uses_it() {
     assert!(store.package("p1").await.unwrap().is_none());
     assert!(store.apps_of(ben.id).await.unwrap().is_empty());
     assert_eq!(store.removals().await.unwrap(), ["p1"]);
-    assert!(Store::known_packages(&dir.path().join("db.sqlite")).await.unwrap().is_empty());
     // Installed again before its files were gone: these are new ones.
     package(&store, "p1", "app", 1).await;
     assert!(store.removals().await.unwrap().is_empty());
@@ -340,6 +363,15 @@ async fn a_package_goes_when_nobody_uses_it() {
     assert_eq!(store.removals().await.unwrap(), ["p2"]);
     store.removal_done("p2").await.unwrap();
     assert!(store.removals().await.unwrap().is_empty());
+    // Nobody can have in their list what was deleted in the meantime.
+    store.remove_package("p1", None).await.unwrap();
+    assert!(!store.choose_app(ada.id, &p).await.unwrap());
+    // What is coming, or has just gone, is no file that nobody knows.
+    assert!(store.note_placing("p3").await.unwrap());
+    let known = Store::known_packages(&dir.path().join("db.sqlite")).await.unwrap();
+    assert!(known.contains("p3") && known.contains("p1"), "{known:?}");
+    sqlx::query("UPDATE removals SET at = 1").execute(&store.write).await.unwrap();
+    assert!(Store::known_packages(&dir.path().join("db.sqlite")).await.unwrap().is_empty());
 }
 
 #[tokio::test]
