@@ -1,7 +1,7 @@
 //! A hostile caller of the setuid program: whatever it hands on at exec, swaps on disk or signals,
 //! it gains nothing, and the next honest start works.
 //!
-//! `SANDSTORM_SOAK_SECONDS` makes the races longer.
+//! The races last four seconds, and a minute each in the soak (`SANDSTORM_RACE_SECONDS`).
 
 use std::fs;
 use std::io::Read;
@@ -24,7 +24,7 @@ fn bench() -> Result<Option<Bench>> {
 }
 
 fn race_time() -> Duration {
-    let seconds = std::env::var("SANDSTORM_SOAK_SECONDS").ok().and_then(|s| s.parse().ok());
+    let seconds = std::env::var("SANDSTORM_RACE_SECONDS").ok().and_then(|s| s.parse().ok());
     Duration::from_secs(seconds.unwrap_or(4))
 }
 

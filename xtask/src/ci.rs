@@ -44,8 +44,12 @@ struct Run {
 }
 
 /// Longer runs of the same tests; the suites read these.
-const SOAK: [(&str, &str); 3] =
-    [("SANDSTORM_SOAK", "1"), ("SANDSTORM_KILLS", "30"), ("SANDSTORM_ATTACK_SECONDS", "30")];
+const SOAK: [(&str, &str); 4] = [
+    ("SANDSTORM_SOAK", "1"),
+    ("SANDSTORM_KILLS", "30"),
+    ("SANDSTORM_ATTACK_SECONDS", "30"),
+    ("SANDSTORM_RACE_SECONDS", "60"),
+];
 
 /// Runs everything; an error when anything failed. `soak`: more kills, longer attacks, no style.
 pub fn run(soak: bool) -> Result<()> {
