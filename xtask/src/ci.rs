@@ -358,10 +358,35 @@ fn install_node_modules(dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Count, closing_line};
+    use super::{Count, SOAK, closing_line};
 
     fn count(passed: u64, failed: u64, skipped: u64) -> Count {
         Count { passed, failed, skipped }
+    }
+
+    /// A suite that waits for another variable would be as short in the soak as ever.
+    #[test]
+    fn every_length_that_a_suite_reads_is_set_in_the_soak() {
+        let suites = crate::paths::top().join("tests/tests");
+        let (mut read, mut folders) = (Vec::new(), vec![suites]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let text = std::fs::read_to_string(path).unwrap();
+                    let names =
+                        text.split("env::var(\"").skip(1).filter_map(|t| t.split('"').next());
+                    read.extend(names.filter(|n| n.starts_with("SANDSTORM_")).map(str::to_owned));
+                }
+            }
+        }
+        read.retain(|name| name != "SANDSTORM_SEED");
+        assert!(read.len() >= 3, "{read:?}");
+        for name in read {
+            assert!(SOAK.iter().any(|(set, _)| *set == name), "{name} is set by nobody");
+        }
     }
 
     #[test]
