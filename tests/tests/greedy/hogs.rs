@@ -108,6 +108,10 @@ impl<'a> Hog<'a> {
     async fn judge(&self, cgroups: bool) -> Result<()> {
         let group = if cgroups { "cgroup" } else { "rlimit" };
         match self.name {
+            // In time it may fill its memory too: what refused forks took is freed only later.
+            "fork" if cgroups && self.limit("pids")?.is_none() => {
+                self.logged("no more processes than 160: refused")
+            }
             "fork" if cgroups => self.hit("pids", group),
             "fork" => self.refused(libc::EAGAIN).await.map(drop),
             "memory" if cgroups => self.logged("killed: the grain ran out of memory"),

@@ -120,6 +120,10 @@ fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: Errand) -> Result<
         Ok((length, fds)) => Ok((bytes[..length].to_vec(), fds)),
         Err(e) => Err(Step::Ask.failed()(e)),
     };
+    let id = slot::FIRST_UID + number;
+    // Needs no orders either: while the other side gives up its rights and reads its arguments.
+    let map = IdMap { inside: (caller.uid, caller.gid), outside: (id, id) };
+    let userns = id_map_namespace(one_thread, map).map_err(Step::Namespaces.failed())?;
     let Some(share) = share(&hear()?.0) else { process::exit_now(0) };
     // While init makes its network, which takes as long as all the rest; it joins before it does
     // anything else.
@@ -127,18 +131,13 @@ fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: Errand) -> Result<
     groups.add_to_join(&number.to_string(), &share);
 
     let (asked, given) = hear()?;
-    let id = slot::FIRST_UID + number;
     let (mut own_uid, mut kind) = (Ok(id), Kind::Trial);
-    let (mut trees, mut holder, mut quota) = (Vec::new(), None, false);
+    let (mut trees, mut quota) = (Vec::new(), false);
     if let Ok([package, data, lock]) = <[OwnedFd; 3]>::try_from(given) {
         if fd::stat(data.as_fd()).map_err(Step::Owner.failed())?.st_uid != caller.uid {
             return Err(Failed { step: Step::Owner, errno: libc::EACCES });
         }
         quota = quota::limit(data.as_fd(), &asked);
-        let map = IdMap { inside: (caller.uid, caller.gid), outside: (id, id) };
-        let (process, userns) =
-            id_map_namespace(one_thread, map).map_err(Step::Namespaces.failed())?;
-        holder = Some(process);
         // A file system that cannot be id-mapped: the grain runs under the caller's uid, which must
         // not be root's.
         let cannot = [libc::EINVAL, libc::EOPNOTSUPP, libc::EPERM];
@@ -162,8 +161,6 @@ fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: Errand) -> Result<
     let build = Build { kind, limited: groups.limited };
     let all: Vec<_> = trees.iter().chain(&groups.entrances).map(AsFd::as_fd).collect();
     orders.send_build(build, &all).map_err(Step::Release.failed())?;
-    // Not before: a process takes longer to end than all that it was needed for.
-    let _ = holder.map(|process| process::wait_for(process.pid));
     Ok(Made { groups, own_uid, quota })
 }
 
@@ -199,8 +196,8 @@ fn mounts(
 }
 
 /// A user namespace that exists only as the id map of a mount: files of `map.inside` on disk
-/// appear as `map.outside`. And the process that it began with, which ends by itself.
-fn id_map_namespace(one_thread: &SingleThread, map: IdMap) -> io::Result<(Child, OwnedFd)> {
+/// appear as `map.outside`.
+fn id_map_namespace(one_thread: &SingleThread, map: IdMap) -> io::Result<OwnedFd> {
     let (hold, held) = fd::pipe()?;
     match process::clone(one_thread, libc::CLONE_NEWUSER, None)? {
         Forked::Child => {
@@ -210,10 +207,13 @@ fn id_map_namespace(one_thread: &SingleThread, map: IdMap) -> io::Result<(Child,
             process::exit_now(0)
         }
         Forked::Parent(child) => {
-            write_maps(&child, map, true)?;
-            // Nobody else has its number before it is waited for.
-            let path = CString::new(format!("/proc/{}/ns/user", child.pid))?;
-            fd::open(&path, libc::O_RDONLY, 0).map(|userns| (child, userns))
+            let made = write_maps(&child, map, true).and_then(|()| {
+                // Nobody else has its number before it is waited for.
+                let path = CString::new(format!("/proc/{}/ns/user", child.pid))?;
+                fd::open(&path, libc::O_RDONLY, 0)
+            });
+            drop(held);
+            process::wait_for(child.pid).and(made)
         }
     }
 }
