@@ -5,10 +5,11 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -454,4 +455,41 @@ fn copy_package(from: &Path, to: &Path) -> Result<()> {
     }
     fs::copy(from.join("app"), to.join("app"))?;
     Ok(())
+}
+
+/// The helper has root's rights for as long as the program makes it wait, so it must have nothing by
+/// which it could keep a grain alive that has lost its supervisor, and it ends with the program.
+#[test]
+fn the_helper_keeps_nothing_and_ends_with_the_program() -> Result<()> {
+    let Some(bench) = bench()? else { return Ok(()) };
+    drop(bench.start(&["--new"], GRAIN)?);
+    // While somebody else has the grain's lock the program waits, and the helper with it.
+    let lock = fs::File::open(bench.installation.grain_dir(GRAIN).join("lock"))?;
+    // SAFETY: no pointers.
+    ensure!(unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) } == 0, "no lock");
+    let mut child = bench.command(&[], PACKAGE, GRAIN, &["/app"]).stdout(Stdio::piped()).spawn()?;
+    let program = i32::try_from(child.id())?;
+    let children = eventually("helper and init wait", Duration::from_secs(5), || {
+        let all = processes::all();
+        let ours: Vec<_> = all.into_iter().filter(|p| p.parent == program).collect();
+        (ours.len() == 2).then_some(ours)
+    })?;
+    let ours = processes::namespace(program, "pid").unwrap_or(0);
+    let helper = children.iter().find(|p| p.pid_namespace == ours).context("the helper")?;
+    ensure!(helper.uid == 0, "{helper:?}");
+    let open = fs::read_dir(format!("/proc/{}/fd", helper.pid))?;
+    let open: Vec<String> = open
+        .flatten()
+        .filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned()))
+        .collect();
+    let of = |start: &str| open.iter().filter(|what| what.starts_with(start)).count();
+    // What it hears the program by, and what init hears it by; not the program's ends of what leads to
+    // the app, nor the caller's stdout.
+    ensure!(of("socket:") == 2 && of("pipe:") == 0 && of("/dev/null") == 3, "{open:?}");
+    // SAFETY: no pointers; the child is ours and not waited for.
+    unsafe { libc::kill(program, libc::SIGKILL) };
+    child.wait()?;
+    eventually("both have ended", Duration::from_secs(5), || {
+        children.iter().all(|p| !processes::alive(p.pid)).then_some(())
+    })
 }

@@ -1,5 +1,5 @@
-//! The privileged helper, as this process sees it once it has no rights itself: what is asked of it,
-//! and its answer.
+//! The privileged helper, as this process sees it once it has no rights itself: what is asked of it;
+//! and its answer, with both ends of the way that takes.
 //!
 //! Trust: the helper is our own program and holds root; what it answers is believed. What it is
 //! asked for it judges by itself (`privileged::helper`).
@@ -9,10 +9,64 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::privileged::Rooted;
-use crate::privileged::groups::{Handle, Share};
-use crate::privileged::helper::{Failed, Step};
+use crate::privileged::groups::{Groups, Share};
 use crate::sys::fd;
 use crate::sys::process;
+
+/// A step that was refused; the other side has words for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Step {
+    Ask,
+    SlotDirectory,
+    SlotOwner,
+    Slot,
+    Namespaces,
+    Owner,
+    IdMap,
+    Mounts,
+    Maps,
+    Release,
+}
+
+/// A step and the kernel's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed {
+    pub step: Step,
+    pub errno: i32,
+}
+
+impl Step {
+    pub fn failed(self) -> impl Fn(io::Error) -> Failed {
+        move |e| Failed { step: self, errno: e.raw_os_error().unwrap_or(libc::EIO) }
+    }
+}
+
+/// What an open descriptor is, among those that are left to a process without rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Handle {
+    /// The version 2 group, a directory.
+    Unified,
+    /// The version 1 groups of `CONTROLLERS`.
+    Memory,
+    Pids,
+    Cpu,
+    /// `cgroup.kill`, for writing: `1` ends every process of the grain, frozen or not.
+    Kill,
+    /// Becomes readable when memory runs out (version 1 only; 2 kills the whole group by itself).
+    MemoryAlarm,
+}
+
+/// What the helper made, as it knows it.
+#[derive(Debug)]
+pub struct Built {
+    pub groups: Groups,
+    /// The grain's kernel uid, or why it has none of its own.
+    pub own_uid: Result<u32, i32>,
+    /// The limits of bytes and inodes that were asked for are kept.
+    pub quota: bool,
+}
 
 const STEPS: [Step; 10] = [
     Step::Ask,
@@ -149,6 +203,24 @@ struct Answer {
     handles: Vec<(Handle, OwnedFd)>,
 }
 
+/// The helper's answer.
+pub fn send(to: &OwnedFd, answer: Result<Built, Failed>) {
+    let (bytes, handles) = match answer {
+        Err(Failed { step, errno }) => {
+            ([&[b'f', step as u8][..], &errno.to_le_bytes()].concat(), Vec::new())
+        }
+        Ok(Built { groups: Groups { limited, handles, .. }, own_uid, quota }) => {
+            let (own, number) = own_uid.map_or_else(|e| (0, e), |uid| (1, uid as i32));
+            let head = [&[b'm', own][..], &number.to_le_bytes(), &limited, &[quota.into()]];
+            let tags = handles.iter().map(|(handle, _)| *handle as u8);
+            (head.concat().into_iter().chain(tags).collect(), handles)
+        }
+    };
+    let fds: Vec<_> = handles.iter().map(|(_, file)| file.as_fd()).collect();
+    // If nobody hears it, nobody needs it.
+    let _ = fd::send_with(to.as_fd(), &bytes, &fds);
+}
+
 fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Result<Answer, Failed>> {
     let number = |b: &[u8]| b.try_into().map(i32::from_le_bytes).ok();
     match bytes {
@@ -171,8 +243,6 @@ fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Result<Answer, Failed>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::privileged::groups::Groups;
-    use crate::privileged::helper::{Made, send};
     use crate::sys::process::Child;
     use proptest::prelude::*;
 
@@ -192,7 +262,7 @@ mod tests {
         for handle in HANDLES {
             let handles = vec![(Handle::Kill, file()), (handle, file())];
             let groups = Groups { limited: [1, 0, 2], handles, ..Groups::default() };
-            send(&a, Ok(Made { groups, own_uid: Ok(7), quota: true }));
+            send(&a, Ok(Built { groups, own_uid: Ok(7), quota: true }));
             let (n, fds) = fd::receive_with(b.as_fd(), &mut bytes).unwrap();
             let answer = decode(&bytes[..n], fds).unwrap().unwrap();
             let of = (answer.own_uid, answer.limited, answer.quota);

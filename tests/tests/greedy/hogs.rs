@@ -371,3 +371,44 @@ async fn the_list_tells_what_limits_a_grain() -> Result<()> {
         hog.limit("disk").ok()?.is_none().then_some(())
     })
 }
+
+/// What the kernel counts by user (inotify, queued signals, timers) it counts in every user namespace
+/// above as well, by the namespace's owner: had all grains one owner, a single app could use up what the
+/// others have, and root's too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_counted_by_user_is_a_grains_own() -> Result<()> {
+    let _turn = turn().await;
+    let Some(server) = Server::builder(Mode::Setuid).env("GRAIN_LIMITS", LIMITS).start()? else {
+        return Ok(());
+    };
+    let app = server.install(&apps::package("greedy")?)?;
+    let mut hogs = Vec::new();
+    for _ in 0..3 {
+        let hog = Hog::new(&server, &app, "inotify")?;
+        hog.start().await?;
+        hogs.push(hog);
+    }
+    let mut counts = Vec::new();
+    for hog in &hogs {
+        let end = Instant::now() + Duration::from_secs(20);
+        let count = loop {
+            match hog.count().await {
+                Some(count) if count.refused > 0 => break count,
+                _ if Instant::now() > end => anyhow::bail!("the hog does not get to its limit"),
+                _ => tokio::time::sleep(QUIET / 4).await,
+            }
+        };
+        counts.push(count.got);
+    }
+    println!("inotify instances of three hogs at once: {counts:?}");
+    ensure!(counts.iter().all(|got| *got == counts[0] && *got >= 100), "{counts:?}");
+    // SAFETY: no pointers; the descriptor is closed again.
+    let roots = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
+    ensure!(roots >= 0, "root cannot make one: {}", std::io::Error::last_os_error());
+    // SAFETY: ours, and nobody else's.
+    unsafe { libc::close(roots) };
+    for hog in hogs {
+        hog.clear()?;
+    }
+    Ok(())
+}

@@ -12,10 +12,11 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use crate::sys::fd;
+use crate::helper::Handle;
+use crate::sys::{creds, fd};
 
-/// Groups are looked into by processes without rights.
-const OPEN: u32 = 0o755;
+/// Groups are root's, and looked into by a process that has the caller's gid and no rights.
+const OPEN: u32 = 0o750;
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
 const CGROUP1_MAGIC: i64 = 0x0027_e0eb;
 
@@ -33,22 +34,6 @@ pub struct Share {
     pub pids: u64,
     pub cpu: u64,
     pub weight: u64,
-}
-
-/// What an open descriptor is, among those that are left to a process without rights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Handle {
-    /// The version 2 group, a directory.
-    Unified,
-    /// The version 1 groups of `CONTROLLERS`.
-    Memory,
-    Pids,
-    Cpu,
-    /// `cgroup.kill`, for writing: `1` ends every process of the grain, frozen or not.
-    Kill,
-    /// Becomes readable when memory runs out (version 1 only; 2 kills the whole group by itself).
-    MemoryAlarm,
 }
 
 /// Controller, file, what is written to it, and whether the limit stands or falls with that.
@@ -164,8 +149,12 @@ fn v1_group(own: &str, name: &str, number: usize) -> Option<OwnedFd> {
             text_at(dir.as_fd(), file).trim().parse::<u64>().is_ok_and(|used| used <= most)
         })
     };
-    let open = |dir: &OwnedFd| fd::stat(dir.as_fd()).is_ok_and(|s| s.st_mode & 0o7777 == OPEN);
-    let again = make_dir(parent.as_fd(), name).ok().filter(|dir| quiet(dir) && open(dir));
+    // Neither another caller's nor one that whoever owns the parent has made.
+    let wanted = (0, creds::gid(), OPEN | libc::S_IFDIR);
+    let ours = |dir: &OwnedFd| {
+        fd::stat(dir.as_fd()).is_ok_and(|s| (s.st_uid, s.st_gid, s.st_mode) == wanted)
+    };
+    let again = make_dir(parent.as_fd(), name).ok().filter(|dir| quiet(dir) && ours(dir));
     again.or_else(|| fresh_group(parent.as_fd(), name).ok())
 }
 

@@ -14,105 +14,65 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::groups::{Groups, Share};
 use super::{IdMap, quota, slot, write_maps};
+use crate::helper::{Built, Failed, Step, send};
 use crate::link::{Build, Kind, Link};
 use crate::mode::Caller;
-use crate::sandbox::namespaces::INSIDE_ID;
+use crate::sandbox::namespaces::{self, INSIDE_ID};
 use crate::sys::process::{self, Child, Forked, SingleThread};
 use crate::sys::{fd, mount};
 use sandstorm_schema::grain_limits;
 
-/// A step that was refused; the other side has words for each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Step {
-    Ask,
-    SlotDirectory,
-    SlotOwner,
-    Slot,
-    Namespaces,
-    Owner,
-    IdMap,
-    Mounts,
-    Maps,
-    Release,
-}
-
-/// A step and the kernel's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failed {
-    pub step: Step,
-    pub errno: i32,
-}
-
-impl Step {
-    pub fn failed(self) -> impl Fn(io::Error) -> Failed {
-        move |e| Failed { step: self, errno: e.raw_os_error().unwrap_or(libc::EIO) }
-    }
-}
+/// Seconds that the other side may take between two things that it asks: more than it waits for a
+/// grain's lock.
+const PATIENCE: i64 = 60;
 
 /// What the helper begins with: all that can be made before it is told anything.
 #[derive(Debug)]
-pub struct Errand {
+pub struct Errand<'a> {
     pub caller: Caller,
-    /// The grain's among all that run.
+    /// The grain's among all that run, and its lock: no other start takes it while we set limits.
     pub number: u32,
+    pub slot: BorrowedFd<'a>,
     pub groups: Groups,
     /// Waits for its orders.
-    pub init: Child,
+    pub init: &'a Child,
     pub orders: Link,
 }
 
-/// What the helper made.
-#[derive(Debug)]
-pub struct Made {
-    pub groups: Groups,
-    /// The grain's kernel uid, or why it has none of its own.
-    pub own_uid: Result<u32, i32>,
-    /// The limits of bytes and inodes that were asked for are kept.
-    pub quota: bool,
-}
-
-/// Forks it. The end of its socket, itself, and the grain's init.
+/// Forks it. The end of its socket, and itself.
 ///
 /// # Errors
 /// What the kernel answers.
-pub fn fork(one_thread: &SingleThread, errand: Errand) -> io::Result<(OwnedFd, Child, Child)> {
+pub fn fork(one_thread: &SingleThread, errand: Errand<'_>) -> io::Result<(OwnedFd, Child)> {
     let (socket, helpers) = fd::socketpair(libc::SOCK_SEQPACKET)?;
     match process::clone(one_thread, 0, None)? {
-        Forked::Parent(process) => Ok((socket, process, errand.init)),
+        Forked::Parent(process) => Ok((socket, process)),
         Forked::Child => {
-            drop(socket);
-            // A terminal's keys signal a whole group, without asking for rights.
-            if process::new_session().is_err() {
-                process::exit_now(1);
-            }
-            send(&helpers, serve(one_thread, &helpers, errand));
+            let answer = settle(&helpers, &errand)
+                .map_err(Step::Ask.failed())
+                .and_then(|()| serve(one_thread, &helpers, errand));
+            send(&helpers, answer);
             process::exit_now(0)
         }
     }
 }
 
-/// What `crate::helper` reads.
-pub fn send(to: &OwnedFd, answer: Result<Made, Failed>) {
-    let (bytes, handles) = match answer {
-        Err(Failed { step, errno }) => {
-            ([&[b'f', step as u8][..], &errno.to_le_bytes()].concat(), Vec::new())
-        }
-        Ok(Made { groups: Groups { limited, handles, .. }, own_uid, quota }) => {
-            let (own, number) = own_uid.map_or_else(|e| (0, e), |uid| (1, uid as i32));
-            let head = [&[b'm', own][..], &number.to_le_bytes(), &limited, &[quota.into()]];
-            let tags = handles.iter().map(|(handle, _)| *handle as u8);
-            (head.concat().into_iter().chain(tags).collect(), handles)
-        }
-    };
-    let fds: Vec<_> = handles.iter().map(|(_, file)| file.as_fd()).collect();
-    // If nobody hears it, nobody needs it.
-    let _ = fd::send_with(to.as_fd(), &bytes, &fds);
+/// Keeps nothing that the other side's end should end, hears no terminal (its keys signal a whole
+/// group, without asking for rights), and waits for nobody for ever.
+fn settle(helpers: &OwnedFd, errand: &Errand<'_>) -> io::Result<()> {
+    process::new_session()?;
+    let mut keep =
+        vec![helpers.as_fd(), errand.slot, errand.init.pidfd.as_fd(), errand.orders.as_fd()];
+    keep.extend(errand.groups.unified.as_ref().map(AsFd::as_fd));
+    namespaces::close_all_but(&keep)?;
+    fd::close_between(0, 2)?;
+    fd::ensure_standard_fds()?;
+    fd::set_patience(helpers.as_fd(), PATIENCE)
 }
 
 /// The helper's whole life.
-fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: Errand) -> Result<Made, Failed> {
-    let Errand { caller, number, mut groups, init, orders } = errand;
+fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: Errand<'_>) -> Result<Built, Failed> {
+    let Errand { caller, number, mut groups, init, orders, .. } = errand;
     let mut bytes = [0; 32];
     // Nothing but the end of the other side: it had something else to do.
     let mut hear = || match fd::receive_with(socket.as_fd(), &mut bytes) {
@@ -156,12 +116,12 @@ fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: Errand) -> Result<
         kind = Kind::Trees { own_uid: own_uid.is_ok() };
     }
     let outside = own_uid.map_or((caller.uid, caller.gid), |uid| (uid, uid));
-    write_maps(&init, IdMap { inside: (INSIDE_ID, INSIDE_ID), outside }, true)
+    write_maps(init, IdMap { inside: (INSIDE_ID, INSIDE_ID), outside }, true)
         .map_err(Step::Maps.failed())?;
     let build = Build { kind, limited: groups.limited };
     let all: Vec<_> = trees.iter().chain(&groups.entrances).map(AsFd::as_fd).collect();
     orders.send_build(build, &all).map_err(Step::Release.failed())?;
-    Ok(Made { groups, own_uid, quota })
+    Ok(Built { groups, own_uid, quota })
 }
 
 /// What was asked for, if each of it is below its ceiling.

@@ -30,9 +30,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use self::groups::Groups;
-use self::helper::{Errand, Failed, Step};
+use self::helper::Errand;
 use crate::error::Error;
-use crate::helper::Helper;
+use crate::helper::{Failed, Helper, Step};
 use crate::init::{self, Start};
 use crate::link::Link;
 use crate::mode::{Caller, Mode};
@@ -106,21 +106,31 @@ fn by_root(one_thread: &SingleThread, caller: Caller, ends: init::Ends) -> Resul
     // No preference of the caller's for our being killed first, or never, when memory is short.
     let _ = fd::open(c"/proc/self", libc::O_PATH | libc::O_DIRECTORY, 0)
         .and_then(|own| fd::write_in(own.as_fd(), c"oom_score_adj", "0"));
-    let (number, slot) = slot::take()?;
+    let (number, slot, inits_slot) = slot::take()?;
     let groups = Groups::to_be_born_in(&number.to_string(), true);
     // Init's orders come from the helper alone: it still has root's number when it waits for them,
     // and this process, without rights, could send it others.
     let (orders, inits_orders) = Link::pair().map_err(Step::Ask.failed())?;
+    // Whoever owns a user namespace is charged for what its processes hold (inotify, queued signals,
+    // timers): the grain's uid, or one app would use up root's. Not so where there is no such uid.
+    let _ = creds::keep_over_ids(true)
+        .and_then(|()| creds::set_effective_uid(slot::FIRST_UID + number));
     let init = match clone_init(one_thread, &groups).map_err(Step::Namespaces.failed())? {
-        Forked::Child => init::main(one_thread, Start::by_root(ends, slot, inits_orders)),
+        Forked::Child => init::main(one_thread, Start::by_root(ends, inits_slot, inits_orders)),
         Forked::Parent(child) => child,
     };
+    let again = creds::set_effective_uid(0).and_then(|()| creds::keep_over_ids(false));
+    again.map_err(Step::Ask.failed())?;
     drop((ends, inits_orders));
     // Hundreds of spinning processes of the app must not keep init from ending them. The app
     // itself starts with the usual niceness; where we may not do this it takes a little longer.
     let _ = process::set_priority(init.pid, -20);
-    let errand = Errand { caller, number, groups, init, orders };
-    let (socket, helper, init) = helper::fork(one_thread, errand).map_err(Step::Ask.failed())?;
+    let errand = Errand { caller, number, slot: inits_slot.as_fd(), groups, init: &init, orders };
+    let (socket, helper) = helper::fork(one_thread, errand).map_err(|e| {
+        // It ends without orders.
+        let _ = process::wait_for(init.pid);
+        Step::Ask.failed()(e)
+    })?;
     Ok(Rooted { init, slot, helper, socket })
 }
 
@@ -247,7 +257,7 @@ mod tests {
     fn what_root_runs_calls_little_else() {
         const MAY: [&str; 11] = [
             "use crate::error::Error;",
-            "use crate::helper::Helper;",
+            "use crate::helper::",
             "use crate::init::",
             "use crate::link::",
             "use crate::mode::",

@@ -59,7 +59,9 @@ pub fn first_steps(one_thread: &process::SingleThread) -> Result<(), Error> {
     leave_terminal();
     // Nothing below needs root's rights but the steps that take them back by name.
     if effective != real {
-        creds::set_effective_uid(real).map_err(Error::kernel("take the caller's uid"))?;
+        // A change of ids sets the flag as fs.suid_dumpable says.
+        let taken = creds::set_effective_uid(real).and_then(|()| creds::set_dumpable(false));
+        taken.map_err(Error::kernel("take the caller's uid"))?;
     }
     Ok(())
 }

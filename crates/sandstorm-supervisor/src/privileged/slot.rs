@@ -9,7 +9,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::helper::{Failed, Step};
+use crate::helper::{Failed, Step};
 use crate::sys::{fd, process};
 
 /// First uid of the range; far above what distributions, directories and subuid files give out.
@@ -22,13 +22,13 @@ const LOWEST: u32 = 64;
 /// one as often as not.
 const ATTEMPTS: u32 = 200;
 
-/// Takes a free slot, ours as long as the lock is open in any process: one of the lowest few, and
-/// further up the more of them are taken, so that a start beside 500 grains asks for a dozen, not
-/// for 500.
+/// Takes a free slot, ours as long as one of the two locks on it is open in any process: one of the
+/// lowest few, and further up the more of them are taken, so that a start beside 500 grains asks for a
+/// dozen, not for 500. The second lock is init's: the program, taken over, could give up its own.
 ///
 /// # Errors
 /// When /run/sandstorm-uid cannot be made or is not root's own, or all slots are taken.
-pub fn take() -> Result<(u32, OwnedFd), Failed> {
+pub fn take() -> Result<(u32, OwnedFd, OwnedFd), Failed> {
     let directory = libc::O_PATH | libc::O_DIRECTORY;
     let run = fd::open(c"/run", directory, 0).map_err(Step::SlotDirectory.failed())?;
     fd::ensure_dir(run.as_fd(), c"sandstorm-uid", 0o700).map_err(Step::SlotDirectory.failed())?;
@@ -47,11 +47,14 @@ pub fn take() -> Result<(u32, OwnedFd), Failed> {
         among = (among + among / 2).min(SLOTS);
         let name = CString::new(number.to_string()).unwrap_or_default();
         // Never written: the descriptor goes to a process without rights.
-        let lock =
+        let open = || {
             fd::openat2(dir.as_fd(), &name, libc::O_RDONLY | libc::O_CREAT, 0o600, fd::BENEATH)
-                .map_err(Step::Slot.failed())?;
-        if fd::try_lock(lock.as_fd()).map_err(Step::Slot.failed())? {
-            return Ok((number, lock));
+                .map_err(Step::Slot.failed())
+        };
+        let (ours, inits) = (open()?, open()?);
+        let taken = fd::try_lock_for_two(ours.as_fd(), inits.as_fd());
+        if taken.map_err(Step::Slot.failed())? {
+            return Ok((number, ours, inits));
         }
     }
     Err(Step::Slot.failed()(io::Error::from_raw_os_error(libc::EAGAIN)))

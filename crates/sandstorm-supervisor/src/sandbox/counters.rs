@@ -8,7 +8,8 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::limits::Limits;
-use crate::privileged::groups::{CONTROLLERS, CPU, Handle, MEMORY, PIDS};
+use crate::helper::Handle;
+use crate::privileged::groups::{CONTROLLERS, CPU, MEMORY, PIDS};
 use crate::sys::fd;
 
 /// A count and what it was at the start.

@@ -144,6 +144,12 @@ pub fn keep_over_exec() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether capabilities stay effective when ids change (SECBIT_NO_SETUID_FIXUP). Before
+/// `lock_capability_sets`.
+pub fn keep_over_ids(on: bool) -> io::Result<()> {
+    prctl(libc::PR_SET_SECUREBITS, if on { 4 } else { 0 }, 0).map(drop)
+}
+
 /// Empties the effective, permitted and inheritable sets.
 pub fn drop_capabilities() -> io::Result<()> {
     let mut header = CapHeader { version: CAP_VERSION_3, pid: 0 };

@@ -137,12 +137,32 @@ pub fn syncfs(fd: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// The lock belongs to the open file description, so a forked child that keeps the fd holds it too.
 pub fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    try_flock(fd, libc::LOCK_EX)
+}
+
+/// Takes a file's exclusive `flock` and shares it between two open descriptions of it, neither of which
+/// can give up the other's; `Ok(false)` when somebody else has it.
+pub fn try_lock_for_two(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(try_flock(first, libc::LOCK_EX)?
+        // Somebody may come between, and then has it.
+        && try_flock(first, libc::LOCK_SH)?
+        && try_flock(second, libc::LOCK_SH)?)
+}
+
+fn try_flock(fd: BorrowedFd<'_>, kind: i32) -> io::Result<bool> {
     // SAFETY: no pointers.
-    match check(i64::from(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })) {
+    match check(i64::from(unsafe { libc::flock(fd.as_raw_fd(), kind | libc::LOCK_NB) })) {
         Ok(_) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// Lets a read of this socket wait for so many seconds at most; then it answers `EAGAIN`.
+pub fn set_patience(socket: BorrowedFd<'_>, seconds: i64) -> io::Result<()> {
+    let limit = nix::sys::time::TimeVal::new(seconds, 0);
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::ReceiveTimeout, &limit)
+        .map_err(io::Error::from)
 }
 
 /// A close-on-exec pipe: (read end, write end).
@@ -393,4 +413,24 @@ pub fn eventfd() -> io::Result<OwnedFd> {
         check(i64::from(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }))?;
     // SAFETY: a fresh fd.
     Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_of_two_can_give_up_the_others_lock() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = std::ffi::CString::new(file.path().to_str().unwrap()).unwrap();
+        let open = || super::open(&path, libc::O_RDONLY, 0).unwrap();
+        let (first, second, third) = (open(), open(), open());
+        assert!(try_lock_for_two(first.as_fd(), second.as_fd()).unwrap());
+        assert!(!try_lock(third.as_fd()).unwrap());
+        assert!(!try_lock_for_two(third.as_fd(), open().as_fd()).unwrap());
+        try_flock(first.as_fd(), libc::LOCK_UN).unwrap();
+        assert!(!try_lock(third.as_fd()).unwrap());
+        drop(second);
+        assert!(try_lock(third.as_fd()).unwrap());
+    }
 }
