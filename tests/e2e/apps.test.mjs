@@ -111,12 +111,13 @@ test("an app is deleted when no grain uses it, by keyboard, after a question", a
   await ben.getByRole("button", { name: "Install", exact: true }).click();
   await ben.waitForURL(server.origin + path);
   await button.click();
-  await ada.getByText("boards is in the list of apps of other people here").waitFor();
+  await ada.getByText("“boards” is in the list of apps of other people here").waitFor();
   await fits(ada, "a deletion that is refused");
   await ben.getByRole("button", { name: "Remove app" }).click();
   await ben.waitForURL(`${server.origin}/apps`);
 
-  await ada.goto(server.origin + path);
+  await ada.getByRole("link", { name: "Show the app" }).click();
+  await ada.waitForURL(server.origin + path);
   await button.focus();
   await ada.keyboard.press("Enter");
   const question = ada.getByRole("heading", { name: "Delete boards 1?" });
@@ -201,10 +202,10 @@ test("limits of an app that was deleted can be taken back", async () => {
   server.json("limit", "set", "--app", appId, "memory=512M");
   server.json("app", "delete", packageId);
   await admin.goto(`${server.origin}/admin/limits`);
-  const row = admin.getByRole("row").filter({ hasText: appId });
+  const row = admin.getByRole("row").filter({ hasText: `${appId.slice(0, 4)} ${appId.slice(4, 8)}…` });
   assert.match(await row.textContent(), /\(deleted\)/);
   await fits(admin, "limits");
   await row.getByRole("button", { name: "Take back" }).click();
   await admin.getByText("Taken back.").first().waitFor();
-  assert.equal(await admin.getByRole("row").filter({ hasText: appId }).count(), 0);
+  assert.equal(await admin.getByRole("row").filter({ hasText: `${appId.slice(0, 4)} ${appId.slice(4, 8)}…` }).count(), 0);
 });

@@ -163,8 +163,10 @@ async fn one_persons_budget_does_not_fail_anothers_install() -> Result<()> {
     })
     .await?;
     let (own, other) = (ada.get(&path).await?.text(), ben.get(&path).await?.text());
-    ensure!(own.contains("5.0 kB and 4000000 files") && own.contains("Forget it"), "{own}");
+    ensure!(own.contains("5.0 kB and 4,000,000 files") && own.contains("Forget it"), "{own}");
     ensure!(other.contains("16 kB of the 20 kB") && !other.contains("5.0 kB"), "{other}");
+    // He did not ask for it, and may have the room.
+    ensure!(other.contains("Where that leaves room") && !other.contains("Delete one"), "{other}");
     // Nor is the other's failure theirs to forget.
     ensure!(!other.contains("Forget it"), "{other}");
     let refused = ben.submit(&path, &path, "act=forget").await?;

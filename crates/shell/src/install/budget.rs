@@ -1,7 +1,7 @@
 //! What the apps that one person brought may take: so that no member fills the server's disk with
 //! packages, whose bytes and files come from the network.
 
-use super::failure::{Failure, bytes};
+use super::failure::{Failure, bytes, number};
 use super::{Installer, lock};
 use crate::error::Result;
 use crate::ids::{AccountId, PackageId};
@@ -42,24 +42,32 @@ impl Budget {
 
     /// How much of it is used, and what this person can do: for their eyes only.
     pub fn stands(&self) -> String {
+        let used = self.used();
+        match (self.most, self.has.packages) {
+            (None, _) => used,
+            (Some(_), 0) => {
+                format!("{used} Ask an administrator for more room; then try again.")
+            }
+            (Some(_), _) => format!(
+                "{used} Delete one that you no longer need (see Apps, “What you brought”), or ask an \
+                 administrator for more room; then try again."
+            ),
+        }
+    }
+
+    fn used(&self) -> String {
         let Some(most) = self.most else { return "You may bring as much as you like.".into() };
         let (disk, entries) = self.taken();
-        if self.has.packages == 0 {
-            return format!(
-                "You may bring apps of {} and {} files here. Ask an administrator for more room; \
-                 then try again.",
-                bytes(most.bytes),
-                most.entries
-            );
+        let (may, files) = (bytes(most.bytes), number(most.entries));
+        match self.has.packages {
+            0 => format!("You may bring apps of {may} and {files} files here."),
+            _ => format!(
+                "The apps that you brought here take {} of the {may} that you may have, and have {} \
+                 of {files} files.",
+                bytes(disk),
+                number(entries)
+            ),
         }
-        format!(
-            "The apps that you brought here take {} of the {} that you may have, and have {entries} \
-             of {} files. Delete one that you no longer need (see Apps, “What you brought”), or ask \
-             an administrator for more room; then try again.",
-            bytes(disk),
-            bytes(most.bytes),
-            most.entries
-        )
     }
 
     /// Refuses who has nothing left, before they send anything.
@@ -88,7 +96,7 @@ pub(super) fn no_room(takes: Taken) -> Failure {
             bytes(takes.bytes),
             match takes.entries {
                 1 => "1 file".to_owned(),
-                n => format!("{n} files"),
+                n => format!("{} files", number(n)),
             }
         ),
     )
@@ -147,7 +155,11 @@ impl Installer {
     pub async fn room_of(&self, install: &Install, of: AccountId) -> Result<Option<String>> {
         match &install.failure {
             Some((code, _)) if code.starts_with(NO_ROOM) => {
-                Ok(Some(self.budget(of).await?.stands()))
+                let budget = self.budget(of).await?;
+                Ok(Some(match install.started_by == Some(of) {
+                    true => budget.stands(),
+                    false => budget.used() + " Where that leaves room for it, try again.",
+                }))
             }
             _ => Ok(None),
         }

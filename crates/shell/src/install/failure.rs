@@ -80,6 +80,19 @@ pub fn free_bytes(path: &std::path::Path) -> Option<u64> {
     Disk::of(path).map(|disk| disk.free)
 }
 
+/// A number with commas: "4,000,000".
+pub fn number(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
 /// A size as people read it: "2.1 GB".
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];

@@ -150,7 +150,7 @@ impl Installer {
 /// Who uses a package, and what to do about it. `by`: a person, who is told how many of the grains
 /// are theirs, and of those of others only that there are some.
 fn used(package: &Package, uses: &Uses, by: Option<AccountId>) -> String {
-    let title = &package.title;
+    let title = format!("“{}”", package.title);
     if uses.grains > 0 {
         return format!(
             "{title} is used by {}, so it stays. It can be deleted once these are deleted for good",

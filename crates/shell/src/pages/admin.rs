@@ -193,7 +193,7 @@ fn failed_table(
                         tr {
                             (app_cell(grain, titles))
                             td { bdi { (people.get(&grain.owner).map_or("", |a| &a.display_name)) } }
-                            td { bdi { (reason) } }
+                            td.wrap { bdi { (reason) } }
                             td { code { (code) } }
                             td { (when(grain.last_used)) }
                         }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::PageResult;
 use super::admin::respond;
 use super::layout::{self, token_field};
-use super::parts::number;
+use super::parts::{fingerprint, number};
 use super::viewer::Viewer;
 use crate::error::Error;
 use crate::identity::ActForm;
@@ -55,7 +55,7 @@ pub async fn page(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResul
         section {
             h2 { "What keeps them on this machine" }
             @match machine {
-                Ok(lines) => ul { @for line in &lines { li { (line) } } },
+                Ok(lines) => ul.short { @for line in &lines { li { (line) } } },
                 Err(said) => p.strip.warning { span { (said) } },
             }
         }
@@ -121,7 +121,9 @@ fn exception_table(
                                         "App "
                                         @match apps.iter().find(|(app, _)| app == id) {
                                             Some((_, title)) => { bdi { (title) } }
-                                            None => { code.key { (id) } " (deleted)" }
+                                            None => {
+                                                (fingerprint(id.get(..8).unwrap_or(id))) "… (deleted)"
+                                            }
                                         }
                                     }
                                     LimitSubject::Account(id) => {

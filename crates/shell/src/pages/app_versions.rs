@@ -3,8 +3,11 @@
 
 use std::collections::HashMap;
 
+use axum::response::Response;
+use http::StatusCode;
 use maud::{Markup, html};
 
+use super::errors::sentence;
 use super::layout::{self, Page, token_field};
 use super::parts::{count, icon, number, size, when};
 use super::viewer::{Person, Viewer};
@@ -12,7 +15,6 @@ use super::{PageError, PageResult};
 use crate::error::Error;
 use crate::identity::Login;
 use crate::ids::{AccountId, PackageId};
-use crate::state::App;
 use crate::store::{Package, Tone};
 
 /// Whether this person may remove it, once nobody uses it.
@@ -141,7 +143,10 @@ pub async fn ask(viewer: &Viewer, login: &Login, id: &str) -> PageResult {
         return Err(Error::NotFound("app").into());
     }
     let file: PackageId = id.parse().map_err(|_| Error::NotFound("app"))?;
-    viewer.app.installer.may_remove(&file, remover(login)).await?;
+    match viewer.app.installer.may_remove(&file, remover(login)).await {
+        Err(Error::Conflict(why)) => return Ok(refused(viewer, &package, &why)),
+        done => done?,
+    }
     let uses = store.package_uses(id, remover(login)).await?;
     let here = format!("/apps/{}", package.app_id);
     let body = html! {
@@ -174,13 +179,33 @@ pub async fn ask(viewer: &Viewer, login: &Login, id: &str) -> PageResult {
     Ok(layout::respond(viewer, Page::plain("Delete an app", body)))
 }
 
-/// Does it; the address where the person goes on.
-pub async fn delete(app: &App, login: &Login, id: &str) -> Result<String, PageError> {
+/// What came in between; the app's page shows what is now.
+fn refused(viewer: &Viewer, package: &Package, why: &str) -> Response {
+    let body = html! {
+        section.problem {
+            h1 { "Not deleted" }
+            p { (sentence(why)) }
+            div.buttons {
+                a.button.main href=(format!("/apps/{}", package.app_id)) { "Show the app" }
+            }
+        }
+    };
+    let page = Page::plain("Error: the app was not deleted", body);
+    layout::respond(viewer, page.status(StatusCode::CONFLICT))
+}
+
+/// Does it, and leads to where the person goes on.
+pub async fn delete(viewer: &Viewer, login: &Login, id: &str) -> PageResult {
+    let app = &viewer.app;
     let id: PackageId = id.parse().map_err(|_| Error::NotFound("app"))?;
-    if !login.is_admin() && !login.is_member() {
-        return Err(Error::Forbidden("visitors delete no apps".into()).into());
+    let package = app.store.package(&id.to_string()).await?.ok_or(Error::NotFound("app"))?;
+    if !may_delete(login, &package) {
+        return Err(Error::NotFound("app").into());
     }
-    let package = app.installer.remove(&id, remover(login)).await?;
+    match app.installer.remove(&id, remover(login)).await {
+        Err(Error::Conflict(why)) => return Ok(refused(viewer, &package, &why)),
+        done => drop(done?),
+    }
     // It is gone: an error now must not read as if nothing had been done.
     let text = format!("Deleted {} {} from this server.", package.title, package.version());
     let audited =
@@ -190,9 +215,9 @@ pub async fn delete(app: &App, login: &Login, id: &str) -> Result<String, PageEr
         tracing::error!("a deleted app: {error}");
     }
     let left = !app.store.packages_of_app(&package.app_id).await?.is_empty();
-    Ok(match left {
+    Ok(layout::redirect(&match left {
         true => format!("/apps/{}", package.app_id),
         false if login.is_admin() => "/admin/packages".into(),
         false => "/apps".into(),
-    })
+    }))
 }

@@ -226,8 +226,7 @@ pub async fn act(
         "remove" => {}
         "delete" => return app_versions::ask(&viewer, &act.login, &act.form.package).await,
         "delete-now" => {
-            let to = app_versions::delete(&app, &act.login, &act.form.package).await?;
-            return Ok(layout::redirect(&to));
+            return app_versions::delete(&viewer, &act.login, &act.form.package).await;
         }
         _ => return Err(Error::BadRequest("this button is not known here".into()).into()),
     }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::layout::token_field;
 use super::viewer::Viewer;
 use crate::assets;
-use crate::install::failure::bytes;
+use crate::install::failure::{self, bytes};
 use crate::store::{Account, Notice, Tone};
 
 /// A symbol of the sprite. Decoration: the words stand beside it or in an `aria-label`.
@@ -78,18 +78,8 @@ pub fn count(n: i64, one: &str, many: &str) -> String {
 
 /// 2,014.
 pub fn number(n: i64) -> String {
-    let digits = n.unsigned_abs().to_string();
-    let mut out = String::new();
-    if n < 0 {
-        out.push('-');
-    }
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
+    let sign = if n < 0 { "-" } else { "" };
+    sign.to_owned() + &failure::number(n.unsigned_abs())
 }
 
 /// An app id or fingerprint in groups of four, so that people can compare it.
