@@ -13,6 +13,7 @@ finish() {
     rm -rf "$work"
 }
 trap finish EXIT
+trap 'exit 1' HUP INT TERM
 # Storage that needs no overlays; no networks, whose packet filters this machine may not have.
 dockerd --data-root "$work"/data --exec-root "$work"/exec --pidfile "$work"/pid --host unix://"$work"/sock \
     --storage-driver=vfs --bridge=none --iptables=false --ip6tables=false >"$work"/daemon.log 2>&1 &

@@ -477,15 +477,17 @@ fn the_helper_keeps_nothing_and_ends_with_the_program() -> Result<()> {
     let ours = processes::namespace(program, "pid").unwrap_or(0);
     let helper = children.iter().find(|p| p.pid_namespace == ours).context("the helper")?;
     ensure!(helper.uid == 0, "{helper:?}");
-    let open = fs::read_dir(format!("/proc/{}/fd", helper.pid))?;
-    let open: Vec<String> = open
-        .flatten()
-        .filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned()))
-        .collect();
-    let of = |start: &str| open.iter().filter(|what| what.starts_with(start)).count();
     // What it hears the program by, and what init hears it by; not the program's ends of what leads to
-    // the app, nor the caller's stdout.
-    ensure!(of("socket:") == 2 && of("pipe:") == 0 && of("/dev/null") == 3, "{open:?}");
+    // the app, nor the caller's stdout. It has more until it has settled.
+    eventually("the helper keeps what it needs alone", Duration::from_secs(5), || {
+        let open = fs::read_dir(format!("/proc/{}/fd", helper.pid)).ok()?;
+        let open: Vec<String> = open
+            .flatten()
+            .filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned()))
+            .collect();
+        let of = |start: &str| open.iter().filter(|what| what.starts_with(start)).count();
+        (of("socket:") == 2 && of("pipe:") == 0 && of("/dev/null") == 3).then_some(())
+    })?;
     // SAFETY: no pointers; the child is ours and not waited for.
     unsafe { libc::kill(program, libc::SIGKILL) };
     child.wait()?;

@@ -51,7 +51,7 @@ const SOAK: [(&str, &str); 4] = [
     ("SANDSTORM_RACE_SECONDS", "60"),
 ];
 
-/// Runs everything; an error when anything failed. `soak`: more kills, longer attacks, no style.
+/// Runs everything; an error when anything failed. `soak`: more kills, longer attacks and races, no style.
 pub fn run(soak: bool) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let mut run = Run {

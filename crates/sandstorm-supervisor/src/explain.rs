@@ -62,11 +62,11 @@ pub fn advice(step: Step, error: &io::Error, signs: &Signs) -> String {
         Step::Namespaces | Step::Inside if refused && signs.seccomp_filtered => {
             "this process runs under a container's seccomp filter that forbids namespaces or mounts: start the \
              container with our profile (--security-opt seccomp=FILE), with apparmor=unconfined where AppArmor is in use, \
-             or, for the setuid mode, with --cap-add SYS_ADMIN --cap-add NET_ADMIN"
+             or, for the setuid mode, with --cap-add SYS_ADMIN"
         }
         Step::Namespaces | Step::Inside if refused && signs.setuid_mode => {
-            "the container or service that started this lacks CAP_SYS_ADMIN or CAP_NET_ADMIN in its bounding set: \
-             add both, or take the setuid bit off to use user namespaces"
+            "the container or service that started this lacks CAP_SYS_ADMIN, SETUID, SETGID or SETPCAP in its bounding set: \
+             add what is missing, or take the setuid bit off to use user namespaces"
         }
         Step::Namespaces if errno == libc::EINVAL => {
             "this kernel was built without one of the namespaces (user, pid, net, ipc, uts, cgroup)"

@@ -17,6 +17,7 @@ use crate::sys::process;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Step {
+    Begin,
     Ask,
     SlotDirectory,
     SlotOwner,
@@ -68,7 +69,8 @@ pub struct Built {
     pub quota: bool,
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
+    Step::Begin,
     Step::Ask,
     Step::SlotDirectory,
     Step::SlotOwner,
@@ -168,7 +170,7 @@ impl Helper {
     ///
     /// # Errors
     /// What the socket answers, or `UnexpectedEof` when the helper died.
-    pub fn outcome(self) -> io::Result<Result<Made, Failed>> {
+    pub fn outcome(mut self) -> io::Result<Result<Made, Failed>> {
         let begun = match &self.begun {
             Err(failed) => return Ok(Err(*failed)),
             Ok(begun) => begun,
@@ -182,7 +184,11 @@ impl Helper {
         let (length, fds) = received?;
         let ended = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let answer = match decode(&bytes[..length], fds).ok_or_else(ended)? {
-            Err(failed) => return Ok(Err(failed)),
+            Err(failed) => {
+                // Init has ended, or ends without orders.
+                self.told = false;
+                return Ok(Err(failed));
+            }
             Ok(answer) => answer,
         };
         let (init, slot) = (begun.init.pidfd.try_clone()?, begun.slot.try_clone()?);
@@ -272,7 +278,7 @@ mod tests {
         }
     }
 
-    // Both are waited for by their numbers, when `Helper` is dropped.
+    // Both are waited for by their numbers, when `Helper` is dropped: the answer is a refusal.
     #[allow(clippy::zombie_processes)]
     #[test]
     fn an_answer_is_heard_though_the_helper_read_no_more() {

@@ -121,7 +121,8 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     let told = orders.as_ref().unwrap_or(&kept.link).build();
     let Ok(Some((Build { kind, limited }, mut trees))) = told else { process::exit_now(0) };
     // Before anything that depends on the package or could take much.
-    let entrances = trees.split_off(trees.len().min(if own.is_none() { TREES } else { 0 }));
+    let of_trees = if matches!(kind, Kind::Trees { .. }) { TREES } else { 0 };
+    let entrances = trees.split_off(trees.len().min(of_trees));
     if let Err(error) = enter(&entrances) {
         fail(&kept, "enter the grain's control groups", &error);
     }
@@ -138,7 +139,11 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
         process::exit_now(0);
     }
     if own.is_none() {
-        kept.lock = trees.pop().and_then(|lock| fd::dup_above(lock.as_fd(), ABOVE).ok());
+        let lock = trees.pop().ok_or_else(|| io::ErrorKind::InvalidData.into());
+        match lock.and_then(|lock| fd::dup_above(lock.as_fd(), ABOVE)) {
+            Ok(lock) => kept.lock = Some(lock),
+            Err(error) => fail(&kept, "keep the grain's lock", &error),
+        }
     }
     let trees = Trees::received(trees);
     // The same words that the supervisor has read, and the same answer.

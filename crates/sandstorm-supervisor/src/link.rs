@@ -119,7 +119,7 @@ impl Link {
         fd::send_with(self.0.as_fd(), &[b'B', kind, memory, pids, cpu], descriptors)
     }
 
-    /// Waits for the first command and its descriptors; `None` when the supervisor is gone.
+    /// Waits for the first command and its descriptors; `None` when whoever gives it is gone.
     ///
     /// # Errors
     /// What recvmsg answers, or InvalidData.

@@ -25,12 +25,16 @@ mod serve;
 mod sys;
 
 use std::io::Write;
+use std::time::Duration;
 
 use crate::args::{Action, Args};
 use crate::error::Error;
 use crate::home::Turn;
 use crate::privileged::Begun;
 use crate::sys::process::{self, SingleThread};
+
+/// How long the end of a failed start waits for its own children: nobody else may.
+const LAST_CHILD: Duration = Duration::from_millis(500);
 
 /// The C library calls this directly: what the language's own start does first (a handler for
 /// stack overflows, which reads /proc; open standard descriptors) `privileged::reset` undoes or does anyway.
@@ -44,6 +48,8 @@ extern "C" fn main(_: std::ffi::c_int, _: *const *const std::ffi::c_char) -> std
         Err(error) => {
             // Not eprintln: a closed stderr must not turn into a panic.
             let _ = writeln!(std::io::stderr(), "sandstorm-supervisor: {error}");
+            // An init that we have begun ends with our end of its link, which is closed by now.
+            process::reap_within(LAST_CHILD);
             error.exit_code()
         }
     };
@@ -62,10 +68,9 @@ fn run(one_thread: SingleThread) -> Result<(), Error> {
             Ok(())
         }
         Action::Check => {
-            let found = sandbox::check(&one_thread, begun);
-            // The trial's init: nobody else may wait for it.
-            process::reap_all();
-            let _ = std::io::stdout().write_all(found?.as_bytes());
+            let found = sandbox::check(&one_thread, begun)?;
+            let _ = std::io::stdout().write_all(found.as_bytes());
+            process::reap_within(LAST_CHILD);
             Ok(())
         }
         Action::Run(args) => start(one_thread, begun, &args),
@@ -77,9 +82,8 @@ fn start(one_thread: SingleThread, begun: Begun, args: &Args) -> Result<(), Erro
     let caller = begun.caller;
     let dirs = home::open(args, caller)?;
     let Turn::Ours(lock) = home::take_turn(&dirs, serve::is_serving)? else {
-        // What the helper has made meanwhile ends with this, and leaves no zombie.
+        // What was begun ends with this, and leaves no zombie.
         drop(begun);
-        process::reap_all();
         serve::announce("Already running...\n");
         return Ok(());
     };

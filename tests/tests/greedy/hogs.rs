@@ -378,6 +378,13 @@ async fn the_list_tells_what_limits_a_grain() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_counted_by_user_is_a_grains_own() -> Result<()> {
     let _turn = turn().await;
+    let setting = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances")?;
+    let most: u64 = setting.trim().parse()?;
+    if !(100..=400).contains(&most) {
+        let why =
+            format!("fs.inotify.max_user_instances is {most}: a hog meets another limit first");
+        sandstorm_tests::skip!(Ok(()), "{why}");
+    }
     let Some(server) = Server::builder(Mode::Setuid).env("GRAIN_LIMITS", LIMITS).start()? else {
         return Ok(());
     };
@@ -390,7 +397,7 @@ async fn what_is_counted_by_user_is_a_grains_own() -> Result<()> {
     }
     let mut counts = Vec::new();
     for hog in &hogs {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + patience(20);
         let count = loop {
             match hog.count().await {
                 Some(count) if count.refused > 0 => break count,
@@ -401,7 +408,8 @@ async fn what_is_counted_by_user_is_a_grains_own() -> Result<()> {
         counts.push(count.got);
     }
     println!("inotify instances of three hogs at once: {counts:?}");
-    ensure!(counts.iter().all(|got| *got == counts[0] && *got >= 100), "{counts:?}");
+    // All of the grain's own, and perhaps one that the kernel counts for it elsewhere.
+    ensure!(counts.iter().all(|got| (most - 4..=most).contains(got)), "{counts:?} of {most}");
     // SAFETY: no pointers; the descriptor is closed again.
     let roots = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
     ensure!(roots >= 0, "root cannot make one: {}", std::io::Error::last_os_error());

@@ -2,9 +2,8 @@
 //!
 //! Trust: whoever asks (`crate::helper`) is our own program, but an unprivileged one that has read the
 //! caller's arguments; so what it asks for is judged as if the caller asked. It can have, by itself or by
-//! the caller's doing: a uid that nobody uses, limits below the compiled ceilings, namespaces for
-//! our own init, and mounts, `nosuid` and `nodev`, of directories that are the caller's anyway. The
-//! helper has no id and no terminal of the caller's, whose signals do not reach it; it ends when the other
+//! the caller's doing: a uid that nobody uses, limits below the compiled ceilings, and mounts, `nosuid` and `nodev`, of directories that are the caller's anyway. The
+//! helper has no uid and no terminal of the caller's, whose signals do not reach it; it ends when the other
 //! side does, and leaves nothing but control groups that the next grain uses again.
 #![forbid(unsafe_code)]
 
@@ -22,9 +21,9 @@ use crate::sys::process::{self, Child, Forked, SingleThread};
 use crate::sys::{fd, mount};
 use sandstorm_schema::grain_limits;
 
-/// Seconds that the other side may take between two things that it asks: more than it waits for a
-/// grain's lock.
-const PATIENCE: i64 = 60;
+/// Seconds that the other side may take before each of the two things that it asks: it may wait for a
+/// grain's lock, and number the files of a restored grain.
+const PATIENCE: i64 = 600;
 
 /// What the helper begins with: all that can be made before it is told anything.
 #[derive(Debug)]
@@ -49,7 +48,7 @@ pub fn fork(one_thread: &SingleThread, errand: Errand<'_>) -> io::Result<(OwnedF
         Forked::Parent(process) => Ok((socket, process)),
         Forked::Child => {
             let answer = settle(&helpers, &errand)
-                .map_err(Step::Ask.failed())
+                .map_err(Step::Begin.failed())
                 .and_then(|()| serve(one_thread, &helpers, errand));
             send(&helpers, answer);
             process::exit_now(0)
@@ -83,7 +82,9 @@ fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: Errand<'_>) -> Res
     let id = slot::FIRST_UID + number;
     // Needs no orders either: while the other side gives up its rights and reads its arguments.
     let map = IdMap { inside: (caller.uid, caller.gid), outside: (id, id) };
-    let userns = id_map_namespace(one_thread, map).map_err(Step::Namespaces.failed())?;
+    let userns = id_map_namespace(one_thread, map);
+    let refused = |e: &io::Error| e.raw_os_error().unwrap_or(libc::EIO);
+    let mut own_uid = userns.as_ref().map(|_| id).map_err(refused);
     let Some(share) = share(&hear()?.0) else { process::exit_now(0) };
     // While init makes its network, which takes as long as all the rest; it joins before it does
     // anything else.
@@ -91,22 +92,18 @@ fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: Errand<'_>) -> Res
     groups.add_to_join(&number.to_string(), &share);
 
     let (asked, given) = hear()?;
-    let (mut own_uid, mut kind) = (Ok(id), Kind::Trial);
-    let (mut trees, mut quota) = (Vec::new(), false);
+    let (mut kind, mut trees, mut quota) = (Kind::Trial, Vec::new(), false);
     if let Ok([package, data, lock]) = <[OwnedFd; 3]>::try_from(given) {
         if fd::stat(data.as_fd()).map_err(Step::Owner.failed())?.st_uid != caller.uid {
             return Err(Failed { step: Step::Owner, errno: libc::EACCES });
         }
         quota = quota::limit(data.as_fd(), &asked);
-        // A file system that cannot be id-mapped: the grain runs under the caller's uid, which must
-        // not be root's.
+        // A file system that cannot be id-mapped, or no such uid here (root of a namespace).
         let cannot = [libc::EINVAL, libc::EOPNOTSUPP, libc::EPERM];
-        let made = match mounts(&package, &data, Some(userns.as_fd())) {
-            Err(e) if e.raw_os_error().is_some_and(|n| cannot.contains(&n)) => {
-                own_uid = Err(e.raw_os_error().unwrap_or(libc::EIO));
-                if caller.uid == 0 {
-                    return Err(Step::IdMap.failed()(e));
-                }
+        let mapped = userns.and_then(|userns| mounts(&package, &data, Some(userns.as_fd())));
+        let made = match mapped {
+            Err(e) if cannot.contains(&refused(&e)) => {
+                own_uid = Err(refused(&e));
                 mounts(&package, &data, None)
             }
             made => made,
@@ -114,6 +111,10 @@ fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: Errand<'_>) -> Res
         trees.extend(made.map_err(Step::Mounts.failed())?);
         trees.push(lock);
         kind = Kind::Trees { own_uid: own_uid.is_ok() };
+    }
+    // The grain runs under the caller's uid then, which must not be root's.
+    if let (Err(errno), 0) = (own_uid, caller.uid) {
+        return Err(Failed { step: Step::IdMap, errno });
     }
     let outside = own_uid.map_or((caller.uid, caller.gid), |uid| (uid, uid));
     write_maps(init, IdMap { inside: (INSIDE_ID, INSIDE_ID), outside }, true)

@@ -1,5 +1,5 @@
-//! Everything that runs with root's rights, in its order. Nothing outside this directory does, but
-//! for the system calls in `sys` that it makes.
+//! Everything that runs with root's rights, in its order. Outside this directory that is only what it
+//! calls: system calls in `sys`, the messages of `helper` and `link`, `namespaces::close_all_but`.
 //!
 //! 1. `reset`: take back what the caller's exec handed on.
 //! 2. `begin`: who we are, from the kernel's answer on uids and the mode of our own file; the ends of
@@ -16,7 +16,7 @@
 //! same steps are done with the caller's own rights (`sandbox`).
 //!
 //! Trust: none in the caller, who chose all that exec hands on and may signal this process at any
-//! step before 3 and after 5 (between them nothing of ours has any of the caller's ids; who owns the
+//! step before 3 and after 5 (between them nothing of ours has a uid of the caller's, but a terminal's keys may reach it; who owns the
 //! control group that we are started in can still stop or end it, and gains nothing).
 #![forbid(unsafe_code)]
 
@@ -101,26 +101,29 @@ pub fn begin(one_thread: &SingleThread) -> Result<Begun, Error> {
 /// Everything that is done with root's rights and needs to know nothing; first of all init, because
 /// its network takes as long to make as all the rest.
 fn by_root(one_thread: &SingleThread, caller: Caller, ends: init::Ends) -> Result<Rooted, Failed> {
-    let all = creds::set_all_uids(0).and_then(|()| creds::set_dumpable(false));
-    all.map_err(Step::Ask.failed())?;
+    // One gid, which new control groups get, and by which the caller may look into them.
+    let all = creds::set_all_uids(0)
+        .and_then(|()| creds::set_all_gids(caller.gid))
+        .and_then(|()| creds::set_dumpable(false));
+    all.map_err(Step::Begin.failed())?;
     // No preference of the caller's for our being killed first, or never, when memory is short.
     let _ = fd::open(c"/proc/self", libc::O_PATH | libc::O_DIRECTORY, 0)
         .and_then(|own| fd::write_in(own.as_fd(), c"oom_score_adj", "0"));
     let (number, slot, inits_slot) = slot::take()?;
-    let groups = Groups::to_be_born_in(&number.to_string(), true);
-    // Init's orders come from the helper alone: it still has root's number when it waits for them,
+    let mut groups = Groups::to_be_born_in(&number.to_string(), true);
+    // Init's orders come from the helper alone: it still can be root's number when it waits for them,
     // and this process, without rights, could send it others.
-    let (orders, inits_orders) = Link::pair().map_err(Step::Ask.failed())?;
+    let (orders, inits_orders) = Link::pair().map_err(Step::Begin.failed())?;
     // Whoever owns a user namespace is charged for what its processes hold (inotify, queued signals,
     // timers): the grain's uid, or one app would use up root's. Not so where there is no such uid.
     let _ = creds::keep_over_ids(true)
         .and_then(|()| creds::set_effective_uid(slot::FIRST_UID + number));
-    let init = match clone_init(one_thread, &groups).map_err(Step::Namespaces.failed())? {
+    let init = match clone_init(one_thread, &mut groups).map_err(Step::Namespaces.failed())? {
         Forked::Child => init::main(one_thread, Start::by_root(ends, inits_slot, inits_orders)),
         Forked::Parent(child) => child,
     };
     let again = creds::set_effective_uid(0).and_then(|()| creds::keep_over_ids(false));
-    again.map_err(Step::Ask.failed())?;
+    again.map_err(Step::Begin.failed())?;
     drop((ends, inits_orders));
     // Hundreds of spinning processes of the app must not keep init from ending them. The app
     // itself starts with the usual niceness; where we may not do this it takes a little longer.
@@ -129,7 +132,7 @@ fn by_root(one_thread: &SingleThread, caller: Caller, ends: init::Ends) -> Resul
     let (socket, helper) = helper::fork(one_thread, errand).map_err(|e| {
         // It ends without orders.
         let _ = process::wait_for(init.pid);
-        Step::Ask.failed()(e)
+        Step::Begin.failed()(e)
     })?;
     Ok(Rooted { init, slot, helper, socket })
 }
@@ -184,7 +187,7 @@ fn give_up(mode: Mode, caller: Caller) -> Result<(), (&'static str, io::Error)> 
 ///
 /// # Errors
 /// What the kernel answers.
-pub fn clone_init(one_thread: &SingleThread, groups: &Groups) -> io::Result<Forked> {
+pub fn clone_init(one_thread: &SingleThread, groups: &mut Groups) -> io::Result<Forked> {
     let flags = namespaces::flags();
     let born_into = groups.unified.as_ref().map(AsFd::as_fd);
     let (forked, joined) = match process::clone(one_thread, flags, born_into) {
@@ -193,12 +196,16 @@ pub fn clone_init(one_thread: &SingleThread, groups: &Groups) -> io::Result<Fork
         Err(_) if born_into.is_some() => (process::clone(one_thread, flags, None)?, false),
         Err(e) => return Err(e),
     };
-    if let Forked::Parent(child) = &forked {
-        process::begin_elsewhere(child);
-        // It waits; and without its limits it must not start.
-        if let (false, Some(dir)) = (joined, &groups.unified) {
-            fd::write_in(dir.as_fd(), c"cgroup.procs", &child.pid.to_string())?;
+    let Forked::Parent(child) = &forked else { return Ok(forked) };
+    process::begin_elsewhere(child);
+    if let (false, Some(dir)) = (joined, groups.unified.take()) {
+        // It waits meanwhile.
+        if fd::write_in(dir.as_fd(), c"cgroup.procs", &child.pid.to_string()).is_err() {
+            process::kill(child.pid, libc::SIGKILL)?;
+            process::wait_for(child.pid)?;
+            return clone_init(one_thread, groups);
         }
+        groups.unified = Some(dir);
     }
     Ok(forked)
 }
@@ -269,6 +276,7 @@ mod tests {
             "use super::",
         ];
         for (name, text) in FILES {
+            assert!(!code(text).any(|l| l.contains("crate::") && !l.starts_with("use ")), "{name}");
             for line in code(text).filter(|line| line.starts_with("use ")) {
                 assert!(MAY.iter().any(|start| line.starts_with(start)), "{name}: {line}");
             }

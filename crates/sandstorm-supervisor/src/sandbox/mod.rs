@@ -112,7 +112,7 @@ fn share(limits: &Limits) -> Share {
 /// Lets the helper, where there is one, begin.
 ///
 /// # Errors
-/// `Kernel` when it is gone.
+/// `Kernel` for what its socket answers.
 pub fn announce(begun: &Begun, limits: &Limits) -> Result<(), Error> {
     match &begun.half {
         Half::Root(helper) => {
@@ -180,13 +180,14 @@ fn own_half(
     let mode = Mode::UserNamespace;
     let Own { name, limits, ends, kind, grain } = own;
     let mut groups = Groups::to_be_born_in(name, false);
-    groups.limit_unified(&share(limits));
-    let child = match clone_init(one_thread, &groups).map_err(|e| {
+    let child = match clone_init(one_thread, &mut groups).map_err(|e| {
         kernel_error("make the grain's namespaces", e, explain::Step::Namespaces, mode)
     })? {
         Forked::Child => init::main(one_thread, Start::by_supervisor(ends, grain)),
         Forked::Parent(child) => child,
     };
+    // It waits meanwhile.
+    groups.limit_unified(&share(limits));
     let map = IdMap { inside: (INSIDE_ID, INSIDE_ID), outside: (caller.uid, caller.gid) };
     write_maps(&child, map, false)
         .map_err(|e| kernel_error("write the grain's id map", e, explain::Step::Inside, mode))
@@ -250,7 +251,7 @@ impl Sandbox {
             }
             Some(Ok(uid)) => format!("setuid mode: the grain has kernel uid {uid}"),
             Some(Err(errno)) => format!(
-                "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped ({}); \
+                "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped, or the uid is not mapped here ({}); \
                  the grain runs under the uid of the server's user",
                 io::Error::from_raw_os_error(errno)
             ),
@@ -297,6 +298,10 @@ fn helpers_words(failed: Failed, mode: Mode) -> Error {
         advice: String::new(),
     };
     match failed.step {
+        Step::Begin => plain("start the privileged helper"),
+        Step::Ask if failed.errno == libc::EAGAIN => {
+            plain("hear within ten minutes what the grain needs")
+        }
         Step::Ask => plain("hear what the grain needs"),
         Step::SlotDirectory => plain("make and open /run/sandstorm-uid"),
         Step::SlotOwner => Error::Untrusted {
@@ -314,8 +319,9 @@ fn helpers_words(failed: Failed, mode: Mode) -> Error {
             step: "give the grain an id-mapped view of its data",
             source,
             advice:
-                "\nthe supervisor was started by root and this file system cannot be id-mapped: \
-                     start the server as an ordinary user, or put the home on ext4, xfs or btrfs"
+                "\nthe supervisor was started by root, and this file system cannot be id-mapped, or this is a \
+                     namespace without the grains' uids (1610612736 on): start the server as an ordinary user, \
+                     or put the home on ext4, xfs or btrfs"
                     .into(),
         },
         Step::Mounts => {

@@ -72,12 +72,11 @@ pub fn narrow_pids() -> i32 {
     text.trim().parse().unwrap_or(4_194_304)
 }
 
-/// Inside, for a trial: what every grain's start does with its network and with mounts.
+/// Inside, for a trial: what every grain's start does with mounts.
 ///
 /// # Errors
 /// EPERM or EACCES where an LSM keeps capabilities out of user namespaces.
 pub fn try_inside() -> io::Result<()> {
-    process::unshare_network()?;
     mount::make_all_private()?;
     mount::tmpfs(&[(c"size", c"4096")], mount::NOSUID | mount::NODEV).map(drop)
 }

@@ -144,7 +144,7 @@ pub fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
 /// can give up the other's; `Ok(false)` when somebody else has it.
 pub fn try_lock_for_two(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(try_flock(first, libc::LOCK_EX)?
-        // Somebody may come between, and then has it.
+        // The same lock in another mode; Linux changes it in one step.
         && try_flock(first, libc::LOCK_SH)?
         && try_flock(second, libc::LOCK_SH)?)
 }
@@ -221,8 +221,14 @@ pub fn send_with(to: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io
 pub fn receive_with(from: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = nix::cmsg_space!([RawFd; 12]);
     let mut parts = [io::IoSliceMut::new(buffer)];
-    let message =
-        recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    // With a limit of time set, a process that was stopped and goes on hears of it here.
+    let message = loop {
+        match recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
     let mut fds = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = control {
@@ -351,7 +357,7 @@ pub fn rename(dir: BorrowedFd<'_>, from: &CStr, to: &CStr) -> io::Result<()> {
     Ok(())
 }
 
-/// `chdir` by string; used once, for "/".
+/// `chdir` by string; only for "/".
 pub fn chdir(path: &CStr) -> io::Result<()> {
     // SAFETY: path is NUL-terminated.
     check(i64::from(unsafe { libc::chdir(path.as_ptr()) }))?;

@@ -209,6 +209,19 @@ pub fn reap_all() {
     }
 }
 
+/// Waits until every child has ended, for so long at most.
+pub fn reap_within(limit: std::time::Duration) {
+    let start = std::time::Instant::now();
+    while let Ok(reaped) = reap_one() {
+        if reaped.is_none() {
+            if start.elapsed() > limit {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+}
+
 /// Niceness of a process, 0 for the calling one.
 pub fn set_priority(pid: i32, nice: i32) -> io::Result<()> {
     // SAFETY: no pointers.
