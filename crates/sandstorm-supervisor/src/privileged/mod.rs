@@ -198,7 +198,7 @@ pub fn clone_init(one_thread: &SingleThread, groups: &mut Groups) -> io::Result<
     };
     let Forked::Parent(child) = &forked else { return Ok(forked) };
     process::begin_elsewhere(child);
-    if let (false, Some(dir)) = (joined, groups.unified.take()) {
+    if !joined && let Some(dir) = groups.unified.take() {
         // It waits meanwhile.
         if fd::write_in(dir.as_fd(), c"cgroup.procs", &child.pid.to_string()).is_err() {
             process::kill(child.pid, libc::SIGKILL)?;
@@ -238,6 +238,9 @@ pub fn write_maps(child: &Child, map: IdMap, privileged: bool) -> io::Result<()>
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use std::ffi::CString;
+
     const FILES: [(&str, &str); 6] = [
         ("mod", include_str!("mod.rs")),
         ("reset", include_str!("reset.rs")),
@@ -246,6 +249,33 @@ mod tests {
         ("groups", include_str!("groups.rs")),
         ("quota", include_str!("quota.rs")),
     ];
+
+    /// Where the machine has control groups of version 2 at all; with which controllers does not matter.
+    #[test]
+    fn the_group_that_init_was_born_into_is_kept() {
+        let directory = libc::O_PATH | libc::O_DIRECTORY;
+        let name = CString::new(format!("sandstorm-test-{}", std::process::id())).unwrap();
+        let made = [c"/sys/fs/cgroup/unified", c"/sys/fs/cgroup"].into_iter().find_map(|path| {
+            let top = fd::open(path, directory, 0).ok()?;
+            fd::mkdirat(top.as_fd(), &name, 0o755).ok()?;
+            Some((fd::open_in(top.as_fd(), &name, directory).ok()?, top))
+        });
+        let Some((group, top)) = made else {
+            println!("skipped: no control group can be made here");
+            return;
+        };
+        let mut groups = Groups { unified: Some(group), ..Groups::default() };
+        let forked = clone_init(&SingleThread::at_start(), &mut groups);
+        if let Ok(Forked::Child) = forked {
+            process::exit_now(0);
+        }
+        if let Ok(Forked::Parent(child)) = &forked {
+            process::wait_for(child.pid).unwrap();
+        }
+        fd::rmdirat(top.as_fd(), &name).unwrap();
+        assert!(forked.is_ok());
+        assert!(groups.unified.is_some(), "its limits would never be set");
+    }
 
     fn code(text: &str) -> impl Iterator<Item = &str> {
         let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").map(str::trim);
