@@ -17,7 +17,7 @@ use crate::sys::{creds, fd};
 
 /// Groups are root's, and looked into by a process that has the caller's gid and no rights.
 const OPEN: u32 = 0o750;
-const CGROUP2_MAGIC: i64 = 0x6367_7270;
+pub const CGROUP2_MAGIC: i64 = 0x6367_7270;
 const CGROUP1_MAGIC: i64 = 0x0027_e0eb;
 
 /// What the groups can limit, in the order of the log.

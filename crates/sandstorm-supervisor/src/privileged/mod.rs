@@ -257,6 +257,7 @@ mod tests {
         let name = CString::new(format!("sandstorm-test-{}", std::process::id())).unwrap();
         let made = [c"/sys/fs/cgroup/unified", c"/sys/fs/cgroup"].into_iter().find_map(|path| {
             let top = fd::open(path, directory, 0).ok()?;
+            (fd::filesystem_magic(top.as_fd()).ok()? == groups::CGROUP2_MAGIC).then_some(())?;
             fd::mkdirat(top.as_fd(), &name, 0o755).ok()?;
             Some((fd::open_in(top.as_fd(), &name, directory).ok()?, top))
         });
