@@ -2,10 +2,10 @@
 //!
 //! Version 2 where it has the controllers, else version 1. Root makes the groups, nested in the
 //! caller's own where the kernel allows that, so that the caller's limits go on counting; without
-//! root they are made in a subtree that was delegated to us. A grain joins before its first process
-//! does anything. Trust: the fixed tree below /sys/fs/cgroup, checked to be control group file
-//! systems; names of groups are the kernel's and opened beneath it. Without any of it the grain
-//! still runs, and the log says what is not limited.
+//! root they are made in a subtree that was delegated to us. A grain joins before its init does
+//! anything but make its network. Trust: the fixed tree below /sys/fs/cgroup, checked to be control
+//! group file systems; names of groups are the kernel's and opened beneath it. Without any of it the
+//! grain still runs, and the log says what is not limited.
 #![forbid(unsafe_code)]
 
 use std::ffi::{CStr, CString};

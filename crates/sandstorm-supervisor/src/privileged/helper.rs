@@ -1,10 +1,11 @@
 //! The process that stays root: what a sandbox needs of root, asked for by numbers and descriptors.
 //!
-//! Trust: whoever asks (`crate::helper`) is our own program, but an unprivileged one that has read the
-//! caller's arguments; so what it asks for is judged as if the caller asked. It can have, by itself or by
-//! the caller's doing: a uid that nobody uses, limits below the compiled ceilings, and mounts, `nosuid` and `nodev`, of directories that are the caller's anyway. The
-//! helper has no uid and no terminal of the caller's, whose signals do not reach it; it ends when the other
-//! side does, and leaves nothing but control groups that the next grain uses again.
+//! Trust: whoever asks (`crate::helper`) is our own program, but an unprivileged one that has read
+//! the caller's arguments; so what it asks for is judged as if the caller asked. It can have, by
+//! itself or by the caller's doing: a uid that nobody uses, limits below the compiled ceilings, and
+//! mounts, `nosuid` and `nodev`, of directories that are the caller's anyway. The helper has no uid
+//! and no terminal of the caller's, whose signals do not reach it; it ends when the other side does,
+//! and leaves nothing but control groups (those of version 1 the next grain uses again).
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;

@@ -115,7 +115,8 @@ fn by_root(one_thread: &SingleThread, caller: Caller, ends: init::Ends) -> Resul
     // and this process, without rights, could send it others.
     let (orders, inits_orders) = Link::pair().map_err(Step::Begin.failed())?;
     // Whoever owns a user namespace is charged for what its processes hold (inotify, queued signals,
-    // timers): the grain's uid, or one app would use up root's. Not so where there is no such uid.
+    // timers): the grain's uid, or one app would use up root's. Where that uid is not mapped (root of a
+    // namespace) it stays root's.
     let _ = creds::keep_over_ids(true)
         .and_then(|()| creds::set_effective_uid(slot::FIRST_UID + number));
     let init = match clone_init(one_thread, &mut groups).map_err(Step::Namespaces.failed())? {
