@@ -57,8 +57,8 @@ pub enum Error {
 
 impl Error {
     /// A kernel step without advice; `explain` adds some where the cause is known.
-    pub fn kernel(step: &'static str) -> impl FnOnce(io::Error) -> Error {
-        move |source| Error::Kernel { step, source, advice: String::new() }
+    pub fn kernel<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Error {
+        move |source| Error::Kernel { step, source: source.into(), advice: String::new() }
     }
 
     /// The process exit status for this error; `--help` prints the same table.
@@ -73,6 +73,17 @@ impl Error {
             Error::Greed(_) => grain_limits::EXIT_GREED,
         }
     }
+}
+
+/// A step of the sandbox's building, by its name, and why it failed.
+pub type StepError = (&'static str, io::Error);
+
+/// Names the step of a result.
+pub fn step<T, E: Into<io::Error>>(
+    what: &'static str,
+    result: Result<T, E>,
+) -> Result<T, StepError> {
+    result.map_err(|e| (what, e.into()))
 }
 
 /// Exit codes in words, for `--help` and the documentation.

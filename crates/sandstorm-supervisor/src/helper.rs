@@ -38,8 +38,8 @@ pub struct Failed {
 }
 
 impl Step {
-    pub fn failed(self) -> impl Fn(io::Error) -> Failed {
-        move |e| Failed { step: self, errno: e.raw_os_error().unwrap_or(libc::EIO) }
+    pub fn failed<E: Into<io::Error>>(self) -> impl Fn(E) -> Failed {
+        move |e| Failed { step: self, errno: e.into().raw_os_error().unwrap_or(libc::EIO) }
     }
 }
 
@@ -160,7 +160,7 @@ impl Helper {
 
     fn say(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let Ok(Rooted { socket, .. }) = &self.begun else { return Ok(()) };
-        match fd::send_with(socket.as_fd(), bytes, descriptors) {
+        match fd::send_with(socket, bytes, descriptors) {
             Err(e) if is_gone(&e) => Ok(()),
             other => other,
         }
@@ -176,9 +176,9 @@ impl Helper {
             Ok(begun) => begun,
         };
         let mut bytes = [0; ANSWER];
-        let received = match fd::receive_with(begun.socket.as_fd(), &mut bytes) {
+        let received = match fd::receive_with(&begun.socket, &mut bytes) {
             // It ended without having read all; its answer comes after that is told.
-            Err(e) if is_gone(&e) => fd::receive_with(begun.socket.as_fd(), &mut bytes),
+            Err(e) if is_gone(&e) => fd::receive_with(&begun.socket, &mut bytes),
             other => other,
         };
         let (length, fds) = received?;
@@ -224,7 +224,7 @@ pub fn send(to: &OwnedFd, answer: Result<Built, Failed>) {
     };
     let fds: Vec<_> = handles.iter().map(|(_, file)| file.as_fd()).collect();
     // If nobody hears it, nobody needs it.
-    let _ = fd::send_with(to.as_fd(), &bytes, &fds);
+    let _ = fd::send_with(to, &bytes, &fds);
 }
 
 fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Result<Answer, Failed>> {
@@ -251,25 +251,27 @@ mod tests {
     use super::*;
     use crate::sys::process::Child;
     use proptest::prelude::*;
+    use rustix::fs::OFlags;
+    use rustix::net::SocketType;
 
     fn file() -> OwnedFd {
-        fd::open(c"/dev/null", libc::O_RDONLY, 0).unwrap()
+        fd::open(c"/dev/null", OFlags::RDONLY).unwrap()
     }
 
     #[test]
     fn answers_arrive_as_they_were_sent() {
-        let (a, b) = fd::socketpair(libc::SOCK_SEQPACKET).unwrap();
+        let (a, b) = fd::socketpair(SocketType::SEQPACKET).unwrap();
         let mut bytes = [0; ANSWER];
         for step in STEPS {
             send(&a, Err(Failed { step, errno: 13 }));
-            let (n, fds) = fd::receive_with(b.as_fd(), &mut bytes).unwrap();
+            let (n, fds) = fd::receive_with(&b, &mut bytes).unwrap();
             assert_eq!(decode(&bytes[..n], fds).unwrap().unwrap_err(), Failed { step, errno: 13 });
         }
         for handle in HANDLES {
             let handles = vec![(Handle::Kill, file()), (handle, file())];
             let groups = Groups { limited: [1, 0, 2], handles, ..Groups::default() };
             send(&a, Ok(Built { groups, own_uid: Ok(7), quota: true }));
-            let (n, fds) = fd::receive_with(b.as_fd(), &mut bytes).unwrap();
+            let (n, fds) = fd::receive_with(&b, &mut bytes).unwrap();
             let answer = decode(&bytes[..n], fds).unwrap().unwrap();
             let of = (answer.own_uid, answer.limited, answer.quota);
             assert_eq!(of, (Ok(7), [1, 0, 2], true));
@@ -282,10 +284,10 @@ mod tests {
     #[allow(clippy::zombie_processes)]
     #[test]
     fn an_answer_is_heard_though_the_helper_read_no_more() {
-        let (socket, helpers) = fd::socketpair(libc::SOCK_SEQPACKET).unwrap();
+        let (socket, helpers) = fd::socketpair(SocketType::SEQPACKET).unwrap();
         let ended = || {
             let process = std::process::Command::new("/bin/true").spawn().unwrap();
-            Child { pid: process.id() as i32, pidfd: file() }
+            Child { pid: rustix::process::Pid::from_child(&process), pidfd: file() }
         };
         let begun = Rooted { init: ended(), slot: file(), helper: ended(), socket };
         let mut helper = Helper::new(Ok(begun));

@@ -9,10 +9,13 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::args::Args;
 use crate::error::Error;
@@ -46,7 +49,7 @@ pub struct GrainDirs {
 pub fn open(args: &Args, caller: Caller) -> Result<GrainDirs, Error> {
     let home_text = CString::new(args.home.as_os_str().as_bytes())
         .map_err(|_| Error::Usage("--home has a NUL byte".into()))?;
-    let home = fd::open(&home_text, libc::O_PATH | libc::O_DIRECTORY, 0)
+    let home = fd::open(&home_text, OFlags::PATH | OFlags::DIRECTORY)
         .map_err(storage("open the home", &args.home))?;
     let home_path = if args.home.is_absolute() {
         args.home.clone()
@@ -55,12 +58,12 @@ pub fn open(args: &Args, caller: Caller) -> Result<GrainDirs, Error> {
             .map_err(storage("find the absolute path of the home", &args.home))?
     };
     // From here on nothing depends on where we were started.
-    fd::chdir(c"/").map_err(Error::kernel("leave the caller's working directory"))?;
+    rustix::process::chdir(c"/").map_err(Error::kernel("leave the caller's working directory"))?;
 
     let apps = open_checked(home.as_fd(), c"apps", &home_path, caller)?;
     let grains = open_checked(home.as_fd(), c"grains", &home_path, caller)?;
     let package_path = home_path.join("apps").join(as_path(&args.package));
-    let package = open_below(apps.as_fd(), &args.package, libc::O_PATH)
+    let package = open_below(apps.as_fd(), &args.package, OFlags::PATH)
         .map_err(storage("open the package", &package_path))?;
 
     let grain_path = home_path.join("grains").join(as_path(&args.grain));
@@ -74,8 +77,8 @@ pub fn open(args: &Args, caller: Caller) -> Result<GrainDirs, Error> {
             storage("open the grain", &grain_path)(e)
         }
     };
-    let grain = open_below(grains.as_fd(), &args.grain, libc::O_RDONLY).map_err(missing)?;
-    let sandbox = open_below(grain.as_fd(), c"sandbox", libc::O_PATH).map_err(missing)?;
+    let grain = open_below(grains.as_fd(), &args.grain, OFlags::RDONLY).map_err(missing)?;
+    let sandbox = open_below(grain.as_fd(), c"sandbox", OFlags::PATH).map_err(missing)?;
     for (what, dir, path) in [
         ("the grain directory", &grain, grain_path.clone()),
         ("the grain's data directory", &sandbox, grain_path.join("sandbox")),
@@ -93,27 +96,22 @@ pub fn open(args: &Args, caller: Caller) -> Result<GrainDirs, Error> {
 }
 
 /// A directory below `dir`, opened without following any link.
-pub fn open_below(dir: BorrowedFd<'_>, name: &CStr, flags: i32) -> io::Result<OwnedFd> {
-    fd::openat2(dir, name, flags | libc::O_DIRECTORY, 0, fd::BENEATH)
+pub fn open_below(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> io::Result<OwnedFd> {
+    fd::open_in(dir, name, flags | OFlags::DIRECTORY)
 }
 
 fn as_path(name: &CStr) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()))
 }
 
-fn storage(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+fn storage<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
     let path = path.to_owned();
-    move |source| Error::Storage { action, path, source }
+    move |source| Error::Storage { action, path, source: source.into() }
 }
 
 fn absolute_path(dir: BorrowedFd<'_>) -> io::Result<PathBuf> {
-    let link =
-        CString::new(format!("/proc/self/fd/{}", dir.as_raw_fd())).map_err(io::Error::other)?;
-    let bytes = fd::read_link(&link)?;
-    if bytes.first() != Some(&b'/') {
-        return Err(io::Error::from_raw_os_error(libc::ENOENT));
-    }
-    Ok(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
+    if path.is_absolute() { Ok(path) } else { Err(Errno::NOENT.into()) }
 }
 
 fn open_checked(
@@ -123,10 +121,10 @@ fn open_checked(
     caller: Caller,
 ) -> Result<OwnedFd, Error> {
     let path = home_path.join(as_path(name));
-    let dir = open_below(home, name, libc::O_PATH)
+    let dir = open_below(home, name, OFlags::PATH)
         .map_err(storage("open (as a directory, not a link)", &path))?;
     require_owner("the directory", dir.as_fd(), &path, caller)?;
-    let mode = fd::stat(dir.as_fd()).map_err(storage("examine", &path))?.st_mode;
+    let mode = rustix::fs::fstat(&dir).map_err(storage("examine", &path))?.st_mode;
     if mode & 0o022 != 0 {
         return Err(Error::Untrusted {
             what: "the directory",
@@ -144,7 +142,7 @@ fn require_owner(
     path: &Path,
     caller: Caller,
 ) -> Result<(), Error> {
-    let stat = fd::stat(dir).map_err(storage("examine", path))?;
+    let stat = rustix::fs::fstat(dir).map_err(storage("examine", path))?;
     if stat.st_uid == caller.uid {
         return Ok(());
     }
@@ -161,17 +159,12 @@ fn require_owner(
 /// `sandbox` is what makes a grain: a directory without it is the remains of a start that was
 /// killed between the two steps, and is taken over.
 fn make_grain(grains: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<(), Error> {
-    match fd::mkdirat(grains, name, 0o700) {
-        Err(e) if e.raw_os_error() != Some(libc::EEXIST) => {
-            return Err(storage("make the grain directory", path)(e));
-        }
-        _ => {}
-    }
+    fd::ensure_dir(grains, name, 0o700).map_err(storage("make the grain directory", path))?;
     let grain =
-        open_below(grains, name, libc::O_RDONLY).map_err(storage("open the grain", path))?;
-    match fd::mkdirat(grain.as_fd(), c"sandbox", 0o700) {
+        open_below(grains, name, OFlags::RDONLY).map_err(storage("open the grain", path))?;
+    match rustix::fs::mkdirat(&grain, c"sandbox", 0o700.into()) {
         Ok(()) => {}
-        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
+        Err(Errno::EXIST) => {
             return Err(Error::Grain(format!(
                 "the grain {} exists already; start it without --new",
                 path.display()
@@ -179,10 +172,10 @@ fn make_grain(grains: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<(), Er
         }
         Err(e) => return Err(storage("make the grain's data directory", path)(e)),
     }
-    fd::fsync(grain.as_fd())
-        .and_then(|()| fd::openat2(grains, c".", libc::O_RDONLY, 0, fd::BENEATH))
-        .and_then(|dir| fd::fsync(dir.as_fd()))
-        .map_err(storage("write the grain directory to disk", path))
+    let unwritten = |e: io::Error| storage("write the grain directory to disk", path)(e);
+    let parent = fd::open_in(grains, c".", OFlags::RDONLY).map_err(unwritten)?;
+    let written = rustix::fs::fsync(&grain).and_then(|()| rustix::fs::fsync(&parent));
+    written.map_err(|e| unwritten(e.into()))
 }
 
 /// Who serves this grain.
@@ -203,18 +196,17 @@ pub enum Turn {
 /// `Storage` when the lock file cannot be opened, `Locked` when the wait was in vain.
 pub fn take_turn(dirs: &GrainDirs, is_serving: impl Fn(UnixStream) -> bool) -> Result<Turn, Error> {
     let path = dirs.home_path.join("grains").join(as_path(&dirs.grain_name)).join("lock");
-    let lock = fd::openat2(
+    let lock = fd::create_in(
         dirs.grain.as_fd(),
         c"lock",
-        libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NONBLOCK,
+        OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK,
         0o600,
-        fd::BENEATH,
     )
     .map_err(storage("open the grain's lock", &path))?;
     let started = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
-        if fd::try_lock(lock.as_fd()).map_err(storage("lock", &path))? {
+        if fd::try_lock(&lock).map_err(storage("lock", &path))? {
             return Ok(Turn::Ours(lock));
         }
         let socket = format!("/proc/self/fd/{}/socket", dirs.grain.as_raw_fd());

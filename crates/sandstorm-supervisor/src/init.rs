@@ -10,18 +10,25 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
+use rustix::process::{Pid, Resource};
 
 use crate::args::{self, Action, Args};
+use crate::error::{StepError, step};
 use crate::explain::{self, Signs};
 use crate::home::GrainDirs;
 use crate::layers::{Layer, off};
 use crate::link::{Build, Command, Kind, Link, Report};
+use crate::sandbox;
 use crate::sandbox::bpf;
 use crate::sandbox::limits::{Floor, Limits};
 use crate::sandbox::mounts::{self, Trees};
 use crate::sandbox::namespaces::{self, INSIDE_ID};
-use crate::sandbox::{self, StepError, step};
 use crate::sys::process::{self, Forked, SingleThread};
 use crate::sys::{creds, fd, signal};
 
@@ -83,12 +90,18 @@ impl Kept {
 }
 
 /// Signals that init receives by descriptor and passes on to the app.
-const FORWARDED: &[i32] =
-    &[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+const FORWARDED: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
 
 /// The parent-death signal: received by descriptor like the forwarded ones, so that there is time
 /// to end in order.
-const ORPHANED: i32 = libc::SIGPWR;
+const ORPHANED: Signal = Signal::SIGPWR;
 
 /// Numbers below this are set aside for the app's fds.
 const ABOVE: i32 = 10;
@@ -99,7 +112,7 @@ const TREES: usize = 3;
 /// The child's whole life.
 pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     let Start { ends, slot, orders, own } = start;
-    process::set_umask(0o077);
+    rustix::process::umask(0o077.into());
     let (own, lock) = match own {
         Some((args, dirs, lock)) => (Some((args, dirs)), Some(lock)),
         None => (None, None),
@@ -140,7 +153,7 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     }
     if own.is_none() {
         let lock = trees.pop().ok_or_else(|| io::ErrorKind::InvalidData.into());
-        match lock.and_then(|lock| fd::dup_above(lock.as_fd(), ABOVE)) {
+        match lock.and_then(|lock| fd::dup_above(&lock, ABOVE)) {
             Ok(lock) => kept.lock = Some(lock),
             Err(error) => fail(&kept, "keep the grain's lock", &error),
         }
@@ -182,10 +195,10 @@ fn fail(kept: &Kept, what: &str, error: &io::Error) -> ! {
 }
 
 fn keep(ends: Ends, slot: Option<OwnedFd>, lock: Option<OwnedFd>) -> io::Result<Kept> {
-    let above = |fd: OwnedFd| fd::dup_above(fd.as_fd(), ABOVE);
+    let above = |fd: OwnedFd| fd::dup_above(&fd, ABOVE);
     // The caller's stdout and stderr are not ours to keep open.
     for n in 0..3 {
-        fd::dup_onto(ends.null.as_raw_fd(), n)?;
+        fd::dup_onto(&ends.null, n)?;
     }
     Ok(Kept {
         link: ends.link.duplicate_above(ABOVE)?,
@@ -202,7 +215,7 @@ fn keep(ends: Ends, slot: Option<OwnedFd>, lock: Option<OwnedFd>) -> io::Result<
 /// Each thread moving itself is the one way that takes no machine-wide lock: moving a process
 /// by its number waits for an RCU grace period a hierarchy, 5 to 20 ms together.
 fn enter(entrances: &[OwnedFd]) -> io::Result<()> {
-    entrances.iter().try_for_each(|tasks| fd::write(tasks.as_raw_fd(), b"0").map(drop))
+    entrances.iter().try_for_each(|tasks| fd::write_all_at_once(tasks, b"0"))
 }
 
 /// The grain's ids.
@@ -213,7 +226,7 @@ fn take_ids(kept: &Kept) -> Result<(), StepError> {
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => {}
             result => step("drop groups", result)?,
         }
-        step("keep capabilities", creds::set_keep_capabilities(true))?;
+        step("keep capabilities", rustix::thread::set_keep_capabilities(true))?;
         step("take the grain's gid", creds::set_all_gids(INSIDE_ID))?;
         step("take the grain's uid", creds::set_all_uids(INSIDE_ID))?;
         step("raise capabilities", creds::raise_permitted())?;
@@ -229,11 +242,11 @@ fn build(
     trees: Option<Trees>,
     dirs: Option<&GrainDirs>,
     limits: &Limits,
-) -> Result<(OwnedFd, String, i32), StepError> {
+) -> Result<(SignalFd, String, i32), StepError> {
     let mut notes = Vec::new();
 
     // A process group of its own (number 1), which the filter can keep the app away from.
-    step("start a session", process::new_session())?;
+    step("start a session", rustix::process::setsid())?;
     // While the host's /proc is there.
     if off(Layer::TimeNamespace) {
         notes.push("no time namespace".to_owned());
@@ -266,7 +279,7 @@ fn build(
     }
 
     if !off(Layer::NoNewPrivs) {
-        step("set no_new_privs", creds::set_no_new_privs())?;
+        step("set no_new_privs", rustix::thread::set_no_new_privs(true))?;
     }
     #[cfg(feature = "unsafe-disable")]
     if off(Layer::Capabilities) {
@@ -278,11 +291,10 @@ fn build(
     }
     step("make init undumpable", creds::set_dumpable(off(Layer::Dumpable)))?;
     // After the last change of ids, which clears it. If the supervisor died before, the link says so.
-    step("ask for a parent-death signal", creds::set_parent_death_signal(ORPHANED))?;
+    step("ask for a parent-death signal", nix::sys::prctl::set_pdeathsig(ORPHANED))?;
 
-    let blocked: Vec<i32> = FORWARDED.iter().copied().chain([libc::SIGCHLD, ORPHANED]).collect();
-    step("block signals", signal::set_mask(&blocked))?;
-    let signals = step("make a signalfd", signal::signalfd(&blocked))?;
+    let awaited = FORWARDED.into_iter().chain([Signal::SIGCHLD, ORPHANED]);
+    let signals = step("block signals and watch for them", signal::watch(awaited))?;
     if off(Layer::Seccomp) {
         return Ok((signals, notes.join("\n"), pid_max));
     }
@@ -306,7 +318,7 @@ struct App<'a> {
 /// largest number of older kernels, once in the rare case of a full grain. Children inherit, so a pass that
 /// changes nothing is the last.
 fn set_writes(allowed: bool, pid_max: i32) {
-    let soft = if allowed { libc::RLIM_INFINITY } else { 0 };
+    let soft = if allowed { u64::MAX } else { 0 };
     for _ in 0..5 {
         let mut changed = false;
         for pid in 2..=pid_max {
@@ -325,40 +337,36 @@ fn set_writes(allowed: bool, pid_max: i32) {
 /// do to it by itself.
 fn open_up(path: &[u8]) -> io::Result<()> {
     let path = CString::new([b"/var/", path].concat()).map_err(io::Error::other)?;
-    let dir = fd::open(&path, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0)?;
-    let mode = fd::stat(dir.as_fd())?.st_mode & 0o777;
-    fd::chmod_path(&path, mode | 0o500)
+    let dir = fd::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+    let mode = rustix::fs::fstat(&dir)?.st_mode & 0o777;
+    Ok(rustix::fs::chmod(&path, (mode | 0o500).into())?)
 }
 
 /// Waits for commands and signals until the supervisor is gone.
-fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
+fn serve(app: &App<'_>, signals: &SignalFd) -> ! {
     let link = &app.kept.link;
-    let mut running: Option<i32> = None;
+    let mut running: Option<Pid> = None;
     let mut writes = true;
     if app.args.start {
         launch(app, &mut running, writes);
     }
     loop {
-        let mut waiting = [link.as_raw_fd(), signals.as_raw_fd()].map(|fd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        });
-        if fd::poll(&mut waiting, -1).is_err() {
+        let mut waiting =
+            [link.as_fd(), signals.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        if fd::poll(&mut waiting, None).is_err() {
             end();
         }
-        if waiting[1].revents != 0 {
-            for n in pending_signals(signals) {
-                if n == ORPHANED {
-                    end();
-                } else if n == libc::SIGCHLD {
-                    reap(link, &mut running);
-                } else if let Some(pid) = running {
-                    let _ = process::kill(pid, n);
-                }
+        while let Ok(Some(info)) = signals.read_signal() {
+            let number = info.ssi_signo as i32;
+            if number == ORPHANED as i32 {
+                end();
+            } else if number == Signal::SIGCHLD as i32 {
+                reap(link, &mut running);
+            } else if let Some(pid) = running {
+                let _ = process::kill(pid, number);
             }
         }
-        if waiting[0].revents != 0 {
+        if !waiting[0].revents().is_empty() {
             match link.command() {
                 Ok(Some(Command::Start)) if running.is_none() => {
                     launch(app, &mut running, writes);
@@ -386,7 +394,7 @@ fn serve(app: &App<'_>, signals: &OwnedFd) -> ! {
 }
 
 /// Starts the app and reports how that went.
-fn launch(app: &App<'_>, running: &mut Option<i32>, writes: bool) {
+fn launch(app: &App<'_>, running: &mut Option<Pid>, writes: bool) {
     let report = match start(app, writes) {
         Ok(pid) => {
             *running = Some(pid);
@@ -406,18 +414,7 @@ fn end() -> ! {
     process::exit_now(0)
 }
 
-/// Numbers of the signals that have come; the first four bytes of a `signalfd_siginfo` are the number.
-fn pending_signals(signals: &OwnedFd) -> Vec<i32> {
-    const SIGINFO: usize = 128;
-    let mut buffer = [0u8; SIGINFO * 8];
-    let n = fd::read(signals.as_raw_fd(), &mut buffer).unwrap_or(0);
-    buffer[..n]
-        .chunks_exact(SIGINFO)
-        .map(|info| i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
-        .collect()
-}
-
-fn reap(link: &Link, running: &mut Option<i32>) {
+fn reap(link: &Link, running: &mut Option<Pid>) {
     while let Ok(Some((pid, ended))) = process::reap_one() {
         if *running == Some(pid) {
             *running = None;
@@ -431,28 +428,28 @@ fn in_words(e: io::Error) -> String {
 }
 
 /// Executes the app; an error says in words what is missing. `writes`: whether it may write to files.
-fn start(app: &App<'_>, writes: bool) -> Result<i32, String> {
+fn start(app: &App<'_>, writes: bool) -> Result<Pid, String> {
     let (outcome, low) = fd::pipe().map_err(in_words)?;
     // Out of the way of the app's own numbers.
-    let status = fd::dup_above(low.as_fd(), ABOVE).map_err(in_words)?;
+    let status = fd::dup_above(&low, ABOVE).map_err(in_words)?;
     drop(low);
     let pid = match process::clone(app.one_thread, 0, None).map_err(in_words)? {
         Forked::Child => {
             let text = become_app(app, writes);
-            let _ = fd::write(status.as_raw_fd(), text.as_bytes());
+            let _ = rustix::io::write(&status, text.as_bytes());
             process::exit_now(127)
         }
         Forked::Parent(child) => child.pid,
     };
     drop(status);
     // Exec may wait for a slow file system, but not longer than the supervisor lives.
-    let mut waiting = [(outcome.as_raw_fd(), libc::POLLIN), (app.kept.link.as_raw_fd(), 0)]
-        .map(|(fd, events)| libc::pollfd { fd, events, revents: 0 });
-    if fd::poll(&mut waiting, -1).is_err() || waiting[1].revents != 0 {
+    let mut waiting =
+        [PollFd::new(&outcome, PollFlags::IN), PollFd::new(&app.kept.link, PollFlags::empty())];
+    if fd::poll(&mut waiting, None).is_err() || !waiting[1].revents().is_empty() {
         end();
     }
     let mut text = [0; 512];
-    match fd::read(outcome.as_raw_fd(), &mut text) {
+    match fd::read(&outcome, &mut text) {
         // Closed by exec: it runs. Or by a kill, of which SIGCHLD tells.
         Ok(0) => Ok(pid),
         Ok(n) => {
@@ -466,21 +463,21 @@ fn start(app: &App<'_>, writes: bool) -> Result<i32, String> {
 /// In the forked child: the app's descriptors, session, signals and limits, then exec.
 fn become_app(app: &App<'_>, writes: bool) -> String {
     let ready = (|| {
-        process::new_session()?;
+        rustix::process::setsid()?;
         signal::reset_all()?;
-        process::set_umask(0o007);
+        rustix::process::umask(0o007.into());
         // Refused where the server itself is nice: then so is the app.
-        let _ = process::set_priority(0, 0);
+        let _ = rustix::process::setpriority_process(None, 0);
         app.args.limits.apply_to_self(app.floor)?;
-        fd::dup_onto(app.kept.null.as_raw_fd(), 0)?;
-        fd::dup_onto(app.kept.output.as_raw_fd(), 1)?;
-        fd::dup_onto(app.kept.output.as_raw_fd(), 2)?;
+        fd::dup_onto(&app.kept.null, 0)?;
+        fd::dup_onto(&app.kept.output, 1)?;
+        fd::dup_onto(&app.kept.output, 2)?;
         // Everything else is numbered from ABOVE on and closes at exec.
-        fd::dup_onto(app.kept.app.as_raw_fd(), 3)?;
+        fd::dup_onto(&app.kept.app, 3)?;
         // A write past the limit is an error for the app to handle, not its death.
-        signal::ignore(libc::SIGXFSZ);
-        let soft = if writes { libc::RLIM_INFINITY } else { 0 };
-        process::set_limit(libc::RLIMIT_FSIZE, soft, libc::RLIM_INFINITY)?;
+        signal::ignore(Signal::SIGXFSZ);
+        let soft = if writes { None } else { Some(0) };
+        process::set_limit(Resource::Fsize, soft, None)?;
         if !off(Layer::Seccomp) {
             process::install_filter(&bpf::APP_ADDITION)?;
         }
@@ -534,9 +531,9 @@ fn explain_exec(program: &str, error: &io::Error) -> String {
 
 fn head_of(program: &str) -> Option<Vec<u8>> {
     let path = CString::new(program).ok()?;
-    let file = fd::open(&path, libc::O_RDONLY | libc::O_NONBLOCK, 0).ok()?;
+    let file = fd::open(&path, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
     let mut head = vec![0; 4096];
-    let n = fd::read(file.as_raw_fd(), &mut head).ok()?;
+    let n = fd::read(&file, &mut head).ok()?;
     head.truncate(n);
     Some(head)
 }

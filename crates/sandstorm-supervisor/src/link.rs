@@ -9,6 +9,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use std::time::Duration;
+
+use rustix::net::SocketType;
+
 use crate::sys::fd;
 use crate::sys::process::Ended;
 
@@ -76,7 +80,7 @@ impl Link {
     /// # Errors
     /// What socketpair answers.
     pub fn pair() -> io::Result<(Link, Link)> {
-        fd::socketpair(libc::SOCK_SEQPACKET).map(|(a, b)| (Link(a), Link(b)))
+        fd::socketpair(SocketType::SEQPACKET).map(|(a, b)| (Link(a), Link(b)))
     }
 
     /// The same end once more, under a number of at least `lowest`.
@@ -84,7 +88,7 @@ impl Link {
     /// # Errors
     /// What fcntl answers.
     pub fn duplicate_above(&self, lowest: i32) -> io::Result<Link> {
-        fd::dup_above(self.0.as_fd(), lowest).map(Link)
+        fd::dup_above(&self.0, lowest).map(Link)
     }
 
     /// Sends a command.
@@ -116,7 +120,7 @@ impl Link {
             Kind::Trees { own_uid: true } => b'u',
         };
         let [memory, pids, cpu] = build.limited;
-        fd::send_with(self.0.as_fd(), &[b'B', kind, memory, pids, cpu], descriptors)
+        fd::send_with(&self.0, &[b'B', kind, memory, pids, cpu], descriptors)
     }
 
     /// Waits for the first command and its descriptors; `None` when whoever gives it is gone.
@@ -125,7 +129,7 @@ impl Link {
     /// What recvmsg answers, or InvalidData.
     pub fn build(&self) -> io::Result<Option<(Build, Vec<OwnedFd>)>> {
         let mut buffer = [0; MAX];
-        let (n, descriptors) = fd::receive_with(self.0.as_fd(), &mut buffer)?;
+        let (n, descriptors) = fd::receive_with(&self.0, &mut buffer)?;
         let (kind, limited) = match &buffer[..n] {
             [] => return Ok(None),
             [b'B', kind, memory, pids, cpu] => (*kind, [*memory, *pids, *cpu]),
@@ -143,12 +147,8 @@ impl Link {
 
     /// What init reported, without waiting for it.
     pub fn report_at_hand(&self) -> Option<Report> {
-        let mut waiting =
-            [libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-        match fd::poll(&mut waiting, 0) {
-            Ok(1..) => self.next_report().ok().flatten(),
-            _ => None,
-        }
+        let at_hand = fd::is_readable(&self.0, Duration::ZERO);
+        at_hand.then(|| self.next_report().ok().flatten())?
     }
 
     /// Sends a report.
@@ -188,7 +188,8 @@ impl Link {
     }
 
     fn packet(&self, bytes: &[u8]) -> io::Result<()> {
-        fd::write(self.0.as_raw_fd(), bytes).map(drop)
+        rustix::io::write(&self.0, bytes)?;
+        Ok(())
     }
 
     /// Waits for a command; `None` when the supervisor is gone.
@@ -197,7 +198,7 @@ impl Link {
     /// What read answers, or InvalidData.
     pub fn command(&self) -> io::Result<Option<Command>> {
         let mut buffer = [0; MAX];
-        let n = fd::read(self.0.as_raw_fd(), &mut buffer)?;
+        let n = fd::read(&self.0, &mut buffer)?;
         match &buffer[..n] {
             [] => Ok(None),
             [b'S'] => Ok(Some(Command::Start)),
@@ -215,7 +216,7 @@ impl Link {
     /// What read answers, or InvalidData.
     pub fn next_report(&self) -> io::Result<Option<Report>> {
         let mut buffer = [0; MAX];
-        let n = fd::read(self.0.as_raw_fd(), &mut buffer)?;
+        let n = fd::read(&self.0, &mut buffer)?;
         decode(&buffer[..n])
     }
 }

@@ -61,7 +61,7 @@ fn run(one_thread: SingleThread) -> Result<(), Error> {
     layers::read_names();
     let begun = privileged::begin(&one_thread)?;
     // From here on this process has no right that its caller has not.
-    process::set_umask(0o077);
+    rustix::process::umask(0o077.into());
     match args::parse(std::env::args_os().skip(1))? {
         Action::Print(text) => {
             let _ = std::io::stdout().write_all(text.as_bytes());

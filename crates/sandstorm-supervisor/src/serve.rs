@@ -8,11 +8,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
 use sandstorm_schema::ext_report_capnp::reporting_supervisor;
 use sandstorm_schema::grain_capnp::sandstorm_api;
 use sandstorm_schema::memory;
@@ -119,7 +121,7 @@ async fn serve(
     let duplicate = || dirs.grain.try_clone().map_err(Error::kernel("duplicate a descriptor"));
     let log = Log::open(duplicate()?, args.limits.log).map_err(storage_error("open the log of"))?;
     let listener = bind(&dirs.grain).map_err(storage_error("make the socket of"))?;
-    let null = fd::open(c"/dev/null", libc::O_RDWR, 0).map_err(Error::kernel("open /dev/null"))?;
+    let null = fd::open(c"/dev/null", OFlags::RDWR).map_err(Error::kernel("open /dev/null"))?;
     // What could be done meanwhile is done.
     let (link, app_end, output, lock, outside) = sandbox.finish(&args.limits)?;
     let app = App::new(link).map_err(Error::kernel("listen to init"))?;
@@ -220,7 +222,7 @@ async fn serve(
     tokio::task::spawn_local(rest(life.clone()));
     // Whoever started us may go; the library prints to stdout what only we should know.
     for n in 0..3 {
-        let _ = fd::dup_onto(null.as_raw_fd(), n);
+        let _ = fd::dup_onto(&null, n);
     }
 
     let end = tokio::select! {
@@ -252,7 +254,7 @@ async fn serve(
     log.note(&why);
     // Calls that wait for the app hear why it does not answer.
     grain.close_border(&why);
-    let _ = fd::unlink_if_there(dirs.grain.as_fd(), c"socket");
+    let _ = fd::unlink_if_there(&dirs.grain, c"socket");
     // Init kills the app, waits for all of its processes and ends; the pipe ends with the app's
     // last words.
     app.end();
@@ -262,17 +264,16 @@ async fn serve(
     // Whoever waits for our end may rely on it: every process of the grain is gone, and only then
     // its lock and its uid.
     let gone = |patience| {
-        let mut init =
-            [libc::pollfd { fd: outside.init.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-        matches!(fd::poll(&mut init, patience), Ok(1..))
+        let init = PollFd::new(&outside.init, PollFlags::IN);
+        matches!(fd::poll(&mut [init], patience), Ok(1..))
     };
-    if !gone(LAST_WORDS.as_millis() as i32) {
+    if !gone(Some(LAST_WORDS)) {
         // A frozen grain, say. This reaches also what cannot run.
         if let Some(kill) = &outside.watch.kill {
-            let _ = fd::write(kill.as_raw_fd(), b"1");
+            let _ = rustix::io::write(kill, b"1");
         }
         // A process that waits for a dead disk may still write one day: the lock is kept.
-        gone(-1);
+        gone(None);
     }
     // No zombie is left to whoever is pid 1, which may be a server that knows only its own children.
     while matches!(process::reap_one(), Ok(Some(_))) {}
@@ -301,7 +302,7 @@ impl Memory {
             let Ok(mut ready) = alarm.readable().await else {
                 return std::future::pending().await;
             };
-            let _ = fd::read(alarm.get_ref().as_raw_fd(), &mut [0; 8]);
+            let _ = fd::read(alarm.get_ref(), &mut [0; 8]);
             ready.clear_ready();
             // The kill follows the alarm.
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -320,7 +321,7 @@ impl Memory {
 
 fn bind(dir: &OwnedFd) -> io::Result<UnixListener> {
     // Ours by the lock: whatever is there is the remains of a supervisor that was killed.
-    fd::unlink_if_there(dir.as_fd(), c"socket")?;
+    fd::unlink_if_there(dir, c"socket")?;
     connect::bind_at(dir.as_fd(), "socket")
 }
 
@@ -474,13 +475,13 @@ impl FullMark<'_> {
     const NAME: &'static CStr = c"full";
 
     fn is_there(&self) -> bool {
-        fd::openat2(self.0, Self::NAME, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH).is_ok()
+        fd::open_in(self.0, Self::NAME, OFlags::PATH | OFlags::NOFOLLOW).is_ok()
     }
 
     /// Where it cannot be made, on a full disk say, the next start measures first.
     fn set(&self) {
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_NOFOLLOW;
-        let _ = fd::openat2(self.0, Self::NAME, flags, 0o600, fd::BENEATH);
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW;
+        let _ = fd::create_in(self.0, Self::NAME, flags, 0o600);
     }
 
     fn clear(&self) {
@@ -510,10 +511,15 @@ async fn rest(life: Rc<Life>) {
     }
 }
 
+/// How long whoever started us may leave a line unread.
+const READERS_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A line on stdout for whoever started us, who may not be reading.
 pub fn announce(line: &str) {
-    let mut stdout = [libc::pollfd { fd: 1, events: libc::POLLOUT, revents: 0 }];
-    if fd::poll(&mut stdout, 5000).is_ok_and(|n| n == 1) && stdout[0].revents & libc::POLLOUT != 0 {
+    let stdout = rustix::stdio::stdout();
+    let mut stdout = [PollFd::from_borrowed_fd(stdout, PollFlags::OUT)];
+    let ready = fd::poll(&mut stdout, Some(READERS_PATIENCE)).is_ok_and(|n| n == 1);
+    if ready && stdout[0].revents().contains(PollFlags::OUT) {
         let _ = io::stdout().write_all(line.as_bytes());
         let _ = io::stdout().flush();
     }

@@ -42,7 +42,7 @@ impl App {
     /// # Errors
     /// What registering the descriptor answers.
     pub fn new(link: Link) -> io::Result<Rc<App>> {
-        crate::sys::fd::set_nonblocking(&link)?;
+        rustix::io::ioctl_fionbio(&link, true)?;
         Ok(Rc::new(App {
             link: crate::sys::fd::watch_readable(link)?,
             state: watch::Sender::new(State::Building),

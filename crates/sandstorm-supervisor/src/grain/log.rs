@@ -8,11 +8,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::fs::OFlags;
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
@@ -91,7 +92,7 @@ impl Log {
             let mut rest = &bytes[..];
             while !rest.is_empty() {
                 // A full disk loses log lines, nothing else.
-                match fd::write(file.as_raw_fd(), rest) {
+                match rustix::io::write(file, rest) {
                     Ok(n) => rest = &rest[n..],
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                     Err(_) => break,
@@ -109,7 +110,7 @@ impl Log {
 
     /// The present file becomes `log.1`, whose predecessor goes.
     fn rotate(&self) {
-        if fd::rename(self.dir.as_fd(), c"log", c"log.1").is_ok() {
+        if rustix::fs::renameat(&self.dir, c"log", &self.dir, c"log.1").is_ok() {
             match open_file(&self.dir) {
                 Ok((file, size)) => {
                     *self.file.borrow_mut() = Some(file);
@@ -145,14 +146,13 @@ impl Log {
 }
 
 fn open_file(dir: &OwnedFd) -> io::Result<(OwnedFd, u64)> {
-    let file = fd::openat2(
+    let file = fd::create_in(
         dir.as_fd(),
         c"log",
-        libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_NONBLOCK,
+        OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK,
         0o600,
-        fd::BENEATH,
     )?;
-    let stat = fd::stat(file.as_fd())?;
+    let stat = rustix::fs::fstat(&file)?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(io::Error::other("`log` is not a regular file"));
     }
@@ -160,12 +160,10 @@ fn open_file(dir: &OwnedFd) -> io::Result<(OwnedFd, u64)> {
 }
 
 fn read_tail(dir: &OwnedFd, name: &std::ffi::CStr, amount: u64) -> Vec<u8> {
-    let Ok(file) =
-        fd::openat2(dir.as_fd(), name, libc::O_RDONLY | libc::O_NONBLOCK, 0, fd::BENEATH)
-    else {
+    let Ok(file) = fd::open_in(dir, name, OFlags::RDONLY | OFlags::NONBLOCK) else {
         return Vec::new();
     };
-    let size = fd::stat(file.as_fd()).map_or(0, |s| u64::try_from(s.st_size).unwrap_or(0));
+    let size = rustix::fs::fstat(&file).map_or(0, |s| u64::try_from(s.st_size).unwrap_or(0));
     let mut bytes = vec![0; usize::try_from(amount.min(size)).unwrap_or(0)];
     let mut file = std::fs::File::from(file);
     let read = io::Seek::seek(&mut file, io::SeekFrom::Start(size - bytes.len() as u64))

@@ -11,6 +11,8 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::OFlags;
+
 use crate::privileged::quota;
 use crate::sys::fd;
 use crate::sys::quota::{project, set_project};
@@ -42,13 +44,13 @@ pub fn settle(data: BorrowedFd<'_>, most: u64) -> io::Result<()> {
 
 fn open(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     // Without waiting: it may be a pipe by now.
-    fd::openat2(dir, name, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW, 0, fd::BENEATH)
+    fd::open_in(dir, name, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW)
 }
 
 /// Files and directories below `top`. Links, pipes and sockets, which take next to nothing, cannot
 /// be opened and keep the number they have.
 fn renumber(top: BorrowedFd<'_>, number: u32, most: u64) -> io::Result<()> {
-    let own = fd::stat(top)?;
+    let own = rustix::fs::fstat(top)?;
     let enough = most.saturating_mul(2).saturating_add(10_000);
     let mut seen = 0;
     let mut stack = vec![Level::new(open(top, c".")?)?];
@@ -64,8 +66,8 @@ fn renumber(top: BorrowedFd<'_>, number: u32, most: u64) -> io::Result<()> {
             continue;
         }
         let dir = level.dir.as_fd();
-        let stat = fd::openat2(dir, &name, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH)
-            .and_then(|entry| fd::stat(entry.as_fd()))?;
+        let entry = fd::open_in(dir, &name, OFlags::PATH | OFlags::NOFOLLOW)?;
+        let stat = rustix::fs::fstat(&entry)?;
         let kind = stat.st_mode & libc::S_IFMT;
         if stat.st_dev != own.st_dev || ![libc::S_IFREG, libc::S_IFDIR].contains(&kind) {
             continue;

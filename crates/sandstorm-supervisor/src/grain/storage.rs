@@ -9,9 +9,10 @@
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use sandstorm_schema::limits::grain_reserve;
 use tokio::time::Instant;
 
@@ -66,7 +67,7 @@ impl Walk {
 /// # Errors
 /// When `top` itself cannot be read.
 pub async fn measure(top: &OwnedFd, most: u64) -> io::Result<Walk> {
-    let own = fd::stat(top.as_fd())?;
+    let own = rustix::fs::fstat(top)?;
     let mut walk = Walk::default();
     let mut seen = HashSet::new();
     let mut stack = vec![open_dir(top, CString::default())?];
@@ -86,8 +87,7 @@ pub async fn measure(top: &OwnedFd, most: u64) -> io::Result<Walk> {
         if looked % BATCH == 0 {
             tokio::task::yield_now().await;
         }
-        let opened =
-            fd::openat2(level.dir.as_fd(), &name, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH);
+        let opened = fd::open_in(&level.dir, &name, OFlags::PATH | OFlags::NOFOLLOW);
         let entry = match opened {
             Ok(entry) => entry,
             Err(e) => {
@@ -99,7 +99,7 @@ pub async fn measure(top: &OwnedFd, most: u64) -> io::Result<Walk> {
                 continue;
             }
         };
-        let Ok(stat) = fd::stat(entry.as_fd()) else {
+        let Ok(stat) = rustix::fs::fstat(&entry) else {
             continue;
         };
         if stat.st_dev != own.st_dev {
@@ -144,13 +144,7 @@ struct Level {
 }
 
 fn open_dir(at: &OwnedFd, name: CString) -> io::Result<Level> {
-    let dir = fd::openat2(
-        at.as_fd(),
-        c".",
-        libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW,
-        0,
-        fd::BENEATH,
-    )?;
+    let dir = fd::open_in(at, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
     let entries = nix::dir::Dir::from_fd(dir.try_clone()?)?.into_iter();
     Ok(Level { name, dir, entries })
 }
@@ -204,8 +198,10 @@ const SHORT_WALK: Duration = Duration::from_millis(100);
 const MAX_ALARMS: u32 = 5;
 impl Space {
     fn of(top: &OwnedFd) -> Space {
-        let (free, total) = fd::space(top.as_fd()).unwrap_or_default();
-        Space { free, reserve: grain_reserve(total) }
+        let Ok(all) = rustix::fs::fstatvfs(top) else { return Space::default() };
+        let bytes = |blocks: u64| blocks.saturating_mul(all.f_frsize);
+        // What is left to a user who is not root.
+        Space { free: bytes(all.f_bavail), reserve: grain_reserve(bytes(all.f_blocks)) }
     }
 
     /// Nearly none is left. `more`: bytes that must be there beyond the reserve.

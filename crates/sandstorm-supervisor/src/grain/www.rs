@@ -7,7 +7,10 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 
 use crate::sys::fd;
 
@@ -21,20 +24,15 @@ pub enum Found {
 }
 
 /// Links inside `www` are followed, out of it never; magic links do not exist there.
-const WITHIN: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_XDEV;
+const WITHIN: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
 
 /// Looks up `path` (relative to `www`, leading slashes ignored).
 ///
 /// # Errors
 /// Only for trouble that is not the path's, such as too many open files.
 pub fn find(grain: &OwnedFd, path: &str) -> io::Result<Found> {
-    let Ok(www) = fd::openat2(
-        grain.as_fd(),
-        c"sandbox/www",
-        libc::O_PATH | libc::O_DIRECTORY,
-        0,
-        fd::BENEATH,
-    ) else {
+    let Ok(www) = fd::open_in(grain, c"sandbox/www", OFlags::PATH | OFlags::DIRECTORY) else {
         return Ok(Found::Nothing);
     };
     let relative = path.trim_start_matches('/');
@@ -45,20 +43,13 @@ pub fn find(grain: &OwnedFd, path: &str) -> io::Result<Found> {
         return Ok(Found::Nothing);
     };
     // Not blocking on a FIFO that the app put there.
-    let opened = match fd::openat2(
-        www.as_fd(),
-        &relative,
-        libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY,
-        0,
-        WITHIN,
-    ) {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = match openat2(&www, &relative, flags, Mode::empty(), WITHIN) {
         Ok(opened) => opened,
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
-            return Err(e);
-        }
+        Err(e @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(e.into()),
         Err(_) => return Ok(Found::Nothing),
     };
-    let stat = fd::stat(opened.as_fd())?;
+    let stat = rustix::fs::fstat(&opened)?;
     Ok(match stat.st_mode & libc::S_IFMT {
         libc::S_IFREG => Found::File(File::from(opened), u64::try_from(stat.st_size).unwrap_or(0)),
         libc::S_IFDIR => Found::Directory,

@@ -12,8 +12,12 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{AtFlags, OFlags};
+use rustix::io::Errno;
+
 use crate::helper::Handle;
-use crate::sys::{creds, fd};
+use crate::sys::fd;
 
 /// Groups are root's, and looked into by a process that has the caller's gid and no rights.
 const OPEN: u32 = 0o750;
@@ -100,7 +104,7 @@ impl Groups {
                 self.limited[number] = 2;
             }
         }
-        if let Ok(file) = fd::open_in(dir.as_fd(), c"cgroup.kill", libc::O_WRONLY) {
+        if let Ok(file) = fd::open_in(dir, c"cgroup.kill", OFlags::WRONLY) {
             self.handles.push((Handle::Kill, file));
         }
         if let Ok(dir) = dir.try_clone() {
@@ -117,7 +121,7 @@ impl Groups {
                 continue;
             }
             let Some(dir) = v1_group(&own, &name, number) else { continue };
-            let Ok(entrance) = fd::open_in(dir.as_fd(), c"tasks", libc::O_WRONLY) else { continue };
+            let Ok(entrance) = fd::open_in(&dir, c"tasks", OFlags::WRONLY) else { continue };
             if limit(dir.as_fd(), number, V1, share) {
                 self.limited[number] = 1;
                 self.entrances.push(entrance);
@@ -150,17 +154,19 @@ fn v1_group(own: &str, name: &str, number: usize) -> Option<OwnedFd> {
         })
     };
     // Neither another caller's nor one that whoever owns the parent has made.
-    let wanted = (0, creds::gid(), OPEN | libc::S_IFDIR);
+    let wanted = (0, rustix::process::getgid().as_raw(), OPEN | libc::S_IFDIR);
     let ours = |dir: &OwnedFd| {
-        fd::stat(dir.as_fd()).is_ok_and(|s| (s.st_uid, s.st_gid, s.st_mode) == wanted)
+        rustix::fs::fstat(dir).is_ok_and(|s| (s.st_uid, s.st_gid, s.st_mode) == wanted)
     };
     let again = make_dir(parent.as_fd(), name).ok().filter(|dir| quiet(dir) && ours(dir));
     again.or_else(|| fresh_group(parent.as_fd(), name).ok())
 }
 
 fn memory_alarm(group: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let (alarm, events) =
-        (fd::eventfd()?, fd::open_in(group, c"memory.oom_control", libc::O_RDONLY)?);
+    let (alarm, events) = (
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        fd::open_in(group, c"memory.oom_control", OFlags::RDONLY)?,
+    );
     let line = format!("{} {}", alarm.as_raw_fd(), events.as_raw_fd());
     fd::write_in(group, c"cgroup.event_control", &line).map(|()| alarm)
 }
@@ -212,8 +218,8 @@ fn hand_down(group: BorrowedFd<'_>) -> bool {
 
 fn hierarchy(path: &str, magic: i64) -> Option<OwnedFd> {
     let path = CString::new(path).ok()?;
-    let dir = fd::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0).ok()?;
-    (fd::filesystem_magic(dir.as_fd()).ok()? == magic).then_some(dir)
+    let dir = fd::open(&path, OFlags::PATH | OFlags::DIRECTORY).ok()?;
+    (rustix::fs::fstatfs(&dir).ok()?.f_type == magic).then_some(dir)
 }
 
 /// A directory of a hierarchy by the path that the kernel told; one outside our control group
@@ -221,7 +227,7 @@ fn hierarchy(path: &str, magic: i64) -> Option<OwnedFd> {
 fn beneath(top: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
     let relative = path.trim_start_matches('/');
     let relative = if relative.is_empty() { "." } else { relative };
-    fd::open_in(top, &CString::new(relative)?, libc::O_PATH | libc::O_DIRECTORY)
+    fd::open_in(top, &CString::new(relative)?, OFlags::PATH | OFlags::DIRECTORY)
 }
 
 fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
@@ -235,24 +241,25 @@ fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
 /// dying that is refused, and the next name is taken: a group must not be used again after
 /// cgroup.kill, because Linux 6.14 and later kill whoever is born into one.
 fn fresh_group(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    let mut made = Err(io::ErrorKind::AlreadyExists.into());
     for n in 0..8 {
         let name = if n == 0 { name.to_owned() } else { format!("{name}.{n}") };
         let text = CString::new(name.as_str())?;
-        let _ = fd::rmdirat(parent, &text);
-        made = fd::mkdirat(parent, &text, OPEN).and_then(|()| beneath(parent, &name));
-        if !matches!(&made, Err(e) if e.kind() == io::ErrorKind::AlreadyExists) {
-            break;
+        let _ = rustix::fs::unlinkat(parent, &text, AtFlags::REMOVEDIR);
+        match rustix::fs::mkdirat(parent, &text, OPEN.into()) {
+            Err(Errno::EXIST) => {}
+            other => {
+                other?;
+                return beneath(parent, &name);
+            }
         }
     }
-    made
+    Err(Errno::EXIST.into())
 }
 
 fn text_at(group: BorrowedFd<'_>, file: &CStr) -> String {
     let mut text = [0; 512];
-    let n = fd::open_in(group, file, libc::O_RDONLY)
-        .and_then(|f| fd::read(f.as_raw_fd(), &mut text))
-        .unwrap_or(0);
+    let n =
+        fd::open_in(group, file, OFlags::RDONLY).and_then(|f| fd::read(&f, &mut text)).unwrap_or(0);
     String::from_utf8_lossy(&text[..n]).into_owned()
 }
 
@@ -268,7 +275,7 @@ mod tests {
         assert_eq!(path_in(text, "cpu"), Some("/"));
         assert_eq!(path_in(text, "memory"), Some("/user/box"));
         assert_eq!(path_in(text, "blkio"), None);
-        let tmp = fd::open(c"/tmp", libc::O_PATH | libc::O_DIRECTORY, 0).unwrap();
+        let tmp = fd::open(c"/tmp", OFlags::PATH | OFlags::DIRECTORY).unwrap();
         assert!(beneath(tmp.as_fd(), "/../etc").is_err());
     }
 }

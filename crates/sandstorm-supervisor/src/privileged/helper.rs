@@ -10,7 +10,12 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use rustix::net::SocketType;
 
 use super::groups::{Groups, Share};
 use super::{IdMap, quota, slot, write_maps};
@@ -24,7 +29,7 @@ use sandstorm_schema::grain_limits;
 
 /// Seconds that the other side may take before each of the two things that it asks: it may wait for a
 /// grain's lock, and number the files of a restored grain.
-const PATIENCE: i64 = 600;
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What the helper begins with: all that can be made before it is told anything.
 #[derive(Debug)]
@@ -44,7 +49,7 @@ pub struct Errand<'a> {
 /// # Errors
 /// What the kernel answers.
 pub fn fork(one_thread: &SingleThread, errand: Errand<'_>) -> io::Result<(OwnedFd, Child)> {
-    let (socket, helpers) = fd::socketpair(libc::SOCK_SEQPACKET)?;
+    let (socket, helpers) = fd::socketpair(SocketType::SEQPACKET)?;
     match process::clone(one_thread, 0, None)? {
         Forked::Parent(process) => Ok((socket, process)),
         Forked::Child => {
@@ -60,14 +65,14 @@ pub fn fork(one_thread: &SingleThread, errand: Errand<'_>) -> io::Result<(OwnedF
 /// Keeps nothing that the other side's end should end, hears no terminal (its keys signal a whole
 /// group, without asking for rights), and waits for nobody for ever.
 fn settle(helpers: &OwnedFd, errand: &Errand<'_>) -> io::Result<()> {
-    process::new_session()?;
+    rustix::process::setsid()?;
     let mut keep =
         vec![helpers.as_fd(), errand.slot, errand.init.pidfd.as_fd(), errand.orders.as_fd()];
     keep.extend(errand.groups.unified.as_ref().map(AsFd::as_fd));
     namespaces::close_all_but(&keep)?;
     fd::close_between(0, 2)?;
     fd::ensure_standard_fds()?;
-    fd::set_patience(helpers.as_fd(), PATIENCE)
+    fd::set_patience(helpers, PATIENCE)
 }
 
 /// The helper's whole life.
@@ -75,7 +80,7 @@ fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: Errand<'_>) -> Res
     let Errand { caller, number, mut groups, init, orders, .. } = errand;
     let mut bytes = [0; 32];
     // Nothing but the end of the other side: it had something else to do.
-    let mut hear = || match fd::receive_with(socket.as_fd(), &mut bytes) {
+    let mut hear = || match fd::receive_with(socket, &mut bytes) {
         Ok((0, _)) => process::exit_now(0),
         Ok((length, fds)) => Ok((bytes[..length].to_vec(), fds)),
         Err(e) => Err(Step::Ask.failed()(e)),
@@ -95,7 +100,7 @@ fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: Errand<'_>) -> Res
     let (asked, given) = hear()?;
     let (mut kind, mut trees, mut quota) = (Kind::Trial, Vec::new(), false);
     if let Ok([package, data, lock]) = <[OwnedFd; 3]>::try_from(given) {
-        if fd::stat(data.as_fd()).map_err(Step::Owner.failed())?.st_uid != caller.uid {
+        if rustix::fs::fstat(&data).map_err(Step::Owner.failed())?.st_uid != caller.uid {
             return Err(Failed { step: Step::Owner, errno: libc::EACCES });
         }
         quota = quota::limit(data.as_fd(), &asked);
@@ -151,8 +156,8 @@ fn mounts(
     userns: Option<BorrowedFd<'_>>,
 ) -> io::Result<[OwnedFd; 2]> {
     let tree = |dir: &OwnedFd, attributes| {
-        let tree = mount::clone_tree(dir.as_fd())?;
-        mount::set_attributes(tree.as_fd(), attributes, userns).map(|()| tree)
+        let tree = mount::clone_tree(dir)?;
+        mount::set_attributes(&tree, attributes, userns).map(|()| tree)
     };
     Ok([tree(package, mount::package_flags())?, tree(data, mount::data_flags())?])
 }
@@ -165,14 +170,14 @@ fn id_map_namespace(one_thread: &SingleThread, map: IdMap) -> io::Result<OwnedFd
         Forked::Child => {
             // Until the parent closes its end, or dies.
             drop(held);
-            let _ = fd::read(hold.as_raw_fd(), &mut [0]);
+            let _ = fd::read(&hold, &mut [0]);
             process::exit_now(0)
         }
         Forked::Parent(child) => {
             let made = write_maps(&child, map, true).and_then(|()| {
                 // Nobody else has its number before it is waited for.
                 let path = CString::new(format!("/proc/{}/ns/user", child.pid))?;
-                fd::open(&path, libc::O_RDONLY, 0)
+                fd::open(&path, OFlags::RDONLY)
             });
             drop(held);
             process::wait_for(child.pid).and(made)

@@ -29,9 +29,12 @@ mod slot;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::OFlags;
+use rustix::net::SocketType;
+
 use self::groups::Groups;
 use self::helper::Errand;
-use crate::error::Error;
+use crate::error::{Error, StepError, step};
 use crate::helper::{Failed, Helper, Step};
 use crate::init::{self, Start};
 use crate::link::Link;
@@ -81,14 +84,15 @@ pub struct Rooted {
 /// another owner than root.
 pub fn begin(one_thread: &SingleThread) -> Result<Begun, Error> {
     reset::first_steps(one_thread)?;
-    let (real, _, saved) = creds::uids();
-    let caller = Caller { uid: real, gid: creds::gid() };
+    let ids = nix::unistd::getresuid().map_err(Error::kernel("read the uids"))?;
+    let (real, saved) = (ids.real.as_raw(), ids.saved.as_raw());
+    let caller = Caller { uid: real, gid: rustix::process::getgid().as_raw() };
     let (mode, bit_ignored) = mode(real, saved)?;
     let (link, inits_link) = Link::pair().map_err(Error::kernel("make the link to init"))?;
     let (app, inits_app) =
-        fd::socketpair(libc::SOCK_STREAM).map_err(Error::kernel("make the app's socket"))?;
+        fd::socketpair(SocketType::STREAM).map_err(Error::kernel("make the app's socket"))?;
     let (output, inits_output) = fd::pipe().map_err(Error::kernel("make the log pipe"))?;
-    let null = fd::open(c"/dev/null", libc::O_RDWR, 0).map_err(Error::kernel("open /dev/null"))?;
+    let null = fd::open(c"/dev/null", OFlags::RDWR).map_err(Error::kernel("open /dev/null"))?;
     let ends = init::Ends { link: inits_link, app: inits_app, output: inits_output, null };
     let half = match mode {
         Mode::UserNamespace => Half::Own(ends),
@@ -107,8 +111,8 @@ fn by_root(one_thread: &SingleThread, caller: Caller, ends: init::Ends) -> Resul
         .and_then(|()| creds::set_dumpable(false));
     all.map_err(Step::Begin.failed())?;
     // No preference of the caller's for our being killed first, or never, when memory is short.
-    let _ = fd::open(c"/proc/self", libc::O_PATH | libc::O_DIRECTORY, 0)
-        .and_then(|own| fd::write_in(own.as_fd(), c"oom_score_adj", "0"));
+    let _ = fd::open(c"/proc/self", OFlags::PATH | OFlags::DIRECTORY)
+        .and_then(|own| fd::write_in(&own, c"oom_score_adj", "0"));
     let (number, slot, inits_slot) = slot::take()?;
     let mut groups = Groups::to_be_born_in(&number.to_string(), true);
     // Init's orders come from the helper alone: it still can be root's number when it waits for them,
@@ -128,7 +132,7 @@ fn by_root(one_thread: &SingleThread, caller: Caller, ends: init::Ends) -> Resul
     drop((ends, inits_orders));
     // Hundreds of spinning processes of the app must not keep init from ending them. The app
     // itself starts with the usual niceness; where we may not do this it takes a little longer.
-    let _ = process::set_priority(init.pid, -20);
+    let _ = rustix::process::setpriority_process(Some(init.pid), -20);
     let errand = Errand { caller, number, slot: inits_slot.as_fd(), groups, init: &init, orders };
     let (socket, helper) = helper::fork(one_thread, errand).map_err(|e| {
         // It ends without orders.
@@ -141,8 +145,8 @@ fn by_root(one_thread: &SingleThread, caller: Caller, ends: init::Ends) -> Resul
 /// The mode, and whether a setuid bit had no effect. By now the effective uid is the caller's; the
 /// saved one is what the file's bit gave.
 fn mode(real: u32, saved: u32) -> Result<(Mode, bool), Error> {
-    let own = fd::open(c"/proc/self/exe", libc::O_PATH, 0)
-        .and_then(|exe| fd::stat(exe.as_fd()))
+    let own = fd::open(c"/proc/self/exe", OFlags::PATH)
+        .and_then(|exe| Ok(rustix::fs::fstat(exe)?))
         .map_err(Error::kernel("look at the program's own file (/proc/self/exe)"))?;
     match (saved, real) {
         (0, 0) => Ok((Mode::Root, false)),
@@ -161,9 +165,8 @@ fn mode(real: u32, saved: u32) -> Result<(Mode, bool), Error> {
 /// locked, no_new_privs, not dumpable, the caller's ids everywhere, no supplementary group. (Without
 /// root's help the process stays the caller's to look into until it has written init's id maps, since
 /// its own files in /proc are the caller's only so long.)
-fn give_up(mode: Mode, caller: Caller) -> Result<(), (&'static str, io::Error)> {
-    let step = |what, result: io::Result<()>| result.map_err(|e| (what, e));
-    step("set no_new_privs", creds::set_no_new_privs())?;
+fn give_up(mode: Mode, caller: Caller) -> Result<(), StepError> {
+    step("set no_new_privs", rustix::thread::set_no_new_privs(true))?;
     if mode != Mode::UserNamespace {
         step("take root's rights to drop them", creds::set_effective_uid(0))?;
         match creds::clear_groups() {
@@ -201,7 +204,7 @@ pub fn clone_init(one_thread: &SingleThread, groups: &mut Groups) -> io::Result<
     process::begin_elsewhere(child);
     if !joined && let Some(dir) = groups.unified.take() {
         // It waits meanwhile.
-        if fd::write_in(dir.as_fd(), c"cgroup.procs", &child.pid.to_string()).is_err() {
+        if fd::write_in(&dir, c"cgroup.procs", &child.pid.to_string()).is_err() {
             process::kill(child.pid, libc::SIGKILL)?;
             process::wait_for(child.pid)?;
             return clone_init(one_thread, groups);
@@ -224,17 +227,17 @@ pub struct IdMap {
 /// EPERM where the kernel or an LSM does not let us use user namespaces.
 pub fn write_maps(child: &Child, map: IdMap, privileged: bool) -> io::Result<()> {
     let path = std::ffi::CString::new(format!("/proc/{}", child.pid))?;
-    let process = fd::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    let process = fd::open(&path, OFlags::PATH | OFlags::DIRECTORY)?;
     // Not another process that has got its number meanwhile.
     if !process::is_unreaped(child) {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     if !privileged {
-        fd::write_in(process.as_fd(), c"setgroups", "deny")?;
+        fd::write_in(&process, c"setgroups", "deny")?;
     }
     let line = |inside: u32, outside: u32| format!("{inside} {outside} 1");
-    fd::write_in(process.as_fd(), c"uid_map", &line(map.inside.0, map.outside.0))?;
-    fd::write_in(process.as_fd(), c"gid_map", &line(map.inside.1, map.outside.1))
+    fd::write_in(&process, c"uid_map", &line(map.inside.0, map.outside.0))?;
+    fd::write_in(&process, c"gid_map", &line(map.inside.1, map.outside.1))
 }
 
 #[cfg(test)]
@@ -254,13 +257,13 @@ mod tests {
     /// Where the machine has control groups of version 2 at all; with which controllers does not matter.
     #[test]
     fn the_group_that_init_was_born_into_is_kept() {
-        let directory = libc::O_PATH | libc::O_DIRECTORY;
+        let directory = OFlags::PATH | OFlags::DIRECTORY;
         let name = CString::new(format!("sandstorm-test-{}", std::process::id())).unwrap();
         let made = [c"/sys/fs/cgroup/unified", c"/sys/fs/cgroup"].into_iter().find_map(|path| {
-            let top = fd::open(path, directory, 0).ok()?;
-            (fd::filesystem_magic(top.as_fd()).ok()? == groups::CGROUP2_MAGIC).then_some(())?;
-            fd::mkdirat(top.as_fd(), &name, 0o755).ok()?;
-            Some((fd::open_in(top.as_fd(), &name, directory).ok()?, top))
+            let top = fd::open(path, directory).ok()?;
+            (rustix::fs::fstatfs(&top).ok()?.f_type == groups::CGROUP2_MAGIC).then_some(())?;
+            rustix::fs::mkdirat(&top, &name, 0o755.into()).ok()?;
+            Some((fd::open_in(&top, &name, directory).ok()?, top))
         });
         let Some((group, top)) = made else {
             println!("skipped: no control group can be made here");
@@ -274,7 +277,7 @@ mod tests {
         if let Ok(Forked::Parent(child)) = &forked {
             process::wait_for(child.pid).unwrap();
         }
-        fd::rmdirat(top.as_fd(), &name).unwrap();
+        rustix::fs::unlinkat(&top, &name, rustix::fs::AtFlags::REMOVEDIR).unwrap();
         assert!(forked.is_ok());
         assert!(groups.unified.is_some(), "its limits would never be set");
     }
@@ -291,11 +294,12 @@ mod tests {
         assert!(lines < 600, "{lines} lines of code: think again, or change docs/security.md");
     }
 
-    /// No parser of arguments, no home, no server, no library but the standard one and the ceilings.
+    /// No parser of arguments, no home, no server, no library but the standard one,
+    /// system calls and the ceilings.
     #[test]
     fn what_root_runs_calls_little_else() {
-        const MAY: [&str; 11] = [
-            "use crate::error::Error;",
+        const MAY: [&str; 13] = [
+            "use crate::error::",
             "use crate::helper::",
             "use crate::init::",
             "use crate::link::",
@@ -303,6 +307,8 @@ mod tests {
             "use crate::sandbox::namespaces",
             "use crate::sys::",
             "use sandstorm_schema::grain_limits;",
+            "use nix::",
+            "use rustix::",
             "use self::",
             "use std::",
             "use super::",

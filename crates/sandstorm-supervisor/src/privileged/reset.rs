@@ -9,6 +9,9 @@
 //! would be charged to the caller, whose quota of 200 keys ends before the 500th grain.
 #![forbid(unsafe_code)]
 
+use nix::sys::signal::Signal;
+use rustix::process::{Resource, geteuid, getuid};
+
 use crate::error::Error;
 use crate::sys::{creds, fd, process, signal};
 
@@ -16,17 +19,17 @@ use crate::sys::{creds, fd, process, signal};
 ///
 /// A caller could have set any of them to trip us between two steps. None is AS: some runtimes
 /// reserve address space that they never use, and the app inherits these.
-const LIMITS: &[(libc::__rlimit_resource_t, u64, u64)] = &[
-    (libc::RLIMIT_CORE, 0, 0),
-    (libc::RLIMIT_CPU, libc::RLIM_INFINITY, libc::RLIM_INFINITY),
-    (libc::RLIMIT_FSIZE, libc::RLIM_INFINITY, libc::RLIM_INFINITY),
-    (libc::RLIMIT_DATA, libc::RLIM_INFINITY, libc::RLIM_INFINITY),
-    (libc::RLIMIT_AS, libc::RLIM_INFINITY, libc::RLIM_INFINITY),
-    (libc::RLIMIT_STACK, 8 << 20, libc::RLIM_INFINITY),
-    (libc::RLIMIT_NOFILE, 1024, 4096),
-    (libc::RLIMIT_MEMLOCK, 64 << 10, 64 << 10),
-    (libc::RLIMIT_NICE, 0, 0),
-    (libc::RLIMIT_RTPRIO, 0, 0),
+const LIMITS: &[(Resource, Option<u64>, Option<u64>)] = &[
+    (Resource::Core, Some(0), Some(0)),
+    (Resource::Cpu, None, None),
+    (Resource::Fsize, None, None),
+    (Resource::Data, None, None),
+    (Resource::As, None, None),
+    (Resource::Stack, Some(8 << 20), None),
+    (Resource::Nofile, Some(1024), Some(4096)),
+    (Resource::Memlock, Some(64 << 10), Some(64 << 10)),
+    (Resource::Nice, Some(0), Some(0)),
+    (Resource::Rtprio, Some(0), Some(0)),
 ];
 
 /// Resets what exec hands on and puts root's rights aside. Must run before anything else in `main`.
@@ -34,7 +37,7 @@ const LIMITS: &[(libc::__rlimit_resource_t, u64, u64)] = &[
 /// # Errors
 /// Only for steps without which going on would be unsafe.
 pub fn first_steps(one_thread: &process::SingleThread) -> Result<(), Error> {
-    let (real, effective, _) = creds::uids();
+    let (real, effective) = (getuid().as_raw(), geteuid().as_raw());
     if effective != real {
         // Already so after a setuid exec unless fs.suid_dumpable says otherwise.
         creds::set_dumpable(false).map_err(Error::kernel("make the process undumpable"))?;
@@ -45,8 +48,8 @@ pub fn first_steps(one_thread: &process::SingleThread) -> Result<(), Error> {
 
     signal::reset_all().map_err(Error::kernel("reset signals"))?;
     // A closed stdout and a file size limit become errors that are handled, not deaths.
-    signal::ignore(libc::SIGPIPE);
-    signal::ignore(libc::SIGXFSZ);
+    signal::ignore(Signal::SIGPIPE);
+    signal::ignore(Signal::SIGXFSZ);
     signal::stop_timers();
 
     for (resource, soft, hard) in LIMITS {
@@ -54,7 +57,7 @@ pub fn first_steps(one_thread: &process::SingleThread) -> Result<(), Error> {
             .map_err(Error::kernel("reset resource limits"))?;
     }
     // Control groups are looked into by processes without rights; whatever else is made names its mode.
-    process::set_umask(0o022);
+    rustix::process::umask(0o022.into());
     process::reset_scheduling();
     leave_terminal();
     // Nothing below needs root's rights but the steps that take them back by name.
@@ -68,11 +71,11 @@ pub fn first_steps(one_thread: &process::SingleThread) -> Result<(), Error> {
 
 /// A grain outlives the terminal and the shell that started it.
 fn leave_terminal() {
-    if process::new_session().is_err() {
+    if rustix::process::setsid().is_err() {
         // We lead a process group already (started from an interactive shell), so the session
         // stays; giving up its terminal is enough. If we lead the session, the kernel sends
         // SIGHUP to the foreground group, which may be us.
-        signal::ignore(libc::SIGHUP);
+        signal::ignore(Signal::SIGHUP);
         process::give_up_terminal();
     }
 }

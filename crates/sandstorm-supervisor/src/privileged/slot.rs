@@ -6,11 +6,14 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::helper::{Failed, Step};
-use crate::sys::{fd, process};
+use crate::sys::fd;
 
 /// First uid of the range; far above what distributions, directories and subuid files give out.
 pub const FIRST_UID: u32 = 0x6000_0000;
@@ -29,33 +32,31 @@ const ATTEMPTS: u32 = 200;
 /// # Errors
 /// When /run/sandstorm-uid cannot be made or is not root's own, or all slots are taken.
 pub fn take() -> Result<(u32, OwnedFd, OwnedFd), Failed> {
-    let directory = libc::O_PATH | libc::O_DIRECTORY;
-    let run = fd::open(c"/run", directory, 0).map_err(Step::SlotDirectory.failed())?;
-    fd::ensure_dir(run.as_fd(), c"sandstorm-uid", 0o700).map_err(Step::SlotDirectory.failed())?;
-    let dir = fd::open_in(run.as_fd(), c"sandstorm-uid", directory)
-        .map_err(Step::SlotDirectory.failed())?;
-    let stat = fd::stat(dir.as_fd()).map_err(Step::SlotDirectory.failed())?;
+    let directory = OFlags::PATH | OFlags::DIRECTORY;
+    let run = fd::open(c"/run", directory).map_err(Step::SlotDirectory.failed())?;
+    fd::ensure_dir(&run, c"sandstorm-uid", 0o700).map_err(Step::SlotDirectory.failed())?;
+    let dir =
+        fd::open_in(&run, c"sandstorm-uid", directory).map_err(Step::SlotDirectory.failed())?;
+    let stat = rustix::fs::fstat(&dir).map_err(Step::SlotDirectory.failed())?;
     if stat.st_uid != 0 || stat.st_mode & 0o077 != 0 {
-        return Err(Step::SlotOwner.failed()(io::ErrorKind::PermissionDenied.into()));
+        return Err(Step::SlotOwner.failed()(Errno::ACCESS));
     }
     let mut among = LOWEST;
     for attempt in 0..ATTEMPTS {
         // Any number will do; only two starts at once should not follow each other.
-        let (_, now) = process::clock(libc::CLOCK_MONOTONIC);
+        let now = clock_gettime(ClockId::Monotonic).tv_nsec;
         let number =
             (now as u32 / 64).wrapping_add(std::process::id()).wrapping_add(attempt) % among;
         among = (among + among / 2).min(SLOTS);
         let name = CString::new(number.to_string()).unwrap_or_default();
         // Never written: the descriptor goes to a process without rights.
-        let open = || {
-            fd::openat2(dir.as_fd(), &name, libc::O_RDONLY | libc::O_CREAT, 0o600, fd::BENEATH)
-                .map_err(Step::Slot.failed())
-        };
+        let open =
+            || fd::create_in(&dir, &name, OFlags::RDONLY, 0o600).map_err(Step::Slot.failed());
         let (ours, inits) = (open()?, open()?);
         let taken = fd::try_lock_for_two(ours.as_fd(), inits.as_fd());
         if taken.map_err(Step::Slot.failed())? {
             return Ok((number, ours, inits));
         }
     }
-    Err(Step::Slot.failed()(io::Error::from_raw_os_error(libc::EAGAIN)))
+    Err(Step::Slot.failed()(Errno::AGAIN))
 }

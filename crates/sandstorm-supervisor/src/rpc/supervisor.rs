@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,7 +25,6 @@ use crate::grain::book::Book;
 use crate::grain::life::Life;
 use crate::grain::log::Log;
 use crate::grain::www::{self, Found};
-use crate::sys::fd;
 
 /// How long the app may take over a question of ours; its own callers set their own limits.
 const APP_ANSWER: Duration = Duration::from_secs(60);
@@ -132,7 +131,7 @@ impl supervisor::Server for SupervisorImpl {
         _: supervisor::SyncStorageResults,
     ) -> Result<(), Error> {
         // Blocks this process; only this grain waits for it.
-        fd::syncfs(self.0.dir.as_fd()).map_err(|e| Error::failed(format!("syncfs: {e}")))
+        rustix::fs::syncfs(&self.0.dir).map_err(|e| Error::failed(format!("syncfs: {e}")))
     }
 
     async fn shutdown(

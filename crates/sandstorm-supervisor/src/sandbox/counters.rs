@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::OFlags;
 
 use super::limits::Limits;
 use crate::helper::Handle;
@@ -91,7 +93,7 @@ impl Watch {
                 _ => ([Handle::Memory, Handle::Pids, Handle::Cpu][number], one),
             };
             let (_, dir) = handles.iter().find(|(handle, _)| *handle == holder)?;
-            fd::open_in(dir.as_fd(), name, libc::O_RDONLY).ok()
+            fd::open_in(dir, name, OFlags::RDONLY).ok()
         };
         let events = open(MEMORY, [c"memory.oom_control", c"memory.events"]);
         let counters = Counters {
@@ -116,7 +118,7 @@ impl Watch {
 
 fn text(file: BorrowedFd<'_>) -> String {
     let mut buffer = [0; 1024];
-    let n = fd::read_at(file.as_raw_fd(), &mut buffer, 0).unwrap_or(0);
+    let n = rustix::io::pread(file, &mut buffer, 0).unwrap_or(0);
     String::from_utf8_lossy(&buffer[..n]).into_owned()
 }
 

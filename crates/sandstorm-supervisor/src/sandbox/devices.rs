@@ -6,7 +6,9 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, OFlags};
 
 use crate::sys::{fd, mount};
 
@@ -29,9 +31,9 @@ pub fn make_empty() -> io::Result<OwnedFd> {
         &[(c"size", c"64k"), (c"nr_inodes", c"16"), (c"mode", c"0755")],
         mount::NOSUID | mount::NOEXEC | mount::NODEV,
     )?;
-    fd::mkdirat(dev.as_fd(), c"shm", 0o755)?;
+    rustix::fs::mkdirat(&dev, c"shm", 0o755.into())?;
     for (name, _) in NODES {
-        fd::mknodat(dev.as_fd(), name, libc::S_IFREG | 0o600, 0)?;
+        rustix::fs::mknodat(&dev, *name, FileType::RegularFile, 0o600.into(), 0)?;
     }
     Ok(dev)
 }
@@ -43,11 +45,11 @@ pub fn make_empty() -> io::Result<OwnedFd> {
 /// What the kernel answers.
 pub fn bind_nodes(dev: BorrowedFd<'_>) -> io::Result<()> {
     for (name, host) in NODES {
-        let source = fd::open(host, libc::O_PATH | libc::O_NOFOLLOW, 0)?;
-        let node = mount::clone_tree(source.as_fd())?;
-        mount::set_attributes(node.as_fd(), mount::RDONLY | mount::NOSUID | mount::NOEXEC, None)?;
-        let target = fd::openat2(dev, name, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH)?;
-        mount::attach(node.as_fd(), target.as_fd())?;
+        let source = fd::open(host, OFlags::PATH | OFlags::NOFOLLOW)?;
+        let node = mount::clone_tree(&source)?;
+        mount::set_attributes(&node, mount::RDONLY | mount::NOSUID | mount::NOEXEC, None)?;
+        let target = fd::open_in(dev, name, OFlags::PATH | OFlags::NOFOLLOW)?;
+        mount::attach(&node, &target)?;
     }
     mount::set_attributes(dev, mount::RDONLY, None)
 }

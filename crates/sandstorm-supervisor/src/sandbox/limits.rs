@@ -9,6 +9,8 @@ use sandstorm_schema::grain_limits::{self, find};
 
 use crate::error::Error;
 use crate::sys::process;
+use rustix::io::Errno;
+use rustix::process::Resource;
 
 /// The limits of one grain, in the units of `TABLE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,25 +72,26 @@ impl Limits {
     /// # Errors
     /// The kernel's refusal.
     pub fn apply_to_self(&self, floor: Floor) -> std::io::Result<()> {
-        process::set_limit(libc::RLIMIT_NOFILE, self.files.min(1024), self.files)?;
-        process::set_limit(libc::RLIMIT_SIGPENDING, 4096, 4096)?;
-        process::set_limit(libc::RLIMIT_MSGQUEUE, 0, 0)?;
+        let set = |resource, soft, hard| process::set_limit(resource, Some(soft), Some(hard));
+        set(Resource::Nofile, self.files.min(1024), self.files)?;
+        set(Resource::Sigpending, 4096, 4096)?;
+        set(Resource::Msgqueue, 0, 0)?;
         if floor.processes {
             // One more for init. A control group is to be met first: it counts what it refuses.
             let most = self.pids + 1 + if floor.group { SPARE } else { 0 };
-            process::set_limit(libc::RLIMIT_NPROC, most, most)?;
+            set(Resource::Nproc, most, most)?;
         }
         if floor.memory {
             // Never AS: some runtimes reserve address space that they never use. This one counts
             // what can be written to, a process at a time.
-            process::set_limit(libc::RLIMIT_DATA, self.memory, self.memory)?;
+            set(Resource::Data, self.memory, self.memory)?;
         }
         if floor.processor
-            && let Err(e) = process::set_priority(0, NICE)
+            && let Err(e) = rustix::process::setpriority_process(None, NICE)
             // Refused where the server itself steps back further: then so does the app.
-            && e.kind() != std::io::ErrorKind::PermissionDenied
+            && ![Errno::PERM, Errno::ACCESS].contains(&e)
         {
-            return Err(e);
+            return Err(e.into());
         }
         Ok(())
     }

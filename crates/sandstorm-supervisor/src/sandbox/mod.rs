@@ -41,14 +41,6 @@ use crate::privileged::{Begun, Half, IdMap, clone_init, write_maps};
 use crate::sys::creds;
 use crate::sys::process::{self, Forked, SingleThread};
 
-/// A step inside the sandbox and why it failed.
-pub type StepError = (&'static str, io::Error);
-
-/// Names the step of a result.
-pub fn step<T>(what: &'static str, result: io::Result<T>) -> Result<T, StepError> {
-    result.map_err(|e| (what, e))
-}
-
 /// The supervisor's ends of everything that leads into the sandbox, which may still be in the
 /// making.
 #[derive(Debug)]

@@ -7,12 +7,16 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use rustix::fs::OFlags;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::devices;
 use super::limits::Limits;
 use super::namespaces::INSIDE_ID;
-use super::{StepError, devices, step};
+use crate::error::{StepError, step};
 use crate::home::{self, GrainDirs};
 use crate::layers::{Layer, off};
 use crate::sys::{fd, mount};
@@ -42,12 +46,12 @@ pub fn prepare_inside(dirs: &GrainDirs) -> Result<Trees, StepError> {
         .map_err(|e| ("name the home", io::Error::other(e)))?;
     let home = step(
         "open the home again inside the namespace",
-        fd::open(&path, libc::O_PATH | libc::O_DIRECTORY, 0),
+        fd::open(&path, OFlags::PATH | OFlags::DIRECTORY),
     )?;
     let walk = |names: &[&CStr]| -> io::Result<OwnedFd> {
         let mut dir = home.try_clone()?;
         for name in names {
-            dir = home::open_below(dir.as_fd(), name, libc::O_PATH)?;
+            dir = home::open_below(dir.as_fd(), name, OFlags::PATH)?;
         }
         Ok(dir)
     };
@@ -59,8 +63,8 @@ pub fn prepare_inside(dirs: &GrainDirs) -> Result<Trees, StepError> {
     )?;
     for (first, second) in [(&dirs.package, &package), (&dirs.sandbox, &sandbox)] {
         let (a, b) = (
-            step("examine a directory", fd::stat(first.as_fd()))?,
-            step("examine a directory", fd::stat(second.as_fd()))?,
+            step("examine a directory", rustix::fs::fstat(first))?,
+            step("examine a directory", rustix::fs::fstat(second))?,
         );
         if (a.st_dev, a.st_ino) != (b.st_dev, b.st_ino) {
             return Err((
@@ -69,9 +73,9 @@ pub fn prepare_inside(dirs: &GrainDirs) -> Result<Trees, StepError> {
             ));
         }
     }
-    let tree = |dir: &OwnedFd, flags| {
-        let tree = mount::clone_tree(dir.as_fd())?;
-        mount::set_attributes(tree.as_fd(), flags, None)?;
+    let tree = |dir: &OwnedFd, flags| -> io::Result<OwnedFd> {
+        let tree = mount::clone_tree(dir)?;
+        mount::set_attributes(&tree, flags, None)?;
         Ok(tree)
     };
     Ok(Trees {
@@ -88,8 +92,8 @@ pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
     step("make all mounts private", mount::make_all_private())?;
     let proc_files = ProcFiles::wanted(trees.package.as_fd(), limits);
 
-    let old_root = step("open the old root", fd::open(c"/", libc::O_PATH | libc::O_DIRECTORY, 0))?;
-    step("attach the package", mount::attach(trees.package.as_fd(), old_root.as_fd()))?;
+    let old_root = step("open the old root", fd::open(c"/", OFlags::PATH | OFlags::DIRECTORY))?;
+    step("attach the package", mount::attach(&trees.package, &old_root))?;
     if off(Layer::Descriptors) {
         step("keep a descriptor of the old root", fd::leak(&old_root))?;
     }
@@ -98,7 +102,7 @@ pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
 
     if let Some(dev) = mount_point(root, c"dev")? {
         let nodes = step("make /dev", devices::make_empty())?;
-        step("attach /dev", mount::attach(nodes.as_fd(), dev.as_fd()))?;
+        step("attach /dev", mount::attach(&nodes, &dev))?;
         step("bind the device nodes", devices::bind_nodes(nodes.as_fd()))?;
         if let Some(shm) = mount_point(nodes.as_fd(), c"shm")? {
             attach_tmpfs("make /dev/shm", limits.tmpfs, shm.as_fd())?;
@@ -108,7 +112,7 @@ pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
         attach_tmpfs("make /tmp", limits.tmpfs, tmp.as_fd())?;
     }
     if let Some(var) = mount_point(root, c"var")? {
-        step("attach /var", mount::attach(trees.data.as_fd(), var.as_fd()))?;
+        step("attach /var", mount::attach(&trees.data, &var))?;
     }
     if let (Some(files), Some(proc)) = (proc_files, mount_point(root, c"proc")?) {
         step("make the files of /proc", files.attach(proc.as_fd()))?;
@@ -118,24 +122,24 @@ pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
     if off(Layer::NoProc) {
         for (kind, name) in [(c"proc", c"proc"), (c"sysfs", c"sys")] {
             if let Some(dir) = mount_point(root, name)? {
-                let made = mount::fresh(kind, &[], 0)
-                    .and_then(|fs| mount::attach(fs.as_fd(), dir.as_fd()));
+                let made =
+                    mount::fresh(kind, &[], mount::NONE).and_then(|fs| mount::attach(&fs, &dir));
                 step("mount what a grain must not have", made)?;
             }
         }
     }
 
-    step("enter the package", fd::fchdir(root))?;
+    step("enter the package", rustix::process::fchdir(root))?;
     if off(Layer::Pivot) {
         return Ok(());
     }
     step("leave the old root", mount::pivot_to_working_directory())?;
-    step("enter the new root", fd::chdir(c"/"))
+    step("enter the new root", rustix::process::chdir(c"/"))
 }
 
 /// A directory of the tree to mount on; `None` where the package has none.
 fn mount_point(root: BorrowedFd<'_>, name: &'static CStr) -> Result<Option<OwnedFd>, StepError> {
-    match home::open_below(root, name, libc::O_PATH) {
+    match home::open_below(root, name, OFlags::PATH) {
         Ok(dir) => Ok(Some(dir)),
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(e) => Err((
@@ -160,7 +164,7 @@ fn attach_tmpfs(what: &'static str, size: u64, target: BorrowedFd<'_>) -> Result
         ],
         mount::data_flags(),
     )
-    .and_then(|fs| mount::attach(fs.as_fd(), target));
+    .and_then(|fs| mount::attach(&fs, target));
     step(what, made)
 }
 
@@ -174,10 +178,10 @@ const MAX_CPUINFO: usize = 1 << 20;
 impl ProcFiles {
     /// Looks which files the package has, and reads what they need while the host's /proc is there.
     fn wanted(package: BorrowedFd<'_>, limits: &Limits) -> Option<ProcFiles> {
-        let proc = home::open_below(package, c"proc", libc::O_PATH).ok()?;
+        let proc = home::open_below(package, c"proc", OFlags::PATH).ok()?;
         let asked = |name: &CStr| {
-            fd::openat2(proc.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0, fd::BENEATH)
-                .and_then(|f| fd::stat(f.as_fd()))
+            fd::open_in(&proc, name, OFlags::PATH | OFlags::NOFOLLOW)
+                .and_then(|f| Ok(rustix::fs::fstat(f)?))
                 .is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG && s.st_size == 0)
         };
         let mut files = Vec::new();
@@ -200,31 +204,25 @@ impl ProcFiles {
             mount::NOSUID | mount::NODEV | mount::NOEXEC,
         )?;
         for (name, bytes) in &self.0 {
-            let file = fd::openat2(
-                fs.as_fd(),
-                name,
-                libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL,
-                0o444,
-                fd::BENEATH,
-            )?;
+            let file = fd::create_in(&fs, name, OFlags::WRONLY | OFlags::EXCL, 0o444)?;
             let mut rest = bytes.as_slice();
             while !rest.is_empty() {
-                let n = fd::write(file.as_raw_fd(), rest)?;
+                let n = rustix::io::write(&file, rest)?;
                 rest = &rest[n..];
             }
-            fd::chmod(file.as_fd(), 0o444)?;
+            rustix::fs::fchmod(&file, 0o444.into())?;
         }
-        mount::set_attributes(fs.as_fd(), mount::RDONLY, None)?;
-        mount::attach(fs.as_fd(), proc)
+        mount::set_attributes(&fs, mount::RDONLY, None)?;
+        mount::attach(&fs, proc)
     }
 }
 
 fn read_host(path: &CStr) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Ok(file) = fd::open(path, libc::O_RDONLY, 0) {
+    if let Ok(file) = fd::open(path, OFlags::RDONLY) {
         let mut chunk = vec![0; 16 << 10];
         while bytes.len() < MAX_CPUINFO {
-            match fd::read(file.as_raw_fd(), &mut chunk) {
+            match fd::read(&file, &mut chunk) {
                 Ok(n) if n > 0 => bytes.extend_from_slice(&chunk[..n]),
                 _ => break,
             }
@@ -247,7 +245,7 @@ fn meminfo(memory: u64) -> String {
 /// One idle processor line for each processor, booted when the grain was started.
 fn stat_file() -> String {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let (now, _) = crate::sys::process::clock(libc::CLOCK_REALTIME);
+    let now = clock_gettime(ClockId::Realtime).tv_sec;
     let mut text = String::from("cpu  0 0 0 0 0 0 0 0 0 0\n");
     for n in 0..processors {
         text.push_str(&format!("cpu{n} 0 0 0 0 0 0 0 0 0 0\n"));

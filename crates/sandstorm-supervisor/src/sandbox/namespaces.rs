@@ -5,9 +5,13 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{StepError, step};
+use rustix::fs::OFlags;
+use rustix::system::{setdomainname, sethostname};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::error::{StepError, step};
 use crate::layers::{Layer, off};
 use crate::sys::{fd, mount, net, process};
 
@@ -28,7 +32,7 @@ pub fn flags() -> i32 {
 }
 
 fn write_proc(path: &CStr, text: &str) -> io::Result<()> {
-    fd::write_all_at_once(&fd::open(path, libc::O_WRONLY, 0)?, text.as_bytes())
+    fd::write_all_at_once(&fd::open(path, OFlags::WRONLY)?, text.as_bytes())
 }
 
 /// Inside, while the host's /proc is still there: children of this process count time from now,
@@ -38,8 +42,8 @@ fn write_proc(path: &CStr, text: &str) -> io::Result<()> {
 /// EPERM or EINVAL where the kernel has no time namespaces; the caller goes on without.
 pub fn hide_boot_time() -> io::Result<()> {
     process::unshare_time()?;
-    let (seconds, _) = process::clock(libc::CLOCK_BOOTTIME);
-    let (mono, _) = process::clock(libc::CLOCK_MONOTONIC);
+    let seconds = clock_gettime(ClockId::Boottime).tv_sec;
+    let mono = clock_gettime(ClockId::Monotonic).tv_sec;
     // A little above zero: some programs subtract from "now" at their start.
     let offsets = format!("monotonic {} 0\nboottime {} 0\n", 60 - mono, 60 - seconds);
     write_proc(c"/proc/self/timens_offsets", &offsets)
@@ -89,7 +93,8 @@ pub fn try_inside() -> io::Result<()> {
 /// container's.
 pub fn settle_network() -> Result<(), StepError> {
     if !off(Layer::UtsNamespace) {
-        let _ = net::set_host_name("sandbox");
+        // Or "localdomain" or the container's own.
+        let _ = sethostname(b"sandbox").and_then(|()| setdomainname(b"sandbox"));
     }
     if off(Layer::NetNamespace) {
         return Ok(());
@@ -107,11 +112,11 @@ pub fn settle_network() -> Result<(), StepError> {
 fn limit_socket_buffers() {
     // Smallest, first, largest, in bytes. Refused where a container mounts /proc/sys read-only.
     // Looked up once: the kernel searches through the tables of every namespace that there is.
-    let Ok(table) = fd::open(c"/proc/sys/net/ipv4", libc::O_PATH | libc::O_DIRECTORY, 0) else {
+    let Ok(table) = fd::open(c"/proc/sys/net/ipv4", OFlags::PATH | OFlags::DIRECTORY) else {
         return;
     };
-    let _ = fd::write_in(table.as_fd(), c"tcp_rmem", "4096 131072 1048576");
-    let _ = fd::write_in(table.as_fd(), c"tcp_wmem", "4096 65536 1048576");
+    let _ = fd::write_in(&table, c"tcp_rmem", "4096 131072 1048576");
+    let _ = fd::write_in(&table, c"tcp_wmem", "4096 65536 1048576");
 }
 
 /// Descriptor numbers that survive: everything else from 3 on is closed.

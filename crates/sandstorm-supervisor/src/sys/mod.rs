@@ -1,4 +1,6 @@
-//! System calls, one a function. All `unsafe` of this program stands below this module.
+//! System calls that no library offers us without `unsafe`, and those that are always made with the
+//! same care (close-on-exec, beneath a directory, through no link). All `unsafe` of this program
+//! stands below this module; what needs neither is called in `rustix` by whoever wants it.
 //!
 //! Trust: callers are our own code; arguments are fds, numbers and C strings that they own.
 //! Functions return `io::Result` and know nothing of grains.

@@ -2,25 +2,22 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
+};
 
 use super::check;
 use crate::layers::{Layer, off};
 
-pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
-pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
-pub const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
-pub const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
-const IDMAP: u64 = libc::MOUNT_ATTR_IDMAP;
-
-const OPEN_TREE_CLONE: u32 = 1;
-const OPEN_TREE_CLOEXEC: u32 = libc::O_CLOEXEC as u32;
-const FSOPEN_CLOEXEC: u32 = 1;
-const FSMOUNT_CLOEXEC: u32 = 1;
-const FSCONFIG_SET_STRING: u32 = 1;
-const FSCONFIG_CMD_CREATE: u32 = 6;
-const MOVE_MOUNT_F_EMPTY_PATH: u32 = 0x4;
-const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
+#[cfg(feature = "unsafe-disable")]
+pub const NONE: MountAttrFlags = MountAttrFlags::empty();
+pub const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+pub const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+pub const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
+pub const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
 
 /// `struct mount_attr` (include/uapi/linux/mount.h).
 #[repr(C)]
@@ -32,31 +29,21 @@ struct MountAttr {
 }
 
 /// Of everything that the app can write.
-pub fn data_flags() -> u64 {
-    if off(Layer::MountFlags) { 0 } else { NOSUID | NODEV }
+pub fn data_flags() -> MountAttrFlags {
+    if off(Layer::MountFlags) { MountAttrFlags::empty() } else { NOSUID | NODEV }
 }
 
 /// Of the package.
-pub fn package_flags() -> u64 {
-    data_flags() | if off(Layer::ReadOnly) { 0 } else { RDONLY }
-}
-
-fn owned(raw: i64) -> OwnedFd {
-    // SAFETY: only called with the fresh, non-negative result of a call that returns a new fd.
-    unsafe { OwnedFd::from_raw_fd(raw as RawFd) }
+pub fn package_flags() -> MountAttrFlags {
+    if off(Layer::ReadOnly) { data_flags() } else { data_flags() | RDONLY }
 }
 
 /// A detached copy of the mount at `dir` (this directory and below, without other mounts on it).
-pub fn clone_tree(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    open_tree(dir, c"")
-}
-
-/// The same, of a path.
-pub fn open_tree(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
-    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
-    // SAFETY: path is NUL-terminated.
-    check(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })
-        .map(owned)
+pub fn clone_tree(dir: impl AsFd) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(rustix::mount::open_tree(dir, c"", flags)?)
 }
 
 /// Adds attributes to one mount and makes it private; with `userns` also that namespace's id map.
@@ -64,12 +51,12 @@ pub fn open_tree(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
 /// A copy of a shared mount, which all are where systemd started the machine, is shared with it: what
 /// is mounted on it would appear outside, and it could not become the root.
 pub fn set_attributes(
-    mount: BorrowedFd<'_>,
-    attributes: u64,
+    mount: impl AsFd,
+    attributes: MountAttrFlags,
     userns: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
     let attr = MountAttr {
-        set: attributes | if userns.is_some() { IDMAP } else { 0 },
+        set: u64::from(attributes.bits()) | userns.map_or(0, |_| libc::MOUNT_ATTR_IDMAP),
         clear: 0,
         propagation: libc::MS_PRIVATE,
         userns: userns.map_or(0, |fd| fd.as_raw_fd() as u64),
@@ -78,7 +65,7 @@ pub fn set_attributes(
     check(unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
+            mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
             &raw const attr,
@@ -90,83 +77,39 @@ pub fn set_attributes(
 
 /// Makes every mount of this namespace private, so that nothing travels in or out.
 pub fn make_all_private() -> io::Result<()> {
-    // SAFETY: constant target; the other pointers may be null for a change of propagation.
-    check(i64::from(unsafe {
-        libc::mount(
-            std::ptr::null(),
-            c"/".as_ptr(),
-            std::ptr::null(),
-            libc::MS_REC | libc::MS_PRIVATE,
-            std::ptr::null(),
-        )
-    }))?;
-    Ok(())
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    Ok(rustix::mount::mount_change(c"/", private)?)
 }
 
 /// A detached fresh tmpfs with the given options and attributes.
-pub fn tmpfs(options: &[(&CStr, &CStr)], attributes: u64) -> io::Result<OwnedFd> {
+pub fn tmpfs(options: &[(&CStr, &CStr)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     fresh(c"tmpfs", options, attributes)
 }
 
 /// The same for a file system of any kind that needs no device.
-pub fn fresh(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u64) -> io::Result<OwnedFd> {
-    // SAFETY: the name is NUL-terminated.
-    let fs = check(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })
-        .map(owned)?;
+pub fn fresh(
+    kind: &CStr,
+    options: &[(&CStr, &CStr)],
+    attributes: MountAttrFlags,
+) -> io::Result<OwnedFd> {
+    let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
-        // SAFETY: both strings are NUL-terminated and outlive the call.
-        check(unsafe {
-            libc::syscall(
-                libc::SYS_fsconfig,
-                fs.as_raw_fd(),
-                FSCONFIG_SET_STRING,
-                key.as_ptr(),
-                value.as_ptr(),
-                0,
-            )
-        })?;
+        rustix::mount::fsconfig_set_string(&fs, *key, *value)?;
     }
-    // SAFETY: the create command takes no pointers.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_fsconfig,
-            fs.as_raw_fd(),
-            FSCONFIG_CMD_CREATE,
-            std::ptr::null::<u8>(),
-            std::ptr::null::<u8>(),
-            0,
-        )
-    })?;
-    // SAFETY: no pointers.
-    check(unsafe {
-        libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), FSMOUNT_CLOEXEC, attributes as u32)
-    })
-    .map(owned)
+    rustix::mount::fsconfig_create(&fs)?;
+    Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 /// Attaches a detached mount onto `target` (an O_PATH fd of a directory or a file).
-pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: both paths are constant and empty.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            target.as_raw_fd(),
-            c"".as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
-        )
-    })?;
-    Ok(())
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    let by_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(mount, c"", target, c"", by_fd)?)
 }
 
 /// Makes the working directory (a mount) the root and takes the old root out of the namespace.
 pub fn pivot_to_working_directory() -> io::Result<()> {
-    // SAFETY: constant paths.
-    check(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) })?;
+    rustix::process::pivot_root(c".", c".")?;
     // The old root is now stacked on "."; the working directory still names the new one below it,
     // so this path resolves to the old.
-    // SAFETY: constant path.
-    check(i64::from(unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) }))?;
-    Ok(())
+    Ok(rustix::mount::unmount(c".", UnmountFlags::DETACH)?)
 }

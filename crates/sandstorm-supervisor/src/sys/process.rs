@@ -3,6 +3,12 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use nix::sched::CloneFlags;
+use rustix::fs::OFlags;
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus};
+use rustix::thread::CpuSet;
 
 use super::check;
 
@@ -30,7 +36,7 @@ pub enum Forked {
 #[derive(Debug)]
 pub struct Child {
     /// Its number in our pid namespace.
-    pub pid: i32,
+    pub pid: Pid,
     pub pidfd: OwnedFd,
 }
 
@@ -91,40 +97,27 @@ pub fn clone(
             )
         });
     }
-    match result? {
-        0 => Ok(Forked::Child),
-        pid => Ok(Forked::Parent(Child {
-            pid: pid as i32,
-            // SAFETY: the kernel stored a fresh fd for us.
-            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-        })),
-    }
+    let Some(pid) = Pid::from_raw(result? as i32) else { return Ok(Forked::Child) };
+    // SAFETY: the kernel stored a fresh fd for us.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Forked::Parent(Child { pid, pidfd }))
 }
 
 /// Moves this process into a new network namespace.
 pub fn unshare_network() -> io::Result<()> {
-    // SAFETY: no pointers.
-    check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNET) }))?;
-    Ok(())
+    Ok(nix::sched::unshare(CloneFlags::CLONE_NEWNET)?)
 }
 
 /// Moves this process's children-to-be into a new time namespace.
 pub fn unshare_time() -> io::Result<()> {
     const CLONE_NEWTIME: i32 = 0x80;
-    // SAFETY: no pointers.
-    check(i64::from(unsafe { libc::unshare(CLONE_NEWTIME) }))?;
-    Ok(())
+    Ok(nix::sched::unshare(CloneFlags::from_bits_retain(CLONE_NEWTIME))?)
 }
 
 /// `execve`. Returns only on failure.
 pub fn exec(path: &CStr, argv: &[CString], environ: &[CString]) -> io::Error {
-    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
-    };
-    let (argv, environ) = (pointers(argv), pointers(environ));
-    // SAFETY: both arrays end in null and their strings outlive the call.
-    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), environ.as_ptr()) };
-    io::Error::last_os_error()
+    let Err(error) = nix::unistd::execve(path, argv, environ);
+    error.into()
 }
 
 /// How a child ended.
@@ -135,45 +128,38 @@ pub enum Ended {
 }
 
 /// Reaps any child without waiting: its pid and how it ended.
-pub fn reap_one() -> io::Result<Option<(i32, Ended)>> {
-    let mut status = 0;
-    // SAFETY: status is valid for writes.
-    let pid = check(i64::from(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) }))?;
-    Ok((pid > 0).then(|| (pid as i32, ended(status))))
+pub fn reap_one() -> io::Result<Option<(Pid, Ended)>> {
+    let reaped = rustix::process::wait(WaitOptions::NOHANG)?;
+    Ok(reaped.map(|(pid, status)| (pid, ended(status))))
 }
 
 /// The path of this program's own file, for words only.
 pub fn own_path() -> String {
-    let path = super::fd::read_link(c"/proc/self/exe").unwrap_or_default();
-    String::from_utf8_lossy(&path).into_owned()
+    let path = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+    path.to_string_lossy().into_owned()
 }
 
 /// Waits for one child.
-pub fn wait_for(pid: i32) -> io::Result<Ended> {
-    let mut status = 0;
+pub fn wait_for(pid: Pid) -> io::Result<Ended> {
     loop {
-        // SAFETY: status is valid for writes.
-        match check(i64::from(unsafe { libc::waitpid(pid, &raw mut status, 0) })) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-            Ok(_) => return Ok(ended(status)),
+        let waited = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        match waited {
+            Ok(Some((_, status))) => return Ok(ended(status)),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
         }
     }
 }
 
-fn ended(status: i32) -> Ended {
-    if libc::WIFSIGNALED(status) {
-        Ended::Signal(libc::WTERMSIG(status))
-    } else {
-        Ended::Status(libc::WEXITSTATUS(status))
-    }
+fn ended(status: WaitStatus) -> Ended {
+    let signal = status.terminating_signal().map(Ended::Signal);
+    signal.unwrap_or(Ended::Status(status.exit_status().unwrap_or_default()))
 }
 
-/// `kill`.
-pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
-    // SAFETY: no pointers.
-    check(i64::from(unsafe { libc::kill(pid, signal) }))?;
-    Ok(())
+/// `kill`; a number that is no signal is refused.
+pub fn kill(pid: Pid, signal: i32) -> io::Result<()> {
+    let signal = Signal::from_named_raw(signal).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::kill_process(pid, signal)?)
 }
 
 /// Whether nobody has reaped this child yet, so that its number is still its own.
@@ -193,40 +179,30 @@ pub fn is_unreaped(child: &Child) -> bool {
 
 /// SIGKILL to every process that this one may signal, but itself and pid 1.
 pub fn kill_all_others() -> io::Result<()> {
-    kill(-1, libc::SIGKILL)
+    Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::SIGKILL)?)
 }
 
 /// Waits until this process has no child left.
 pub fn reap_all() {
     loop {
-        let mut status = 0;
-        // SAFETY: status is valid for writes.
-        match check(i64::from(unsafe { libc::waitpid(-1, &raw mut status, 0) })) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return,
-            Ok(_) => {}
         }
     }
 }
 
 /// Waits until every child has ended, for so long at most.
-pub fn reap_within(limit: std::time::Duration) {
-    let start = std::time::Instant::now();
+pub fn reap_within(limit: Duration) {
+    let start = Instant::now();
     while let Ok(reaped) = reap_one() {
         if reaped.is_none() {
             if start.elapsed() > limit {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
-}
-
-/// Niceness of a process, 0 for the calling one.
-pub fn set_priority(pid: i32, nice: i32) -> io::Result<()> {
-    // SAFETY: no pointers.
-    check(i64::from(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid as libc::id_t, nice) }))?;
-    Ok(())
 }
 
 /// Lets go of this program's own code and constants in memory, most of which only a start needs.
@@ -254,37 +230,26 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// A session of its own, without a controlling terminal.
-pub fn new_session() -> io::Result<()> {
-    // SAFETY: no arguments.
-    check(i64::from(unsafe { libc::setsid() }))?;
-    Ok(())
-}
-
 /// Lets go of the controlling terminal without leaving the session.
 pub fn give_up_terminal() {
-    if let Ok(tty) = super::fd::open(c"/dev/tty", libc::O_RDWR | libc::O_NOCTTY, 0) {
+    if let Ok(tty) = super::fd::open(c"/dev/tty", OFlags::RDWR | OFlags::NOCTTY) {
         // SAFETY: the request takes no argument.
         unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCNOTTY) };
     }
 }
 
-/// Sets soft and hard limit, staying below the present hard limit where raising it is refused.
-pub fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<()> {
-    let wanted = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: wanted outlives the call.
-    match check(i64::from(unsafe { libc::setrlimit(resource, &raw const wanted) })) {
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
-            let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            // SAFETY: now is valid for writes.
-            check(i64::from(unsafe { libc::getrlimit(resource, &raw mut now) }))?;
-            let hard = hard.min(now.rlim_max);
-            let clamped = libc::rlimit { rlim_cur: soft.min(hard), rlim_max: hard };
-            // SAFETY: clamped outlives the call.
-            check(i64::from(unsafe { libc::setrlimit(resource, &raw const clamped) }))?;
-            Ok(())
+/// Sets soft and hard limit (`None`: unlimited), staying below the present hard limit where raising
+/// it is refused.
+pub fn set_limit(resource: Resource, soft: Option<u64>, hard: Option<u64>) -> io::Result<()> {
+    match rustix::process::setrlimit(resource, Rlimit { current: soft, maximum: hard }) {
+        Err(rustix::io::Errno::PERM) => {
+            // Unlimited is more than any number.
+            let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+            let maximum = least(hard, rustix::process::getrlimit(resource).maximum);
+            let clamped = Rlimit { current: least(soft, maximum), maximum };
+            Ok(rustix::process::setrlimit(resource, clamped)?)
         }
-        other => other.map(drop),
+        other => Ok(other?),
     }
 }
 
@@ -312,23 +277,13 @@ pub fn set_soft_limit_of(
 
 /// Whether RLIMIT_NPROC counts by uid and user namespace (Linux 5.14 and newer), not by uid alone.
 pub fn counts_processes_by_namespace() -> bool {
-    // SAFETY: all-zero is a valid utsname, valid for writes; the kernel ends its texts with a NUL.
-    let release = unsafe {
-        let mut name: libc::utsname = std::mem::zeroed();
-        libc::uname(&raw mut name);
-        CStr::from_ptr(name.release.as_ptr()).to_string_lossy().into_owned()
-    };
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
         return false;
     };
     (major, minor) >= (5, 14)
-}
-
-/// Sets the mask for new files.
-pub fn set_umask(mask: u32) {
-    // SAFETY: no pointers, cannot fail.
-    unsafe { libc::umask(mask) };
 }
 
 /// Empties the environment.
@@ -344,41 +299,25 @@ pub fn reset_scheduling() {
     unsafe {
         let param: libc::sched_param = std::mem::zeroed();
         libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const param);
-        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
     }
-    allow_processors(0, None);
+    let _ = rustix::process::setpriority_process(None, 0);
+    let _ = allow_processors(None, None);
 }
 
 /// Has a child that was just forked begin at once, on another processor than ours if there is one.
 /// Left to itself it often waits in our processor's queue until we do, while another idles.
 pub fn begin_elsewhere(child: &Child) {
-    // SAFETY: no arguments; what it answers is out of date at worst.
-    let ours = unsafe { libc::sched_getcpu() };
-    if allow_processors(child.pid, usize::try_from(ours).ok()) {
-        allow_processors(child.pid, None);
+    // Out of date at worst.
+    let ours = rustix::thread::sched_getcpu();
+    if allow_processors(Some(child.pid), Some(ours)).is_ok() {
+        let _ = allow_processors(Some(child.pid), None);
     }
 }
 
-/// Whether the kernel agreed.
-fn allow_processors(pid: i32, except: Option<usize>) -> bool {
-    // SAFETY: all-zero is a valid set, and it is valid for the call.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        for cpu in (0..libc::CPU_SETSIZE as usize).filter(|cpu| Some(*cpu) != except) {
-            libc::CPU_SET(cpu, &mut set);
-        }
-        libc::sched_setaffinity(pid, size_of::<libc::cpu_set_t>(), &raw const set) == 0
-    }
-}
-
-/// Seconds and nanoseconds of a clock.
-pub fn clock(id: libc::clockid_t) -> (i64, i64) {
-    // SAFETY: all-zero is a valid timespec, valid for writes.
-    unsafe {
-        let mut now: libc::timespec = std::mem::zeroed();
-        libc::clock_gettime(id, &raw mut now);
-        (now.tv_sec, now.tv_nsec)
-    }
+fn allow_processors(pid: Option<Pid>, except: Option<usize>) -> rustix::io::Result<()> {
+    let mut set = CpuSet::new();
+    (0..CpuSet::MAX_CPU).filter(|cpu| Some(*cpu) != except).for_each(|cpu| set.set(cpu));
+    rustix::thread::sched_setaffinity(pid, &set)
 }
 
 /// Installs a compiled seccomp program on this process.

@@ -1,9 +1,9 @@
 //! Signal dispositions and masks, timers, and a signalfd for pid 1.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-use super::check;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// Every disposition to its default, nothing blocked.
 pub fn reset_all() -> io::Result<()> {
@@ -13,46 +13,20 @@ pub fn reset_all() -> io::Result<()> {
         // SAFETY: a valid action. KILL, STOP and the two that libc reserves answer EINVAL.
         unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
     }
-    set_mask(&[])
+    Ok(SigSet::empty().thread_set_mask()?)
 }
 
 /// Ignores one signal.
-pub fn ignore(signal: i32) {
-    // SAFETY: SIG_IGN is a valid disposition; a wrong number fails without effect.
-    unsafe { libc::signal(signal, libc::SIG_IGN) };
+pub fn ignore(signal: Signal) {
+    // SAFETY: SIG_IGN is a valid disposition.
+    unsafe { libc::signal(signal as i32, libc::SIG_IGN) };
 }
 
-fn set_of(signals: &[i32]) -> libc::sigset_t {
-    // SAFETY: sigemptyset initialises the set; sigaddset gets valid numbers from our constants.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        for signal in signals {
-            libc::sigaddset(&raw mut set, *signal);
-        }
-        set
-    }
-}
-
-/// Replaces the signal mask by exactly these.
-pub fn set_mask(blocked: &[i32]) -> io::Result<()> {
-    let set = set_of(blocked);
-    // SAFETY: set is initialised; the old mask is not wanted.
-    check(i64::from(unsafe {
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
-    }))?;
-    Ok(())
-}
-
-/// A non-blocking, close-on-exec signalfd for these (which the caller has blocked).
-pub fn signalfd(signals: &[i32]) -> io::Result<OwnedFd> {
-    let set = set_of(signals);
-    // SAFETY: set is initialised and outlives the call.
-    let raw = check(i64::from(unsafe {
-        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-    }))?;
-    // SAFETY: a fresh fd.
-    Ok(unsafe { OwnedFd::from_raw_fd(raw as RawFd) })
+/// Blocks exactly these, and answers a non-blocking, close-on-exec signalfd for them.
+pub fn watch(signals: impl IntoIterator<Item = Signal>) -> io::Result<SignalFd> {
+    let set: SigSet = signals.into_iter().collect();
+    set.thread_set_mask()?;
+    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
 /// Stops the interval timers that survive exec.
