@@ -3,6 +3,7 @@
 //! A lifecycle: read the command line and the package's configuration, start the app, serve the
 //! grain's view at once (requests wait until the app accepts connections), end with the app.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -15,15 +16,23 @@ fn main() -> ExitCode {
     let name = args.next().unwrap_or_default();
     let todays_name = Path::new(&name).file_name().is_some_and(|n| n == "sandstorm-http-bridge");
     match args::parse(args) {
-        Ok(Action::Help) => print!("{}", args::HELP),
-        Ok(Action::Version) => println!("legacy-bridge {}", env!("CARGO_PKG_VERSION")),
-        Ok(Action::Run(run)) => return ended(start(&run, todays_name)),
+        Ok(Action::Help) => said(args::HELP),
+        Ok(Action::Version) => said(concat!("legacy-bridge ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Action::Run(run)) => ended(start(&run, todays_name)),
         Err(problem) => {
-            eprintln!("legacy-bridge: {problem}");
-            return ExitCode::from(2);
+            let _ = writeln!(std::io::stderr(), "legacy-bridge: {problem}");
+            ExitCode::from(2)
         }
     }
-    ExitCode::SUCCESS
+}
+
+/// Text for whoever asked; where it cannot be written, the status says so and nothing panics.
+fn said(text: &str) -> ExitCode {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 fn start(run: &Run, todays_name: bool) -> Result<i32, Error> {

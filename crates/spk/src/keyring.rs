@@ -105,6 +105,14 @@ impl Keyring {
         &self.keys
     }
 
+    /// The first key.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn first(&self) -> Result<&Key> {
+        self.keys.first().ok_or_else(|| self.fault("no key in it"))
+    }
+
     /// The key of this app id.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 mod args;
 mod cmd;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
@@ -21,16 +22,18 @@ fn main() -> ExitCode {
         Err(Error::Interrupted) => ExitCode::from(130),
         Err(error) => {
             let line = error.to_string().replace('\n', " ");
-            match subject(&cli.command) {
-                _ if matches!(cli.command, Command::PgpServer { .. }) => eprintln!("{line}"),
+            let line = match subject(&cli.command) {
+                _ if matches!(cli.command, Command::PgpServer { .. }) => line,
                 Some(subject) if matches!(cli.command, Command::Verify { .. }) => {
-                    eprintln!("*** {subject}: {line}");
+                    format!("*** {subject}: {line}")
                 }
                 Some(subject) if !matches!(error, Error::Usage(_)) => {
-                    eprintln!("spk: {subject}: {line}");
+                    format!("spk: {subject}: {line}")
                 }
-                _ => eprintln!("spk: {line}"),
-            }
+                _ => format!("spk: {line}"),
+            };
+            // `eprintln!` would panic where nobody can be told, and the status must still say it.
+            let _ = writeln!(std::io::stderr(), "{line}");
             ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
         }
     }

@@ -339,6 +339,10 @@ fn help_and_misuse() {
     let (code, out, _) = run(&["--help"]);
     assert_eq!(code, Some(0));
     assert!(out.contains("Examples:") && out.lines().all(|l| l.len() <= 80), "{out}");
+    // Nobody reads it, or nobody can: neither is a panic.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let help = Command::new(program("legacy-bridge")).arg("--help").stdout(full).output().unwrap();
+    assert_eq!((help.status.code(), &*help.stderr), (Some(1), &b""[..]));
     let (code, _, err) = run(&["8000", "server"]);
     assert_eq!(code, Some(2));
     assert!(err.contains("8000 -- COMMAND"), "{err}");

@@ -54,10 +54,15 @@ pub fn run(global: &Global, init: &Init) -> Result<()> {
         None => options.create_new(true),
         Some(_) => options.create(true).truncate(true),
     };
-    options
-        .open(target)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(Error::io(display_path(target)))?;
+    let made = target.symlink_metadata().is_err();
+    let mut file = options.open(target).map_err(Error::io(display_path(target)))?;
+    if let Err(e) = file.write_all(text.as_bytes()) {
+        // A part of a definition would only be in the way of the next try.
+        if made {
+            let _ = std::fs::remove_file(target);
+        }
+        return Err(Error::io(display_path(target))(e));
+    }
     super::print(format_args!("wrote: {}\n", display_path(target)))
 }
 

@@ -40,6 +40,8 @@ pub fn keygen(global: &Global, files: &[PathBuf], only_id: bool) -> Result<()> {
 pub fn appid(files: &[PathBuf], only_id: bool) -> Result<()> {
     for path in files {
         let ring = Keyring::load(path)?;
+        // Silence would pass for an answer.
+        ring.first()?;
         for key in ring.keys() {
             print_id(key.app_id(), path, only_id)?;
         }
@@ -49,7 +51,7 @@ pub fn appid(files: &[PathBuf], only_id: bool) -> Result<()> {
 
 /// `listkeys`
 pub fn listkeys(global: &Global) -> Result<()> {
-    let ring = Keyring::load(&keyring::path(global.keyring.as_deref())?)?;
+    let ring = keyring(global)?;
     for key in ring.keys() {
         super::print(format_args!("{}\n", key.app_id()))?;
     }
@@ -64,7 +66,7 @@ pub fn getkey(global: &Global, ids: &[String]) -> Result<()> {
             "a key is binary and secret; send it to a file: spk getkey APPID > FILE".into(),
         ));
     }
-    let ring = Keyring::load(&keyring::path(global.keyring.as_deref())?)?;
+    let ring = keyring(global)?;
     // All or nothing: look every id up before the first byte is written.
     let mut bytes = Vec::new();
     for text in ids {
@@ -77,6 +79,18 @@ pub fn getkey(global: &Global, ids: &[String]) -> Result<()> {
         bytes.extend(ring.find(id)?.to_bytes());
     }
     stdout.write_all(&bytes).and_then(|()| stdout.flush()).map_err(Error::io("stdout"))
+}
+
+/// The keyring that is named, or the one of this user.
+fn keyring(global: &Global) -> Result<Keyring> {
+    let path = keyring::path(global.keyring.as_deref())?;
+    if global.keyring.is_none() && matches!(path.try_exists(), Ok(false)) {
+        return Err(Error::Key {
+            path: display_path(&path),
+            fault: "there is no keyring yet; `spk keygen` makes one, `-k` names another".into(),
+        });
+    }
+    Keyring::load(&path)
 }
 
 /// What everyone must know who has just made a key.
