@@ -24,7 +24,13 @@ pub struct Signs {
     pub apparmor_restricts: Option<u64>,
     pub seccomp_filtered: bool,
     pub setuid_mode: bool,
+    /// Those of `KINDS` of which the caller may have none at all.
+    pub forbidden: Vec<&'static str>,
 }
+
+/// Kinds of namespaces, as the files `/proc/sys/user/max_*_namespaces` name them; the last is made by
+/// init, the others with its clone.
+const KINDS: [&str; 7] = ["user", "mnt", "pid", "ipc", "uts", "cgroup", "net"];
 
 impl Signs {
     /// Reads them.
@@ -37,7 +43,23 @@ impl Signs {
             seccomp_filtered: std::fs::read_to_string("/proc/self/status")
                 .is_ok_and(|t| t.lines().any(|l| l.starts_with("Seccomp:\t2"))),
             setuid_mode,
+            forbidden: KINDS
+                .into_iter()
+                .filter(|kind| number(&format!("/proc/sys/user/max_{kind}_namespaces")) == Some(0))
+                .collect(),
         }
+    }
+
+    /// What to set where a limit of namespaces was met: those that are 0, else whichever it can be.
+    fn more_of(&self, kinds: &[&str]) -> String {
+        let mut met: Vec<&str> =
+            kinds.iter().copied().filter(|kind| self.forbidden.contains(kind)).collect();
+        if met.is_empty() {
+            met = kinds.to_vec();
+        }
+        let set: Vec<String> =
+            met.iter().map(|kind| format!("user.max_{kind}_namespaces=15000")).collect();
+        format!("a limit of namespaces is 0 or used up: sysctl -w {}", set.join(" "))
     }
 }
 
@@ -46,9 +68,8 @@ pub fn advice(step: Step, error: &io::Error, signs: &Signs) -> String {
     let errno = error.raw_os_error().unwrap_or(0);
     let refused = errno == libc::EPERM || errno == libc::EACCES;
     let text = match step {
-        Step::Namespaces if errno == libc::ENOSPC => {
-            "user.max_user_namespaces is used up or 0: sysctl -w user.max_user_namespaces=15000"
-        }
+        Step::Namespaces if errno == libc::ENOSPC => &signs.more_of(&KINDS[..6]),
+        Step::Inside if errno == libc::ENOSPC => &signs.more_of(&KINDS[6..]),
         Step::Namespaces
             if refused && signs.unprivileged_userns_clone == Some(0) && !signs.setuid_mode =>
         {
@@ -88,7 +109,14 @@ mod tests {
     #[test]
     fn each_sign_has_its_advice() {
         let none = Signs::default();
-        assert!(told(Step::Namespaces, libc::ENOSPC, none.clone()).contains("max_user_namespaces"));
+        let any = told(Step::Namespaces, libc::ENOSPC, none.clone());
+        assert!(any.contains("max_user_namespaces") && any.contains("max_cgroup_namespaces"));
+        let no_pid = Signs { forbidden: vec!["pid", "net"], ..none.clone() };
+        assert_eq!(
+            told(Step::Namespaces, libc::ENOSPC, no_pid.clone()),
+            "\na limit of namespaces is 0 or used up: sysctl -w user.max_pid_namespaces=15000"
+        );
+        assert!(told(Step::Inside, libc::ENOSPC, no_pid).contains("max_net_namespaces=15000"));
         let old = Signs { unprivileged_userns_clone: Some(0), ..none.clone() };
         assert!(told(Step::Namespaces, libc::EPERM, old).contains("unprivileged_userns_clone=1"));
         let ubuntu = Signs { apparmor_restricts: Some(1), ..none.clone() };

@@ -162,11 +162,13 @@ fn check_tries_what_a_start_needs() -> Result<()> {
         serde_json::from_slice(&done.stdout)
             .with_context(|| String::from_utf8_lossy(&done.stderr).into_owned())
     };
-    let named = |answer: &serde_json::Value| answer.to_string().contains("max_user_namespaces");
     let with = check("")?;
-    ensure!(!named(&with), "{with}");
-    let without = check("echo 0 > /proc/sys/user/max_user_namespaces;")?;
-    ensure!(named(&without) && without["ok"] == false, "{without}");
+    ensure!(!with.to_string().contains("_namespaces"), "{with}");
+    for kind in ["user", "pid", "net"] {
+        let setting = format!("user.max_{kind}_namespaces=15000");
+        let without = check(&format!("echo 0 > /proc/sys/user/max_{kind}_namespaces;"))?;
+        ensure!(without["ok"] == false && without.to_string().contains(&setting), "{without}");
+    }
     Ok(())
 }
 

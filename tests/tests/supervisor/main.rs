@@ -1,5 +1,8 @@
 //! The real supervisor in both of its modes, without a shell: start, serve, sleep, die, refuse.
 
+mod limits;
+mod rpc;
+
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -10,6 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sandstorm_tests::supervisor::{Bench, FakeCore, PACKAGE, Running, on_one_thread, within};
 use sandstorm_tests::{Mode, eventually, eventually_async, processes};
+
+use self::limits::*;
+use self::rpc::*;
 
 const GRAIN: &str = "TestGrain123456789abcd";
 
@@ -306,84 +312,6 @@ fn a_flood_of_output_is_capped(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-fn the_log_can_be_watched(bench: &Bench) -> Result<()> {
-    let running = bench.start(&["--new"], GRAIN)?;
-    on_one_thread(async {
-        let grain = running.connect().await?;
-        let session = grain.session("Ada").await?;
-        let (stream, mut receiver) = sandstorm_schema::rpc::body::pipe();
-        let mut request = grain.supervisor.watch_log_request();
-        request.get().set_backlog_amount(10_000);
-        request.get().set_stream(stream);
-        let response = within(request.send().promise).await?;
-        let handle = response.get()?.get_handle()?;
-        let mut seen = String::new();
-        let mut read_until = async |what: &str| -> Result<()> {
-            while !seen.contains(what) {
-                let chunk = tokio::time::timeout(Duration::from_secs(5), receiver.next())
-                    .await
-                    .with_context(|| format!("no {what:?} in {seen:?}"))?
-                    .context("the stream ended")??;
-                seen.push_str(&String::from_utf8_lossy(&chunk));
-            }
-            Ok(())
-        };
-        read_until("native app: ready").await?;
-        let mut big = String::new();
-        for _ in 0..2 {
-            big = session.get("/log?mib=1").await?;
-        }
-        ensure!(big == "logged");
-        read_until("000000000000000000000016000").await?;
-        drop(handle);
-        Ok(())
-    })
-}
-
-fn published_files_are_served_without_the_app(bench: &Bench) -> Result<()> {
-    let running = bench.start(&["--new"], GRAIN)?;
-    let www = running.grain_dir.join("sandbox/www");
-    fs::create_dir(&www)?;
-    fs::write(www.join("index.html"), "published")?;
-    symlink("/etc/passwd", www.join("leak"))?;
-    for path in [&www, &www.join("index.html")] {
-        bench.give(path)?;
-    }
-    on_one_thread(async {
-        use sandstorm_schema::supervisor_capnp::supervisor::WwwFileStatus;
-        let grain = running.connect().await?;
-        let ask = async |path: &str| -> Result<(WwwFileStatus, Vec<u8>)> {
-            let (stream, mut receiver) = sandstorm_schema::rpc::body::pipe();
-            let mut request = grain.supervisor.get_www_file_hack_request();
-            request.get().set_path(path);
-            request.get().set_stream(stream);
-            let response = within(request.send().promise).await?;
-            let status = response.get()?.get_status()?;
-            let mut bytes = Vec::new();
-            while let Some(Ok(chunk)) = receiver.next().await {
-                bytes.extend_from_slice(&chunk);
-            }
-            Ok((status, bytes))
-        };
-        ensure!(ask("index.html").await? == (WwwFileStatus::File, b"published".to_vec()));
-        ensure!(ask("/").await?.0 == WwwFileStatus::Directory);
-        for path in ["leak", "../text", "nothing"] {
-            ensure!(ask(path).await? == (WwwFileStatus::NotFound, Vec::new()), "{path}");
-        }
-        Ok(())
-    })?;
-    // Init, and what waits to become the app: both still run our own program.
-    for process in running.inside() {
-        let program = fs::read_link(format!("/proc/{}/exe", process.pid))?;
-        ensure!(
-            program.ends_with("sandstorm-supervisor"),
-            "the app was started for a file: {}",
-            program.display()
-        );
-    }
-    Ok(())
-}
-
 fn wrong_owners_and_modes_are_refused(bench: &Bench) -> Result<()> {
     let grains = bench.home().join("grains");
     let mode = |m: u32| fs::set_permissions(&grains, fs::Permissions::from_mode(m));
@@ -497,95 +425,6 @@ impl Drop for SharedMount {
     }
 }
 
-fn the_size_is_reported(bench: &Bench) -> Result<()> {
-    let running = bench.start(&["--new"], GRAIN)?;
-    on_one_thread(async {
-        let grain = running.connect().await?;
-        let core = Rc::new(FakeCore::default());
-        grain.give_core(&core).await?;
-        let session = grain.session("Ada").await?;
-        session.post(&"x".repeat(1_000_000)).await?;
-        eventually_async("a report of a megabyte", Duration::from_secs(15), || async {
-            core.sizes.borrow().last().filter(|n| (1_000_000..3_000_000).contains(*n)).copied()
-        })
-        .await?;
-        Ok(())
-    })
-}
-
-fn a_wake_lock_holds_and_the_owner_can_end_it(bench: &Bench) -> Result<()> {
-    let mut running = bench.start(&["--new", "--idle-seconds", "2"], GRAIN)?;
-    on_one_thread(async {
-        let grain = running.connect().await?;
-        let core = Rc::new(FakeCore::default());
-        grain.give_core(&core).await?;
-        let session = grain.session("Ada").await?;
-        ensure!(session.get("/awake").await? == "awake");
-        ensure!(*core.shown.borrow() == ["working"]);
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        ensure!(session.get("/text").await?.is_empty(), "it fell asleep in spite of its lock");
-        // The app lets go of it by itself.
-        session.get("/asleep").await?;
-        eventually_async("the notification's end", Duration::from_secs(2), || async {
-            core.shown.borrow().is_empty().then_some(())
-        })
-        .await?;
-        // And once more; now the owner ends it.
-        session.get("/awake").await?;
-        let notification = core.notification.borrow().clone().context("it was shown")?;
-        within(notification.cancel_request().send().promise).await?;
-        eventually_async("the notification's end", Duration::from_secs(2), || async {
-            core.shown.borrow().is_empty().then_some(())
-        })
-        .await
-    })?;
-    ensure!(running.exit_within(Duration::from_secs(6))?.code() == Some(0));
-    ensure!(running.log().contains("was cancelled"), "{}", running.log());
-    Ok(())
-}
-
-/// Whether the supervisor's log says that this is limited by a control group here.
-fn is_limited(running: &sandstorm_tests::supervisor::Running, what: &str) -> bool {
-    running
-        .log()
-        .lines()
-        .filter_map(|l| l.split_once("limits by cgroup version "))
-        .any(|(_, names)| names.contains(what))
-}
-
-fn a_grain_ends_when_its_memory_is_used_up(bench: &Bench) -> Result<()> {
-    let mut running = bench.start(&["--new", "--limit", "memory=64M"], GRAIN)?;
-    if !is_limited(&running, "memory") {
-        sandstorm_tests::skip!(Ok(()), "no memory controller for this mode: {}", running.log());
-    }
-    on_one_thread(async {
-        let session = running.connect().await?.session("Ada").await?;
-        ensure!(session.get("/hold?mib=16").await? == "held", "the twin within its limit");
-        ensure!(session.get("/hold?mib=128").await.is_err());
-        Ok(())
-    })?;
-    ensure!(running.exit_within(Duration::from_secs(3))?.code() == Some(1));
-    ensure!(running.log().contains("ran out of memory (limit 64 MiB)"), "{}", running.log());
-    Ok(())
-}
-
-fn processes_are_limited(bench: &Bench) -> Result<()> {
-    let running = bench.start(&["--new", "--limit", "pids=8"], GRAIN)?;
-    if !is_limited(&running, "pids") && bench.installation.mode == Mode::UserNamespace {
-        sandstorm_tests::skip!(Ok(()), "no pids controller for this mode: {}", running.log());
-    }
-    on_one_thread(async {
-        let session = running.connect().await?.session("Ada").await?;
-        let mut spawned = 0;
-        while spawned < 20 && session.get("/spawn").await.is_ok() {
-            spawned += 1;
-        }
-        // The app itself is one of the eight.
-        ensure!(spawned == 7, "{spawned} helpers were started");
-        Ok(())
-    })
-}
-
 fn the_supervisor_confines_itself(bench: &Bench) -> Result<()> {
     let running = bench.start(&["--new"], GRAIN)?;
     let status = fs::read_to_string(format!("/proc/{}/status", running.pid()))?;
@@ -598,169 +437,4 @@ fn the_supervisor_confines_itself(bench: &Bench) -> Result<()> {
     let owner = fs::metadata(format!("/proc/{init}/environ"))?.uid();
     ensure!(owner == 0, "init's /proc entries belong to {owner}");
     Ok(())
-}
-
-fn a_full_disk_is_an_error_and_passes(bench: &Bench) -> Result<()> {
-    let running = bench.start(&["--new", "--limit", "disk=20M"], GRAIN)?;
-    on_one_thread(async {
-        let grain = running.connect().await?;
-        let session = grain.session("Ada").await?;
-        session.post("before").await?;
-        ensure!(session.get("/fill?mib=5").await? == "wrote 5", "the twin within its limit");
-        ensure!(session.get("/fill?mib=14").await? == "wrote 14");
-        eventually_async("a warning", Duration::from_secs(5), || async {
-            running.log().contains("% of the disk limit are used").then_some(())
-        })
-        .await?;
-        let told = session.get("/fill?mib=200").await?;
-        ensure!(told.starts_with("stopped after") && told.contains("too large"), "{told}");
-        let stopped: u64 = told
-            .split_whitespace()
-            .nth(2)
-            .and_then(|n| n.trim_end_matches(':').parse().ok())
-            .context("a number")?;
-        ensure!((0..100).contains(&stopped), "it could write {stopped} MiB more");
-        // It goes on running, reads what it has, and can neither write nor lift the limit.
-        ensure!(session.get("/text").await? == "before");
-        ensure!(session.post("while full").await.is_err());
-        ensure!(session.get("/text").await? == "before", "half a write");
-        session.get("/unfill").await?;
-        eventually_async("writes after room was made", Duration::from_secs(10), || async {
-            session.post("after").await.ok()
-        })
-        .await?;
-        ensure!(session.get("/text").await? == "after");
-        Ok(())
-    })?;
-    let log = running.log();
-    ensure!(log.contains("writes fail until") && log.contains("writes succeed"), "{log}");
-    Ok(())
-}
-
-fn objects_are_saved_across_the_border_and_only_so(bench: &Bench) -> Result<()> {
-    use capnp::capability::FromClientHook;
-    use sandstorm_schema::grain_capnp::{app_persistent, main_view};
-    use sandstorm_schema::persistent_capnp::persistent;
-    use sandstorm_schema::supervisor_capnp::api_token_owner;
-    use sandstorm_schema::util_capnp::handle;
-    type Save = persistent::Client<capnp::data::Owned, api_token_owner::Owned>;
-
-    let running = bench.start(&["--new"], GRAIN)?;
-    on_one_thread(async {
-        let grain = running.connect().await?;
-        let core = Rc::new(FakeCore::default());
-        grain.give_core(&core).await?;
-        // From inside, by the API.
-        let session = grain.session("Ada").await?;
-        ensure!(session.get("/save?one").await.context("from inside")? == "token of one");
-        ensure!(*core.saved.borrow() == ["one"]);
-
-        // From outside: the object answers, and can be saved.
-        let object = grain.restore("two", b"").await.context("restore")?;
-        let ping: handle::Client = object.clone().cast_to();
-        within(ping.ping_request().send().promise).await.context("ping")?;
-        let save = async |object: &capnp::capability::Client| -> Result<Vec<u8>> {
-            let mut request = object.clone().cast_to::<Save>().save_request();
-            request.get().init_seal_for().set_webkey(());
-            let answer = within(request.send().promise).await?;
-            Ok(answer.get()?.get_sturdy_ref()?.to_vec())
-        };
-        ensure!(save(&object).await? == b"token of two");
-        let again = grain.restore("three", b"some token").await?;
-        ensure!(save(&again).await? == b"child of some token");
-
-        // The system's own interfaces end at the border.
-        let id: app_persistent::Client<capnp::text::Owned> = object.cast_to();
-        let refused = within(id.save_request().send().promise).await.map(|_| ()).unwrap_err();
-        ensure!(refused.to_string().contains("only the system"), "{refused}");
-        let view: main_view::Client<capnp::text::Owned> = grain.view().await?.cast_to();
-        let mut request = view.restore_request();
-        request.get().set_object_id("four")?;
-        let refused = within(request.send().promise).await.map(|_| ()).unwrap_err();
-        ensure!(refused.to_string().contains("only the system"), "{refused}");
-        Ok(())
-    })
-}
-
-fn callers_hear_why_the_app_is_gone(bench: &Bench) -> Result<()> {
-    let mut running = bench.start(&["--new"], GRAIN)?;
-    on_one_thread(async {
-        let grain = running.connect().await?;
-        let session = grain.session("Ada").await?;
-        let waiting = session.get("/hang");
-        let dying = async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            session.get("/exit?status=9").await
-        };
-        let (waiting, dying) = tokio::join!(waiting, dying);
-        for answer in [waiting, dying] {
-            let error = answer.err().context("the app is gone, yet it answered")?;
-            ensure!(error.to_string().contains("exit status 9"), "{error}");
-        }
-        Ok(())
-    })?;
-    running.exit_within(Duration::from_secs(2))?;
-    Ok(())
-}
-
-/// A subtree of control groups that belongs to the server's user, as a service manager delegates it
-/// (version 2, the server itself in `main`): the grain is born in it, without any other right.
-#[test]
-fn a_delegated_subtree_holds_the_grain() -> Result<()> {
-    let Some(bench) = Bench::new(Mode::UserNamespace)? else { return Ok(()) };
-    let tops = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-    let top = tops.iter().find(|top| fs::metadata(format!("{top}/cgroup.controllers")).is_ok());
-    let (true, Some(top)) = (sandstorm_tests::is_root(), top) else {
-        sandstorm_tests::skip!(Ok(()), "no version 2 hierarchy in which a subtree could be made");
-    };
-    let tree = std::path::PathBuf::from(format!("{top}/sandstorm-test-{}", std::process::id()));
-    if let Err(error) = fs::create_dir(&tree) {
-        sandstorm_tests::skip!(Ok(()), "no subtree can be made: {error}");
-    }
-    let removed = RemovedGroup(tree.clone());
-    fs::create_dir(tree.join("main"))?;
-    for path in ["", "cgroup.procs", "cgroup.subtree_control", "main", "main/cgroup.procs"] {
-        bench.give(&tree.join(path))?;
-    }
-    // A shell moves itself there before it becomes the supervisor, as a service would be.
-    let plain = bench.command(&["--new"], PACKAGE, GRAIN, &["/app"]);
-    let script =
-        "echo 0 >\"$1\"; u=$2; shift 2; exec setpriv --reuid $u --regid $u --clear-groups \"$@\"";
-    let mut command = std::process::Command::new("/bin/sh");
-    command.args(["-c", script, "sh"]).arg(tree.join("main/cgroup.procs"));
-    command.arg(bench.installation.uid.to_string()).arg(plain.get_program()).args(plain.get_args());
-    let mut child = command.stdout(std::process::Stdio::piped()).spawn()?;
-    let mut line = [0; 32];
-    let n = std::io::Read::read(child.stdout.as_mut().context("stdout is piped")?, &mut line)?;
-    let listening = &line[..n] == b"Listening...\n";
-    let init = processes::all().into_iter().find(|p| p.parent == child.id() as i32);
-    let groups = init.map(|p| fs::read_to_string(format!("/proc/{}/cgroup", p.pid)));
-    processes::kill(child.id() as i32);
-    child.wait()?;
-    ensure!(listening, "{:?}", String::from_utf8_lossy(&line[..n]));
-    let groups = groups.context("no init")??;
-    let name = tree.file_name().context("it has a name")?.to_string_lossy().into_owned();
-    let own = format!("0::/{name}/");
-    let born = groups.lines().any(|l| l.starts_with(&own) && !l.ends_with("/main"));
-    ensure!(born, "the grain is not in the subtree {own}: {groups}");
-    drop(removed);
-    Ok(())
-}
-
-/// Removes a subtree of control groups once its processes are gone.
-struct RemovedGroup(std::path::PathBuf);
-
-impl Drop for RemovedGroup {
-    fn drop(&mut self) {
-        for _ in 0..100 {
-            let below = fs::read_dir(&self.0).into_iter().flatten().flatten();
-            for entry in below.filter(|e| e.path().is_dir()) {
-                let _ = fs::remove_dir(entry.path());
-            }
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
 }
