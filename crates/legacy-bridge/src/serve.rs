@@ -96,7 +96,7 @@ async fn rest(upstream: Rc<Upstream>) {
             continue;
         }
         memory::give_back();
-        sys::release_code();
+        memory::forget_code();
         let worked = sys::processor_time();
         // A request is the usual end of the rest; a body that stood still may go on, too.
         while tokio::time::timeout(LOOK_AGAIN, upstream.next_request()).await.is_err() {

@@ -1,4 +1,4 @@
-//! What needs `unsafe`: fd 3, watching a descriptor, and giving memory back.
+//! What needs `unsafe`, which are fd 3 and watching a descriptor; and the processor's clock.
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -49,29 +49,4 @@ pub fn watch_readable(owner: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 pub fn processor_time() -> Duration {
     use nix::time::{ClockId, clock_gettime};
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default()
-}
-
-unsafe extern "C" {
-    // The linker's own marks, first byte of the program's image and first byte after its code.
-    safe static __executable_start: u8;
-    safe static etext: u8;
-}
-
-/// Lets go of the program's own code and constants; what is used next is found again in the page
-/// cache, in units of 64 KiB.
-///
-/// Most of a start's pages (dynamic relocation, the C library's choices for this processor, the
-/// runtime's set-up) are never needed again, and many grains wait idle beside each other.
-pub fn release_code() {
-    const PAGE: usize = 4096;
-    let start = (&raw const __executable_start as usize).next_multiple_of(PAGE);
-    let end = (&raw const etext as usize) / PAGE * PAGE;
-    if let Some(length) = end.checked_sub(start) {
-        // SAFETY: the linker puts nothing between these marks that is ever written: they enclose
-        // read-only private mappings of this program's file, which lies in a read-only tree. So a
-        // dropped page comes back with the same bytes. A failure leaves all as it was.
-        unsafe {
-            libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED);
-        }
-    }
 }

@@ -17,6 +17,7 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Resource};
+use sandstorm_schema::memory;
 
 use crate::args::{self, Action, Args};
 use crate::error::{StepError, step};
@@ -403,7 +404,7 @@ fn launch(app: &App<'_>, running: &mut Option<Pid>, writes: bool) {
         Err(text) => Report::NotStarted(text),
     };
     let _ = app.kept.link.report(&report);
-    process::forget_code();
+    memory::forget_code();
 }
 
 /// Kills every other process of the grain, waits until the last is gone, and ends. Nobody can

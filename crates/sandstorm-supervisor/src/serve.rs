@@ -455,7 +455,7 @@ async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> Stri
         }
         // A walk and its report lead through much code.
         if !life.is_recent(REST_AFTER) {
-            process::forget_code();
+            memory::forget_code();
         }
         let next = match (end.is_empty(), quota.is_full() || !sees_all) {
             (false, _) => Next::Never,
@@ -496,12 +496,12 @@ async fn rest(life: Rc<Life>) {
         while life.is_recent(REST_AFTER) {
             tokio::time::sleep(LOOK).await;
             if !life.is_recent(LOOK / 2) {
-                process::forget_code();
+                memory::forget_code();
             }
         }
         loop {
             memory::give_back();
-            process::forget_code();
+            memory::forget_code();
             let pause = if life.is_recent(LOOK_AT_REST * 2) { LOOK } else { LOOK_AT_REST };
             // The next call ends the rest, be it only the shell's sign of life.
             if tokio::time::timeout(pause, life.wanted()).await.is_ok() {

@@ -205,25 +205,6 @@ pub fn reap_within(limit: Duration) {
     }
 }
 
-/// Lets go of this program's own code and constants in memory, most of which only a start needs.
-/// What is used again is mapped again, from the file that all supervisors share.
-pub fn forget_code() {
-    unsafe extern "C" {
-        // Given by the linker: the first byte of the program and the end of its code.
-        static __executable_start: u8;
-        static etext: u8;
-    }
-    // Any page size that Linux has on these machines divides this.
-    const PAGE: usize = 1 << 16;
-    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize);
-    let (start, end) = (start.next_multiple_of(PAGE), end & !(PAGE - 1));
-    if start < end {
-        // SAFETY: the range holds nothing but constants and code, mapped from the file and never
-        // written (relocated data lies behind the code), so dropping the mapped pages loses nothing.
-        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
-    }
-}
-
 /// Ends this process at once, running no destructor.
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: never returns and touches no memory.
