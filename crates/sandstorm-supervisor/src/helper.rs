@@ -114,18 +114,14 @@ impl Drop for Helper {
     }
 }
 
-/// What root's part of the building came to.
+/// What the building from outside came to, by the helper or by ourselves.
 #[derive(Debug)]
 pub struct Made {
+    /// pid 1 of the grain.
     pub init: OwnedFd,
-    /// The grain's kernel uid, or why it has none of its own.
-    pub own_uid: Result<u32, i32>,
-    /// Held for life, with init.
-    pub slot: OwnedFd,
-    pub limited: [u8; 3],
-    /// The limits of bytes and inodes that were asked for are kept.
-    pub quota: bool,
-    pub handles: Vec<(Handle, OwnedFd)>,
+    /// The lock of the grain's uid, held for life, with init.
+    pub slot: Option<OwnedFd>,
+    pub answer: Answer,
 }
 
 impl Helper {
@@ -191,9 +187,8 @@ impl Helper {
             }
             Ok(answer) => answer,
         };
-        let (init, slot) = (begun.init.pidfd.try_clone()?, begun.slot.try_clone()?);
-        let Answer { own_uid, limited, quota, handles } = answer;
-        Ok(Ok(Made { init, own_uid, slot, limited, quota, handles }))
+        let (init, slot) = (begun.init.pidfd.try_clone()?, Some(begun.slot.try_clone()?));
+        Ok(Ok(Made { init, slot, answer }))
     }
 }
 
@@ -201,12 +196,16 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET))
 }
 
-#[derive(Debug)]
-struct Answer {
-    own_uid: Result<u32, i32>,
-    limited: [u8; 3],
-    quota: bool,
-    handles: Vec<(Handle, OwnedFd)>,
+/// How a grain is held from outside.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The grain's kernel uid, or why it has none of its own; nothing in user-namespace mode.
+    pub own_uid: Option<Result<u32, i32>>,
+    /// Which version of control groups keeps memory, processes, processor time; 0 for none.
+    pub limited: [u8; 3],
+    /// The limits of bytes and inodes that were asked for are kept by the file system.
+    pub quota: bool,
+    pub handles: Vec<(Handle, OwnedFd)>,
 }
 
 /// The helper's answer.
@@ -239,7 +238,7 @@ fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Result<Answer, Failed>> {
             let handle = |tag: u8| HANDLES.into_iter().find(|handle| *handle as u8 == tag);
             let handles = tags.iter().zip(fds).map(|(tag, file)| Some((handle(*tag)?, file)));
             let handles = handles.collect::<Option<_>>()?;
-            let own_uid = if *own == 1 { Ok(value as u32) } else { Err(value) };
+            let own_uid = Some(if *own == 1 { Ok(value as u32) } else { Err(value) });
             Some(Ok(Answer { own_uid, limited: [*m, *p, *u], quota: *quota == 1, handles }))
         }
         _ => None,
@@ -274,7 +273,7 @@ mod tests {
             let (n, fds) = fd::receive_with(&b, &mut bytes).unwrap();
             let answer = decode(&bytes[..n], fds).unwrap().unwrap();
             let of = (answer.own_uid, answer.limited, answer.quota);
-            assert_eq!(of, (Ok(7), [1, 0, 2], true));
+            assert_eq!(of, (Some(Ok(7)), [1, 0, 2], true));
             assert_eq!(answer.handles.len(), 2);
             assert_eq!(answer.handles[1].0, handle);
         }

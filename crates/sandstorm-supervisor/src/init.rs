@@ -16,12 +16,13 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
-use rustix::process::{Pid, Resource};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use sandstorm_schema::memory;
 
 use crate::args::{self, Action, Args};
 use crate::error::{StepError, step};
 use crate::explain::{self, Signs};
+use crate::explain_exec;
 use crate::home::GrainDirs;
 use crate::layers::{Layer, off};
 use crate::link::{Build, Command, Kind, Link, Report};
@@ -52,7 +53,15 @@ pub struct Start<'a> {
     /// Where what to build is told by the helper, and by nobody else.
     orders: Option<Link>,
     /// Where no root helps: what the supervisor, whose fork this is, has found out already.
-    own: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
+    own: Option<OwnGrain<'a>>,
+}
+
+/// A grain whose supervisor has looked at everything before it forked init.
+#[derive(Debug)]
+pub struct OwnGrain<'a> {
+    pub args: &'a Args,
+    pub dirs: &'a GrainDirs,
+    pub lock: OwnedFd,
 }
 
 impl<'a> Start<'a> {
@@ -61,9 +70,8 @@ impl<'a> Start<'a> {
         Start { ends, slot: Some(slot), orders: Some(orders), own: None }
     }
 
-    /// Forked by the supervisor; with arguments, directories and the grain's lock unless this is a
-    /// trial.
-    pub fn by_supervisor(ends: Ends, own: Option<(&'a Args, &'a GrainDirs, OwnedFd)>) -> Start<'a> {
+    /// Forked by the supervisor; `own` unless this is a trial.
+    pub fn by_supervisor(ends: Ends, own: Option<OwnGrain<'a>>) -> Start<'a> {
         Start { ends, slot: None, orders: None, own }
     }
 }
@@ -115,7 +123,7 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     let Start { ends, slot, orders, own } = start;
     rustix::process::umask(0o077.into());
     let (own, lock) = match own {
-        Some((args, dirs, lock)) => (Some((args, dirs)), Some(lock)),
+        Some(OwnGrain { args, dirs, lock }) => (Some((args, dirs)), Some(lock)),
         None => (None, None),
     };
     let Ok(mut kept) = keep(ends, slot, lock) else { process::exit_now(1) };
@@ -124,7 +132,7 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     let mut open = kept.descriptors();
     open.extend(orders.iter().map(AsFd::as_fd));
     open.extend(own.iter().flat_map(|(_, dirs)| [dirs.package.as_fd(), dirs.sandbox.as_fd()]));
-    if let Err(error) = namespaces::close_all_but(&open) {
+    if let Err(error) = fd::close_all_but(&open) {
         fail(&kept, "close what was inherited", &error);
     }
     // While control groups and mounts are made outside. This touches nothing but our own namespaces.
@@ -276,7 +284,7 @@ fn build(
 
     // No directory of the old root may stay open: MNT_DETACH revokes nothing.
     if !off(Layer::Descriptors) {
-        step("close everything else", namespaces::close_all_but(&kept.descriptors()))?;
+        step("close everything else", fd::close_all_but(&kept.descriptors()))?;
     }
 
     if !off(Layer::NoNewPrivs) {
@@ -319,12 +327,14 @@ struct App<'a> {
 /// largest number of older kernels, once in the rare case of a full grain. Children inherit, so a pass that
 /// changes nothing is the last.
 fn set_writes(allowed: bool, pid_max: i32) {
-    let soft = if allowed { u64::MAX } else { 0 };
+    // The app's filter keeps it from changing this one, so every process has ours.
+    let maximum = getrlimit(Resource::Fsize).maximum;
+    let wanted = Rlimit { current: if allowed { maximum } else { Some(0) }, maximum };
     for _ in 0..5 {
         let mut changed = false;
-        for pid in 2..=pid_max {
-            let set = process::set_soft_limit_of(pid, libc::RLIMIT_FSIZE, soft);
-            changed |= matches!(set, Ok(true));
+        for pid in (2..=pid_max).map(Pid::from_raw) {
+            changed |= prlimit(pid, Resource::Fsize, wanted)
+                .is_ok_and(|was| was.current != wanted.current);
         }
         if !changed {
             return;
@@ -358,24 +368,19 @@ fn serve(app: &App<'_>, signals: &SignalFd) -> ! {
             end();
         }
         while let Ok(Some(info)) = signals.read_signal() {
-            let number = info.ssi_signo as i32;
-            if number == ORPHANED as i32 {
-                end();
-            } else if number == Signal::SIGCHLD as i32 {
-                reap(link, &mut running);
-            } else if let Some(pid) = running {
-                let _ = process::kill(pid, number);
+            match (Signal::try_from(info.ssi_signo as i32), running) {
+                (Ok(ORPHANED), _) => end(),
+                (Ok(Signal::SIGCHLD), _) => reap(link, &mut running),
+                (Ok(signal), Some(pid)) => {
+                    let _ = process::kill(pid, signal);
+                }
+                _ => {}
             }
         }
         if !waiting[0].revents().is_empty() {
             match link.command() {
                 Ok(Some(Command::Start)) if running.is_none() => {
                     launch(app, &mut running, writes);
-                }
-                Ok(Some(Command::Signal(n))) => {
-                    if let Some(pid) = running {
-                        let _ = process::kill(pid, i32::from(n));
-                    }
                 }
                 Ok(Some(Command::Writes(allowed))) => {
                     writes = allowed;
@@ -424,17 +429,17 @@ fn reap(link: &Link, running: &mut Option<Pid>) {
     }
 }
 
-fn in_words(e: io::Error) -> String {
+fn not_started(e: io::Error) -> String {
     format!("the app could not be started: {e}")
 }
 
 /// Executes the app; an error says in words what is missing. `writes`: whether it may write to files.
 fn start(app: &App<'_>, writes: bool) -> Result<Pid, String> {
-    let (outcome, low) = fd::pipe().map_err(in_words)?;
+    let (outcome, low) = fd::pipe().map_err(not_started)?;
     // Out of the way of the app's own numbers.
-    let status = fd::dup_above(&low, ABOVE).map_err(in_words)?;
+    let status = fd::dup_above(&low, ABOVE).map_err(not_started)?;
     drop(low);
-    let pid = match process::clone(app.one_thread, 0, None).map_err(in_words)? {
+    let pid = match process::clone(app.one_thread, 0, None).map_err(not_started)? {
         Forked::Child => {
             let text = become_app(app, writes);
             let _ = rustix::io::write(&status, text.as_bytes());
@@ -457,7 +462,7 @@ fn start(app: &App<'_>, writes: bool) -> Result<Pid, String> {
             let _ = process::wait_for(pid);
             Err(String::from_utf8_lossy(&text[..n]).into_owned())
         }
-        Err(e) => Err(in_words(e)),
+        Err(e) => Err(not_started(e)),
     }
 }
 
@@ -485,7 +490,7 @@ fn become_app(app: &App<'_>, writes: bool) -> String {
         Ok(())
     })();
     if let Err(e) = ready {
-        return in_words(e);
+        return not_started(e);
     }
     let Some(program) = app.args.command.first() else {
         return "the app has no command".into();
@@ -499,119 +504,5 @@ fn become_app(app: &App<'_>, writes: bool) -> String {
         }
     }
     let error = process::exec(program, &app.args.command, &app.args.environ);
-    explain_exec(&program.to_string_lossy(), &error)
-}
-
-/// Why a program could not be executed, from the error and the file's first bytes.
-fn explain_exec(program: &str, error: &io::Error) -> String {
-    let missing = error.raw_os_error() == Some(libc::ENOENT);
-    let head = missing.then(|| head_of(program)).flatten();
-    // The package chose it, and people and logs read it.
-    let program = program.escape_debug();
-    match (error.raw_os_error(), head) {
-        (Some(libc::ENOENT), None) => {
-            format!(
-                "the app could not be started: its program {program} is missing from the package"
-            )
-        }
-        (Some(libc::ENOENT), Some(head)) => format!(
-            "the app could not be started: {program} is there, but the interpreter that it needs{} is missing \
-             from the package",
-            interpreter(&head)
-        ),
-        (Some(libc::EACCES), _) => format!(
-            "the app could not be started: {program} is not executable (chmod +x it before packing)"
-        ),
-        (Some(libc::ENOEXEC), _) => format!(
-            "the app could not be started: {program} is not a program for this machine \
-             (neither an ELF file of its architecture nor a script that starts with #!)"
-        ),
-        _ => format!("the app could not be started: {program}: {error}"),
-    }
-}
-
-fn head_of(program: &str) -> Option<Vec<u8>> {
-    let path = CString::new(program).ok()?;
-    let file = fd::open(&path, OFlags::RDONLY | OFlags::NONBLOCK).ok()?;
-    let mut head = vec![0; 4096];
-    let n = fd::read(&file, &mut head).ok()?;
-    head.truncate(n);
-    Some(head)
-}
-
-/// ` (/lib/ld.so)`, or nothing where it cannot be read from the head.
-fn interpreter(head: &[u8]) -> String {
-    let name = if let Some(line) = head.strip_prefix(b"#!") {
-        line.split(|b| *b == b'\n')
-            .next()
-            .and_then(|l| l.trim_ascii().split(|b| b.is_ascii_whitespace()).next())
-    } else {
-        elf_interpreter(head)
-    };
-    match name {
-        Some(name) if !name.is_empty() && name.len() < 200 => {
-            format!(" ({})", String::from_utf8_lossy(name).escape_debug())
-        }
-        _ => String::new(),
-    }
-}
-
-/// PT_INTERP of a little-endian 64-bit ELF file, when it lies in `head`.
-fn elf_interpreter(head: &[u8]) -> Option<&[u8]> {
-    if head.get(..6)? != b"\x7fELF\x02\x01" {
-        return None;
-    }
-    let word = |at: usize, len: usize| -> Option<usize> {
-        let mut value = [0; 8];
-        value[..len].copy_from_slice(head.get(at..at.checked_add(len)?)?);
-        usize::try_from(u64::from_le_bytes(value)).ok()
-    };
-    let (table, size, count) = (word(32, 8)?, word(54, 2)?, word(56, 2)?);
-    for n in 0..count.min(64) {
-        let at = table.checked_add(n.checked_mul(size)?)?;
-        if word(at, 4)? == 3 {
-            let (offset, length) = (word(at.checked_add(8)?, 8)?, word(at.checked_add(32)?, 8)?);
-            let name = head.get(offset..offset.checked_add(length)?)?;
-            return name.split(|b| *b == 0).next();
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_missing_interpreter_is_named() {
-        assert_eq!(interpreter(b"#! /usr/bin/perl -w\nrest"), " (/usr/bin/perl)");
-        assert_eq!(interpreter(b"#!\n"), "");
-        assert_eq!(interpreter(b"plain text"), "");
-        let shell = std::fs::read("/bin/sh").unwrap();
-        let named = interpreter(&shell[..shell.len().min(4096)]);
-        assert!(named.contains("ld-linux"), "{named:?}");
-    }
-
-    #[test]
-    fn each_error_of_exec_has_words() {
-        let told =
-            |program: &str, errno| explain_exec(program, &io::Error::from_raw_os_error(errno));
-        assert!(told("/no/such", libc::ENOENT).contains("/no/such is missing"));
-        assert!(told("/bin/sh", libc::ENOENT).contains("interpreter"));
-        assert!(told("/x", libc::EACCES).contains("chmod +x"));
-        assert!(told("/x", libc::ENOEXEC).contains("#!"));
-        assert!(told("/x", libc::ENOMEM).contains("memory"));
-        assert!(!told("/x\nsandstorm-supervisor: lies", libc::ENOENT).contains('\n'));
-    }
-
-    proptest! {
-        #[test]
-        fn no_head_of_a_file_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), elf: bool) {
-            if elf && bytes.len() > 6 {
-                bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
-            }
-            let _ = interpreter(&bytes);
-        }
-    }
+    explain_exec::in_words(&program.to_string_lossy(), &error)
 }

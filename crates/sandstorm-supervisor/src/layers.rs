@@ -5,6 +5,10 @@
 //! constant `false`, no layer can be named on the command line, and the option is unknown.
 #![forbid(unsafe_code)]
 
+use rustix::mount::MountAttrFlags;
+
+use crate::sys::mount::{NODEV, NOSUID, RDONLY};
+
 /// One protection. The names on the command line are those of `TABLE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "unsafe-disable"), allow(dead_code))]
@@ -103,4 +107,14 @@ pub use chosen::{disable, off, read_names};
 #[cfg(not(feature = "unsafe-disable"))]
 pub const fn off(_: Layer) -> bool {
     false
+}
+
+/// Attributes of every mount that the app can write to.
+pub fn data_flags() -> MountAttrFlags {
+    if off(Layer::MountFlags) { MountAttrFlags::empty() } else { NOSUID | NODEV }
+}
+
+/// Attributes of the package's mount.
+pub fn package_flags() -> MountAttrFlags {
+    if off(Layer::ReadOnly) { data_flags() } else { data_flags() | RDONLY }
 }

@@ -24,8 +24,6 @@ const MAX: usize = 1024;
 pub enum Command {
     /// Start the app.
     Start,
-    /// Send the app this signal.
-    Signal(u8),
     /// Let all processes write to files, or let every write fail (the disk limit is reached).
     Writes(bool),
     /// Add `u+rx` to a directory of the app's, named from /var: what it holds cannot be counted.
@@ -98,7 +96,6 @@ impl Link {
     pub fn send(&self, command: &Command) -> io::Result<()> {
         self.packet(&match command {
             Command::Start => vec![b'S'],
-            Command::Signal(n) => vec![b'K', *n],
             Command::End => vec![b'E'],
             Command::Writes(allowed) => vec![b'W', u8::from(*allowed)],
             Command::OpenUp(path) if path.len() >= MAX => {
@@ -202,7 +199,6 @@ impl Link {
         match &buffer[..n] {
             [] => Ok(None),
             [b'S'] => Ok(Some(Command::Start)),
-            [b'K', n] => Ok(Some(Command::Signal(*n))),
             [b'E'] => Ok(Some(Command::End)),
             [b'W', n] => Ok(Some(Command::Writes(*n != 0))),
             [b'O', path @ ..] if !path.is_empty() => Ok(Some(Command::OpenUp(path.to_vec()))),
@@ -279,7 +275,6 @@ mod tests {
         assert!(a.report_at_hand().is_none());
         for command in [
             Command::Start,
-            Command::Signal(15),
             Command::Writes(false),
             Command::Writes(true),
             Command::OpenUp(b"a/b".to_vec()),

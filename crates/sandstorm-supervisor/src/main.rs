@@ -11,6 +11,7 @@
 mod args;
 mod error;
 mod explain;
+mod explain_exec;
 mod grain;
 mod helper;
 mod home;

@@ -4,60 +4,53 @@
 //! from the shell (checked by the kernel's peer credentials); the app's end is hostile and guarded.
 #![forbid(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::ffi::CStr;
+use std::cell::RefCell;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
-use sandstorm_schema::ext_report_capnp::reporting_supervisor;
 use sandstorm_schema::grain_capnp::sandstorm_api;
 use sandstorm_schema::memory;
 use sandstorm_schema::rpc::connect::{self, GuardLimits, Trust, Vat};
 use sandstorm_schema::supervisor_capnp::supervisor;
-use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream, unix::pipe};
 use tokio::sync::Notify;
 
 use crate::args::Args;
 use crate::error::Error;
+use crate::grain::allowance::Allowance;
 use crate::grain::app::App;
 use crate::grain::book::Book;
+use crate::grain::disk;
 use crate::grain::life::Life;
 use crate::grain::log::{self, Log};
-use crate::grain::storage::{self, Next, Plan, Quota, Verdict};
+use crate::grain::memory::Memory;
 use crate::home::GrainDirs;
 use crate::mode::Caller;
 use crate::rpc::border;
+use crate::rpc::connections::Connections;
 use crate::rpc::core::CoreSlot;
 use crate::rpc::sandstorm_api::SandstormApiImpl;
-use crate::rpc::supervisor::{Grain, SupervisorImpl};
+use crate::rpc::supervisor::Grain;
 use crate::rpc::wake_lock::WakeLocks;
-use crate::sandbox::counters::MemoryEvents;
 use crate::sandbox::{Sandbox, outer};
 use crate::sys::fd;
 use crate::sys::process::{self, SingleThread};
 
-/// Connections on the socket at once: a shell, its restarted successor, tools.
-const MAX_CONNECTIONS: usize = 64;
 /// Without a call for so long, the supervisor is idle.
-const REST_AFTER: Duration = Duration::from_secs(2);
+pub const REST_AFTER: Duration = Duration::from_secs(2);
 /// How often it is looked whether it is, and what was mapped again while it is; much more seldom
 /// once nobody has called for half a minute.
 const LOOK: Duration = Duration::from_millis(500);
 const LOOK_AT_REST: Duration = Duration::from_secs(15);
 /// After the app closed fd 3, how long its exit status is waited for.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
-/// How long the end may take to collect the app's last output and tell the callers.
+/// How long the end may take to collect the app's last output.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// How long connections stay open after the last answer of a grain that ended by itself.
-const LINGER: Duration = Duration::from_millis(100);
 
 /// Why the grain ends.
 enum End {
@@ -86,10 +79,7 @@ pub fn run(
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(Error::kernel("make the async runtime"))?;
     memory::keep_room();
-    let result = runtime.block_on(serve(sandbox, dirs, args, caller));
-    // No task may outlive this: aborting RPC systems without their disconnectors leaks nothing
-    // once the process ends, which is next.
-    result
+    runtime.block_on(serve(sandbox, dirs, args, caller))
 }
 
 /// Asks the supervisor at the other end of `stream` whether it serves, for five seconds.
@@ -123,10 +113,10 @@ async fn serve(
     let listener = bind(&dirs.grain).map_err(storage_error("make the socket of"))?;
     let null = fd::open(c"/dev/null", OFlags::RDWR).map_err(Error::kernel("open /dev/null"))?;
     // What could be done meanwhile is done.
-    let (link, app_end, output, lock, outside) = sandbox.finish(&args.limits)?;
-    let app = App::new(link).map_err(Error::kernel("listen to init"))?;
-    let output =
-        pipe::Receiver::from_owned_fd(output).map_err(Error::kernel("read the log pipe"))?;
+    let outside = sandbox.finish(&args.limits)?;
+    let app = App::new(outside.link).map_err(Error::kernel("listen to init"))?;
+    let output = pipe::Receiver::from_owned_fd(outside.output)
+        .map_err(Error::kernel("read the log pipe"))?;
 
     for note in &outside.notes {
         log.note(note);
@@ -159,7 +149,7 @@ async fn serve(
             log: log.clone(),
             locks: locks.clone(),
         });
-    let app_stream = std::os::unix::net::UnixStream::from(app_end);
+    let app_stream = std::os::unix::net::UnixStream::from(outside.app);
     let app_stream = app_stream
         .set_nonblocking(true)
         .and_then(|()| UnixStream::from_std(app_stream))
@@ -198,11 +188,11 @@ async fn serve(
             return Err(error);
         }
     }
-    let mut quota = Quota::new(args.limits.disk, args.limits.inodes, args.limits.log);
+    let mut allowance = Allowance::new(args.limits.disk, args.limits.inodes, args.limits.log);
     if outside.quota {
-        quota.kept_by_the_kernel();
+        allowance.kept_by_the_kernel();
     }
-    let mut sizes = tokio::task::spawn_local(watch_storage(duplicate()?, grain.clone(), quota));
+    let mut sizes = tokio::task::spawn_local(disk::watch(duplicate()?, grain.clone(), allowance));
     let telling = {
         let life = life.clone();
         tokio::task::spawn_local(async move { book.tell(&life).await })
@@ -277,216 +267,14 @@ async fn serve(
     }
     // No zombie is left to whoever is pid 1, which may be a server that knows only its own children.
     while matches!(process::reap_one(), Ok(Some(_))) {}
-    drop((lock, outside.slot));
+    drop((outside.lock, outside.slot));
     result
-}
-
-/// The grain's memory, as its control group sees it.
-struct Memory {
-    events: Option<Rc<MemoryEvents>>,
-    alarm: Option<AsyncFd<OwnedFd>>,
-    limit: u64,
-}
-
-impl Memory {
-    fn watch(mut events: Option<MemoryEvents>, limit: u64) -> io::Result<Memory> {
-        let alarm = events.as_mut().and_then(|e| e.alarm.take()).map(fd::watch_readable);
-        Ok(Memory { events: events.map(Rc::new), alarm: alarm.transpose()?, limit })
-    }
-
-    /// Returns when a process was killed for want of memory; the rest of the grain goes too, since
-    /// half an app is worse than none.
-    async fn ran_out(&self) {
-        let Some(alarm) = &self.alarm else { return std::future::pending().await };
-        loop {
-            let Ok(mut ready) = alarm.readable().await else {
-                return std::future::pending().await;
-            };
-            let _ = fd::read(alarm.get_ref(), &mut [0; 8]);
-            ready.clear_ready();
-            // The kill follows the alarm.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            if self.reason().is_some() {
-                return;
-            }
-        }
-    }
-
-    fn reason(&self) -> Option<String> {
-        (self.events.as_ref()?.kills() > 0).then(|| {
-            format!("killed: the grain ran out of memory (limit {} MiB)", self.limit >> 20)
-        })
-    }
 }
 
 fn bind(dir: &OwnedFd) -> io::Result<UnixListener> {
     // Ours by the lock: whatever is there is the remains of a supervisor that was killed.
     fd::unlink_if_there(dir, c"socket")?;
     connect::bind_at(dir.as_fd(), "socket")
-}
-
-/// Connections on the grain's socket.
-#[derive(Default)]
-struct Connections {
-    open: RefCell<BTreeMap<u64, Vat>>,
-    next: Cell<u64>,
-}
-
-impl Connections {
-    /// Takes connections from the server's user (and root) for ever.
-    async fn accept(self: Rc<Self>, listener: UnixListener, grain: Rc<Grain>, caller: Caller) {
-        loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(_) => {
-                    // Out of descriptors, say. Not a reason to end, nor to spin.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let allowed =
-                stream.peer_cred().is_ok_and(|peer| peer.uid() == caller.uid || peer.uid() == 0);
-            if !allowed || self.open.borrow().len() >= MAX_CONNECTIONS {
-                continue;
-            }
-            let client: reporting_supervisor::Client =
-                capnp_rpc::new_client(SupervisorImpl(grain.clone()));
-            let vat = Vat::spawn(stream, Side::Server, Some(client.client), Trust::Peer);
-            let number = self.next.get();
-            self.next.set(number + 1);
-            let closed = vat.closed();
-            self.open.borrow_mut().insert(number, vat);
-            let all = self.clone();
-            tokio::task::spawn_local(async move {
-                let _ = closed.await;
-                let vat = all.open.borrow_mut().remove(&number);
-                if let Some(vat) = vat {
-                    vat.disconnect().await;
-                }
-            });
-        }
-    }
-
-    /// Waits until what is to be said has been sent, then closes.
-    ///
-    /// With `linger` the connections stay open a moment longer: a peer whose own message meets a
-    /// closed socket may not look any more at what we sent before.
-    async fn close(&self, linger: bool) {
-        let sent = async {
-            loop {
-                // At least once, so that woken calls come to their answers.
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                if self.open.borrow().values().all(|vat| vat.queued_bytes() == 0) {
-                    return;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LAST_WORDS, sent).await;
-        if linger && !self.open.borrow().is_empty() {
-            tokio::time::sleep(LINGER).await;
-        }
-        let all = std::mem::take(&mut *self.open.borrow_mut());
-        for vat in all.into_values() {
-            let _ = tokio::time::timeout(LAST_WORDS / 8, vat.disconnect()).await;
-        }
-    }
-}
-
-/// Watches what the grain takes on disk: tells the system, and keeps the disk limit. Returns when
-/// the grain has to end for it, with the reason.
-async fn watch_storage(dir: OwnedFd, grain: Rc<Grain>, mut quota: Quota) -> String {
-    let unreported = Cell::new(true);
-    let life = grain.life.clone();
-    let mut end = String::new();
-    let mark = FullMark(grain.dir.as_fd());
-    if quota.is_kept() {
-        mark.clear();
-    } else if mark.is_there() {
-        // Measuring a large tree takes seconds, which are not for filling it further.
-        quota.was_full();
-        grain.app.set_writes(false);
-    }
-    let held = Cell::new(false);
-    let hold = || {
-        grain.app.set_writes(false);
-        held.set(true);
-    };
-    storage::watch(dir, &life, grain.book.limits.inodes, hold, async |walk, changed, disk| {
-        let usage = walk.usage;
-        grain.book.measured(usage);
-        for path in &walk.shut {
-            grain.app.open_up(path);
-        }
-        let sees_all = walk.shut.is_empty() && !walk.hidden;
-        let verdict = quota.judge(usage, sees_all, disk);
-        // A false alarm: others took the space.
-        if held.take() && !quota.is_full() {
-            grain.app.set_writes(true);
-        }
-        match verdict {
-            Verdict::Same => {}
-            Verdict::Nearly(text) => grain.log.note(&text),
-            Verdict::Kept(text) => {
-                grain.book.filled_up();
-                grain.log.note(&text);
-            }
-            Verdict::Full(text) => {
-                grain.book.filled_up();
-                grain.log.note(&text);
-                grain.app.set_writes(false);
-                mark.set();
-            }
-            Verdict::Free => {
-                grain.log.note("there is room on the disk again: writes succeed");
-                grain.app.set_writes(true);
-                mark.clear();
-            }
-            Verdict::Runaway(text) => end = text,
-        }
-        if changed {
-            unreported.set(true);
-        }
-        if let (true, Some(core)) = (unreported.get(), grain.core.now()) {
-            let mut request = core.report_grain_size_request();
-            request.get().set_bytes(usage.bytes);
-            let call = tokio::time::timeout(Duration::from_secs(5), request.send().promise);
-            // A core of a shell that is gone: its successor is told at the next walk.
-            unreported.set(!matches!(call.await, Ok(Ok(_))));
-        }
-        // A walk and its report lead through much code.
-        if !life.is_recent(REST_AFTER) {
-            memory::forget_code();
-        }
-        let next = match (end.is_empty(), quota.is_full() || !sees_all) {
-            (false, _) => Next::Never,
-            (true, true) => Next::Soon,
-            (true, false) => Next::AsUsual,
-        };
-        Plan { next, left: quota.left(usage) }
-    })
-    .await;
-    end
-}
-
-/// The file beside the log that tells the next start that the grain is full.
-struct FullMark<'a>(BorrowedFd<'a>);
-
-impl FullMark<'_> {
-    const NAME: &'static CStr = c"full";
-
-    fn is_there(&self) -> bool {
-        fd::open_in(self.0, Self::NAME, OFlags::PATH | OFlags::NOFOLLOW).is_ok()
-    }
-
-    /// Where it cannot be made, on a full disk say, the next start measures first.
-    fn set(&self) {
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW;
-        let _ = fd::create_in(self.0, Self::NAME, flags, 0o600);
-    }
-
-    fn clear(&self) {
-        let _ = fd::unlink_if_there(self.0, Self::NAME);
-    }
 }
 
 /// Keeps the supervisor small while it has nothing to do: free memory goes back each time that it

@@ -14,20 +14,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
-
 use rustix::net::SocketType;
+use sandstorm_schema::grain_limits;
 
 use super::groups::{Groups, Share};
 use super::{IdMap, quota, slot, write_maps};
 use crate::helper::{Built, Failed, Step, send};
+use crate::layers;
 use crate::link::{Build, Kind, Link};
 use crate::mode::Caller;
-use crate::sandbox::namespaces::{self, INSIDE_ID};
+use crate::sandbox::namespaces::INSIDE_ID;
 use crate::sys::process::{self, Child, Forked, SingleThread};
 use crate::sys::{fd, mount};
-use sandstorm_schema::grain_limits;
 
-/// Seconds that the other side may take before each of the two things that it asks: it may wait for a
+/// How long the other side may take before each of the two things that it asks: it may wait for a
 /// grain's lock, and number the files of a restored grain.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -69,7 +69,7 @@ fn settle(helpers: &OwnedFd, errand: &Errand<'_>) -> io::Result<()> {
     let mut keep =
         vec![helpers.as_fd(), errand.slot, errand.init.pidfd.as_fd(), errand.orders.as_fd()];
     keep.extend(errand.groups.unified.as_ref().map(AsFd::as_fd));
-    namespaces::close_all_but(&keep)?;
+    fd::close_all_but(&keep)?;
     fd::close_between(0, 2)?;
     fd::ensure_standard_fds()?;
     fd::set_patience(helpers, PATIENCE)
@@ -155,11 +155,8 @@ fn mounts(
     data: &OwnedFd,
     userns: Option<BorrowedFd<'_>>,
 ) -> io::Result<[OwnedFd; 2]> {
-    let tree = |dir: &OwnedFd, attributes| {
-        let tree = mount::clone_tree(dir)?;
-        mount::set_attributes(&tree, attributes, userns).map(|()| tree)
-    };
-    Ok([tree(package, mount::package_flags())?, tree(data, mount::data_flags())?])
+    let package = mount::copy(package, layers::package_flags(), userns)?;
+    Ok([package, mount::copy(data, layers::data_flags(), userns)?])
 }
 
 /// A user namespace that exists only as the id map of a mount: files of `map.inside` on disk

@@ -46,8 +46,8 @@ pub fn make_empty() -> io::Result<OwnedFd> {
 pub fn bind_nodes(dev: BorrowedFd<'_>) -> io::Result<()> {
     for (name, host) in NODES {
         let source = fd::open(host, OFlags::PATH | OFlags::NOFOLLOW)?;
-        let node = mount::clone_tree(&source)?;
-        mount::set_attributes(&node, mount::RDONLY | mount::NOSUID | mount::NOEXEC, None)?;
+        let flags = mount::RDONLY | mount::NOSUID | mount::NOEXEC;
+        let node = mount::copy(&source, flags, None)?;
         let target = fd::open_in(dev, name, OFlags::PATH | OFlags::NOFOLLOW)?;
         mount::attach(&node, &target)?;
     }

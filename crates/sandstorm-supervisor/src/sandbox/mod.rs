@@ -31,12 +31,13 @@ use crate::args::Args;
 use crate::error::Error;
 use crate::explain::{self, Signs};
 use crate::grain::project;
-use crate::helper::{Failed, Handle, Helper, Step};
+use crate::helper::{Answer, Failed, Helper, Made, Step};
 use crate::home::GrainDirs;
-use crate::init::{self, Start};
+use crate::init::{self, OwnGrain, Start};
 use crate::link::{Build, Kind, Link, Report};
 use crate::mode::{Caller, Mode};
 use crate::privileged::groups::{CPU, Groups, MEMORY, PIDS, Share};
+use crate::privileged::slot::FIRST_UID;
 use crate::privileged::{Begun, Half, IdMap, clone_init, write_maps};
 use crate::sys::creds;
 use crate::sys::process::{self, Forked, SingleThread};
@@ -66,22 +67,17 @@ enum Making {
     Done(Made),
 }
 
-/// What was made.
-#[derive(Debug)]
-struct Made {
-    /// pid 1 of the grain.
-    init: OwnedFd,
-    slot: Option<OwnedFd>,
-    /// The grain's kernel uid, or why it has none of its own; nothing in user-namespace mode.
-    own_uid: Option<Result<u32, i32>>,
-    limited: [u8; 3],
-    quota: bool,
-    handles: Vec<(Handle, OwnedFd)>,
-}
-
-/// A sandbox as init knows it, finished from outside.
+/// A finished sandbox, seen from outside.
 #[derive(Debug)]
 pub struct Outside {
+    /// Commands to init and its reports; closing it ends the grain.
+    pub link: Link,
+    /// Other end of the app's fd 3.
+    pub app: OwnedFd,
+    /// Read end of the app's stdout and stderr.
+    pub output: OwnedFd,
+    /// The grain's, held for life, with init.
+    pub lock: OwnedFd,
     /// pid 1 of the grain.
     pub init: OwnedFd,
     /// Held for life, with init.
@@ -143,7 +139,7 @@ pub fn enter(
         Half::Own(ends) => {
             let inits = lock.try_clone().map_err(Error::kernel("duplicate a descriptor"))?;
             let name = dirs.grain_name.to_string_lossy();
-            let own = Some((args, dirs, inits));
+            let own = Some(OwnGrain { args, dirs, lock: inits });
             let own = Own { name: &name, limits: &args.limits, ends, kind: Kind::Own, grain: own };
             Making::Done(own_half(one_thread, caller, &link, own)?)
         }
@@ -158,8 +154,8 @@ struct Own<'a> {
     limits: &'a Limits,
     ends: init::Ends,
     kind: Kind,
-    /// With the grain's lock; nothing for a trial.
-    grain: Option<(&'a Args, &'a GrainDirs, OwnedFd)>,
+    /// Nothing for a trial.
+    grain: Option<OwnGrain<'a>>,
 }
 
 /// Everything from outside with the caller's own rights.
@@ -191,7 +187,8 @@ fn own_half(
     // From here on nobody of the caller's other processes looks into this one.
     creds::set_dumpable(false).map_err(Error::kernel("make the process undumpable"))?;
     let Groups { limited, handles, .. } = groups;
-    Ok(Made { init: child.pidfd, slot: None, own_uid: None, limited, quota: false, handles })
+    let answer = Answer { limited, handles, ..Answer::default() };
+    Ok(Made { init: child.pidfd, slot: None, answer })
 }
 
 /// What init reports of a failure says more than our broken pipe.
@@ -211,30 +208,19 @@ impl Making {
             Making::Helper(helper) => helper,
         };
         let outcome = helper.outcome().map_err(Error::kernel("hear from the privileged helper"))?;
-        let made = outcome
-            .map_err(|failed| inits_words(link).unwrap_or_else(|| helpers_words(failed, mode)))?;
-        Ok(Made {
-            init: made.init,
-            slot: Some(made.slot),
-            own_uid: Some(made.own_uid),
-            limited: made.limited,
-            quota: made.quota,
-            handles: made.handles,
-        })
+        outcome.map_err(|failed| inits_words(link).unwrap_or_else(|| helpers_words(failed, mode)))
     }
 }
 
 impl Sandbox {
-    /// Waits until everything outside is done. The parts that go on are given back.
+    /// Waits until everything outside is done.
     ///
     /// # Errors
     /// `Kernel` or `Sandbox` with advice, `Untrusted` for what has the wrong owner.
-    pub fn finish(
-        self,
-        limits: &Limits,
-    ) -> Result<(Link, OwnedFd, OwnedFd, OwnedFd, Outside), Error> {
-        let Made { init, slot, own_uid, limited, quota, handles } =
-            self.making.finish(&self.link, self.mode)?;
+    pub fn finish(self, limits: &Limits) -> Result<Outside, Error> {
+        let Sandbox { link, app, output, lock, mode, making, .. } = self;
+        let Made { init, slot, answer } = making.finish(&link, mode)?;
+        let Answer { own_uid, limited, quota, handles } = answer;
         let mut notes = Vec::new();
         notes.extend(self.bit_ignored.then(bit_ignored));
         notes.push(match own_uid {
@@ -254,8 +240,7 @@ impl Sandbox {
         }));
         let floor = floor(&limited, matches!(own_uid, Some(Ok(_))));
         let watch = Watch::new(&limited, handles);
-        let outside = Outside { init, slot, limited, quota, floor, watch, notes };
-        Ok((self.link, self.app, self.output, self.lock, outside))
+        Ok(Outside { link, app, output, lock, init, slot, limited, quota, floor, watch, notes })
     }
 }
 
@@ -291,9 +276,7 @@ fn helpers_words(failed: Failed, mode: Mode) -> Error {
     };
     match failed.step {
         Step::Begin => plain("start the privileged helper"),
-        Step::Ask if failed.errno == libc::EAGAIN => {
-            plain("hear within ten minutes what the grain needs")
-        }
+        Step::Ask if failed.errno == libc::EAGAIN => plain("hear in time what the grain needs"),
         Step::Ask => plain("hear what the grain needs"),
         Step::SlotDirectory => plain("make and open /run/sandstorm-uid"),
         Step::SlotOwner => Error::Untrusted {
@@ -310,11 +293,11 @@ fn helpers_words(failed: Failed, mode: Mode) -> Error {
         Step::IdMap => Error::Kernel {
             step: "give the grain an id-mapped view of its data",
             source,
-            advice:
+            advice: format!(
                 "\nthe supervisor was started by root, and this file system cannot be id-mapped, or this is a \
-                     namespace without the grains' uids (1610612736 on): start the server as an ordinary user, \
+                     namespace without the grains' uids ({FIRST_UID} on): start the server as an ordinary user, \
                      or put the home on ext4, xfs or btrfs"
-                    .into(),
+            ),
         },
         Step::Mounts => {
             let missing = failed.errno == libc::ENOSYS;
@@ -368,6 +351,6 @@ pub fn check(one_thread: &SingleThread, begun: Begun) -> Result<String, Error> {
         Mode::UserNamespace => "mode: user namespaces",
     };
     let lines = [name.to_owned()].into_iter().chain(ignored.then(bit_ignored));
-    let lines = lines.chain(counters::notes(&made.limited, &limits));
+    let lines = lines.chain(counters::notes(&made.answer.limited, &limits));
     Ok(lines.map(|line| line + "\n").collect())
 }

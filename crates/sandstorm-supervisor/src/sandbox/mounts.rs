@@ -18,7 +18,7 @@ use super::limits::Limits;
 use super::namespaces::INSIDE_ID;
 use crate::error::{StepError, step};
 use crate::home::{self, GrainDirs};
-use crate::layers::{Layer, off};
+use crate::layers::{self, Layer, off};
 use crate::sys::{fd, mount};
 
 /// Detached mounts, ready to be attached inside.
@@ -73,14 +73,15 @@ pub fn prepare_inside(dirs: &GrainDirs) -> Result<Trees, StepError> {
             ));
         }
     }
-    let tree = |dir: &OwnedFd, flags| -> io::Result<OwnedFd> {
-        let tree = mount::clone_tree(dir)?;
-        mount::set_attributes(&tree, flags, None)?;
-        Ok(tree)
-    };
     Ok(Trees {
-        package: step("copy the package's mount", tree(&package, mount::package_flags()))?,
-        data: step("copy the mount of the grain's data", tree(&sandbox, mount::data_flags()))?,
+        package: step(
+            "copy the package's mount",
+            mount::copy(&package, layers::package_flags(), None),
+        )?,
+        data: step(
+            "copy the mount of the grain's data",
+            mount::copy(&sandbox, layers::data_flags(), None),
+        )?,
     })
 }
 
@@ -162,7 +163,7 @@ fn attach_tmpfs(what: &'static str, size: u64, target: BorrowedFd<'_>) -> Result
             (c"uid", &id),
             (c"gid", &id),
         ],
-        mount::data_flags(),
+        layers::data_flags(),
     )
     .and_then(|fs| mount::attach(&fs, target));
     step(what, made)

@@ -5,7 +5,6 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::OFlags;
 use rustix::system::{setdomainname, sethostname};
@@ -117,21 +116,4 @@ fn limit_socket_buffers() {
     };
     let _ = fd::write_in(&table, c"tcp_rmem", "4096 131072 1048576");
     let _ = fd::write_in(&table, c"tcp_wmem", "4096 65536 1048576");
-}
-
-/// Descriptor numbers that survive: everything else from 3 on is closed.
-///
-/// # Errors
-/// What close_range answers.
-pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut numbers: Vec<u32> = keep.iter().map(|f| f.as_raw_fd() as u32).collect();
-    numbers.sort_unstable();
-    let mut next = 3;
-    for n in numbers {
-        if n > next {
-            fd::close_between(next, n - 1)?;
-        }
-        next = next.max(n + 1);
-    }
-    fd::close_from(next)
 }

@@ -129,15 +129,29 @@ pub fn receive_with(from: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Ve
     Ok((message.bytes, fds))
 }
 
-/// Closes every fd from `first` on, whoever owns it.
-///
-/// Only for the first instructions of a process and for a forked child about to exec or to settle:
-/// the caller leaks or forgets every `OwnedFd` in that range.
+/// Closes everything from 3 on but these, whoever owns it: as `close_between`.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut numbers: Vec<u32> = keep.iter().map(|f| f.as_raw_fd() as u32).collect();
+    numbers.sort_unstable();
+    let mut next = 3;
+    for n in numbers {
+        if n > next {
+            close_between(next, n - 1)?;
+        }
+        next = next.max(n + 1);
+    }
+    close_from(next)
+}
+
+/// Closes every fd from `first` on, whoever owns it: as `close_between`.
 pub fn close_from(first: u32) -> io::Result<()> {
     close_between(first, u32::MAX)
 }
 
-/// Closes every fd in `first..=last`.
+/// Closes every fd in `first..=last`, whoever owns it.
+///
+/// Only for the first instructions of a process and for a forked child about to exec or to settle:
+/// the caller leaks or forgets every `OwnedFd` in that range.
 pub fn close_between(first: u32, last: u32) -> io::Result<()> {
     if first > last {
         return Ok(());

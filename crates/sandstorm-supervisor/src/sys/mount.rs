@@ -10,7 +10,6 @@ use rustix::mount::{
 };
 
 use super::check;
-use crate::layers::{Layer, off};
 
 #[cfg(feature = "unsafe-disable")]
 pub const NONE: MountAttrFlags = MountAttrFlags::empty();
@@ -18,33 +17,6 @@ pub const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
 pub const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
 pub const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
 pub const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
-
-/// `struct mount_attr` (include/uapi/linux/mount.h).
-#[repr(C)]
-struct MountAttr {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    userns: u64,
-}
-
-/// Of everything that the app can write.
-pub fn data_flags() -> MountAttrFlags {
-    if off(Layer::MountFlags) { MountAttrFlags::empty() } else { NOSUID | NODEV }
-}
-
-/// Of the package.
-pub fn package_flags() -> MountAttrFlags {
-    if off(Layer::ReadOnly) { data_flags() } else { data_flags() | RDONLY }
-}
-
-/// A detached copy of the mount at `dir` (this directory and below, without other mounts on it).
-pub fn clone_tree(dir: impl AsFd) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    Ok(rustix::mount::open_tree(dir, c"", flags)?)
-}
 
 /// Adds attributes to one mount and makes it private; with `userns` also that namespace's id map.
 ///
@@ -55,11 +27,11 @@ pub fn set_attributes(
     attributes: MountAttrFlags,
     userns: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    let attr = MountAttr {
-        set: u64::from(attributes.bits()) | userns.map_or(0, |_| libc::MOUNT_ATTR_IDMAP),
-        clear: 0,
+    let attr = libc::mount_attr {
+        attr_set: u64::from(attributes.bits()) | userns.map_or(0, |_| libc::MOUNT_ATTR_IDMAP),
+        attr_clr: 0,
         propagation: libc::MS_PRIVATE,
-        userns: userns.map_or(0, |fd| fd.as_raw_fd() as u64),
+        userns_fd: userns.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
     // SAFETY: attr outlives the call and its exact size is passed; the path is constant.
     check(unsafe {
@@ -69,10 +41,24 @@ pub fn set_attributes(
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
             &raw const attr,
-            size_of::<MountAttr>(),
+            size_of::<libc::mount_attr>(),
         )
     })?;
     Ok(())
+}
+
+/// A detached, private copy of the mount at `dir` (this directory and below, without other mounts on it), with
+/// these attributes and, with `userns`, its id map.
+pub fn copy(
+    dir: impl AsFd,
+    attributes: MountAttrFlags,
+    userns: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = rustix::mount::open_tree(dir, c"", flags)?;
+    set_attributes(&tree, attributes, userns).map(|()| tree)
 }
 
 /// Makes every mount of this namespace private, so that nothing travels in or out.

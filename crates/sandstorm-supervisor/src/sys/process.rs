@@ -6,8 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::sched::CloneFlags;
+use nix::sys::signal::Signal;
 use rustix::fs::OFlags;
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus};
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions, WaitStatus};
 use rustix::thread::CpuSet;
 
 use super::check;
@@ -40,23 +41,6 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// `struct clone_args` (include/uapi/linux/sched.h), version 2.
-#[repr(C)]
-#[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
-}
-
 /// Forks into the namespaces of `flags`; with `cgroup` (a cgroup v2 directory) the child is born there.
 ///
 /// Falls back to `clone` where a container's filter answers clone3 with ENOSYS.
@@ -65,15 +49,15 @@ pub fn clone(
     flags: i32,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> io::Result<Forked> {
+    // libc has it in a type that is too small for it.
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd: RawFd = -1;
-    let signal = libc::SIGCHLD;
-    let mut args = CloneArgs {
-        flags: (flags | libc::CLONE_PIDFD) as u32 as u64,
-        pidfd: &raw mut pidfd as u64,
-        exit_signal: signal as u64,
-        ..CloneArgs::default()
-    };
+    let flags = flags | libc::CLONE_PIDFD;
+    // SAFETY: all-zero is a valid `struct clone_args`: no stack, no thread-local storage, no set of ids.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from(flags as u32);
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
     if let Some(fd) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = fd.as_raw_fd() as u64;
@@ -81,15 +65,16 @@ pub fn clone(
     // SAFETY: no stack is given and memory is not shared, so this is a plain fork; the token shows
     // that no other thread could hold a lock (malloc's, say) that the child would wait for. args
     // has the layout of the size passed; the kernel writes an int to `pidfd`.
-    let mut result =
-        check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) });
+    let mut result = check(unsafe {
+        libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>())
+    });
     if cgroup.is_none() && matches!(&result, Err(e) if e.raw_os_error() == Some(libc::ENOSYS)) {
         // SAFETY: the same fork by the older call; x86_64 and aarch64 take the pidfd's address as
         // the third argument (parent_tid).
         result = check(unsafe {
             libc::syscall(
                 libc::SYS_clone,
-                (flags | libc::CLONE_PIDFD | signal) as u32 as u64,
+                u64::from((flags | libc::SIGCHLD) as u32),
                 0u64,
                 &raw mut pidfd,
                 0u64,
@@ -156,30 +141,14 @@ fn ended(status: WaitStatus) -> Ended {
     signal.unwrap_or(Ended::Status(status.exit_status().unwrap_or_default()))
 }
 
-/// `kill`; a number that is no signal is refused.
-pub fn kill(pid: Pid, signal: i32) -> io::Result<()> {
-    let signal = Signal::from_named_raw(signal).ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(rustix::process::kill_process(pid, signal)?)
-}
-
-/// Whether nobody has reaped this child yet, so that its number is still its own.
-pub fn is_unreaped(child: &Child) -> bool {
-    // SAFETY: no signal is sent, and no information with it; the kernel only looks.
-    let sent = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            child.pidfd.as_raw_fd(),
-            0,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
-        )
-    };
-    sent == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+/// `kill`.
+pub fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
+    Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.as_raw_pid()), signal)?)
 }
 
 /// SIGKILL to every process that this one may signal, but itself and pid 1.
 pub fn kill_all_others() -> io::Result<()> {
-    Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::SIGKILL)?)
+    Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), Signal::SIGKILL)?)
 }
 
 /// Waits until this process has no child left.
@@ -232,28 +201,6 @@ pub fn set_limit(resource: Resource, soft: Option<u64>, hard: Option<u64>) -> io
         }
         other => Ok(other?),
     }
-}
-
-/// Sets the soft limit of another process and leaves its hard limit; `Ok(false)` when it was so
-/// already.
-pub fn set_soft_limit_of(
-    pid: i32,
-    resource: libc::__rlimit_resource_t,
-    soft: u64,
-) -> io::Result<bool> {
-    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: now is valid for writes; no new limit is given.
-    check(i64::from(unsafe { libc::prlimit(pid, resource, std::ptr::null(), &raw mut now) }))?;
-    let wanted = soft.min(now.rlim_max);
-    if now.rlim_cur == wanted {
-        return Ok(false);
-    }
-    now.rlim_cur = wanted;
-    // SAFETY: now outlives the call; the old limit is not wanted.
-    check(i64::from(unsafe {
-        libc::prlimit(pid, resource, &raw const now, std::ptr::null_mut())
-    }))?;
-    Ok(true)
 }
 
 /// Whether RLIMIT_NPROC counts by uid and user namespace (Linux 5.14 and newer), not by uid alone.
