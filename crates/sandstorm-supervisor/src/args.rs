@@ -43,9 +43,11 @@ pub struct Args {
     pub limits: Limits,
 }
 
-/// Bytes that the arguments and environment of the app may have together; the kernel takes a
-/// quarter of the 8 MiB stack.
+/// Bytes that the arguments and environment of the app may have together. The kernel takes a quarter
+/// of the 8 MiB stack, pointers to them included: half of that leaves room for as many as fit.
 const MAX_COMMAND_BYTES: usize = 1 << 20;
+/// Without a sign of life for so long a grain ends, unless it is told otherwise.
+const IDLE: Duration = Duration::from_secs(90);
 /// An idle time-out outside this range is a mistake.
 const IDLE_SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
 
@@ -58,7 +60,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
     let mut home = None;
     let (mut new, mut start) = (false, false);
     let mut environ = Vec::new();
-    let mut idle = Duration::from_secs(90);
+    let mut idle = IDLE;
     let mut limits = Limits::default();
     let mut names = Vec::new();
     let mut command = None;
@@ -81,19 +83,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
             b"--home" => home = Some(PathBuf::from(OsString::from_vec(value()?))),
             b"-e" | b"--env" => environ.push(environment(value()?)?),
             b"--idle-seconds" => {
-                let text = utf8(value()?)?;
-                idle = text
-                    .parse()
-                    .ok()
-                    .filter(|n| IDLE_SECONDS.contains(n))
-                    .map(Duration::from_secs)
-                    .ok_or_else(|| {
-                        Error::Usage(format!(
-                            "--idle-seconds wants a number from {} to {}, not {text:?}",
-                            IDLE_SECONDS.start(),
-                            IDLE_SECONDS.end()
-                        ))
-                    })?;
+                idle = idle_time(&utf8(value()?)?)?;
             }
             #[cfg(feature = "unsafe-disable")]
             b"--unsafe-disable" => crate::layers::disable(&utf8(value()?)?)?,
@@ -152,6 +142,17 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
     })))
 }
 
+fn idle_time(text: &str) -> Result<Duration, Error> {
+    let seconds = text.parse().ok().filter(|n| IDLE_SECONDS.contains(n));
+    seconds.map(Duration::from_secs).ok_or_else(|| {
+        Error::Usage(format!(
+            "--idle-seconds wants a number from {} to {}, not {text:?}",
+            IDLE_SECONDS.start(),
+            IDLE_SECONDS.end()
+        ))
+    })
+}
+
 fn c_string(bytes: Vec<u8>) -> Result<CString, Error> {
     CString::new(bytes).map_err(|_| Error::Usage("an argument has a NUL byte".into()))
 }
@@ -168,10 +169,17 @@ fn environment(bytes: Vec<u8>) -> Result<CString, Error> {
     }
 }
 
+/// Four times a package id; far below what a file system takes.
+const MAX_PACKAGE_NAME: usize = 128;
+
 /// A directory name below `apps/`: letters, digits, `-`, `_` and `.`, not starting with a dot.
 fn package_name(bytes: Vec<u8>) -> Result<CString, Error> {
     let fine = |b: &u8| b.is_ascii_alphanumeric() || b"-_.".contains(b);
-    if bytes.is_empty() || bytes.len() > 128 || bytes[0] == b'.' || !bytes.iter().all(fine) {
+    if bytes.is_empty()
+        || bytes.len() > MAX_PACKAGE_NAME
+        || bytes[0] == b'.'
+        || !bytes.iter().all(fine)
+    {
         return Err(Error::Usage(format!(
             "{} is no package name (letters, digits, - _ . and no leading dot)",
             show(&bytes)
@@ -205,6 +213,7 @@ fn help() -> String {
             l.name, l.default, l.ceiling, l.unit, l.meaning
         ));
     }
+    let idle = IDLE.as_secs();
     let codes: String =
         EXIT_CODES.iter().map(|(code, meaning)| format!("  {code}  {meaning}\n")).collect();
     format!(
@@ -224,7 +233,7 @@ Options:
   --start              start the app at once, not at the first call that needs it; `Listening...`
                        then says that it runs, too
   -e NAME=VALUE        one variable of the app's environment, which is empty otherwise
-  --idle-seconds N     end the grain after N seconds without keepAlive or calls (90)
+  --idle-seconds N     end the grain after N seconds without keepAlive or calls ({idle})
   --limit NAME=VALUE   one of the limits below; K, M, G, T are powers of 1024
   --check              try what a grain needs of this machine, without a grain: prints the mode and
                        what limits grains, or what to change (exit status 4)
@@ -299,27 +308,41 @@ mod tests {
     fn wrong_lines_are_refused() {
         let good = ["--home", "/h", "pkg", "grainid12", "--", "/a"];
         assert!(words(&good).is_ok());
-        for bad in [
-            &["--home", "/h", "pkg", "grainid12"][..],
-            &["--home", "/h", "pkg", "grainid12", "--"],
-            &["--home", "/h", "pkg", "grainid12", "--", ""],
-            &["pkg", "grainid12", "--", "/a"],
-            &["--home", "/h", "../pkg", "grainid12", "--", "/a"],
-            &["--home", "/h", ".pkg", "grainid12", "--", "/a"],
-            &["--home", "/h", "", "grainid12", "--", "/a"],
-            &["--home", "/h", "pkg", "grain/id", "--", "/a"],
-            &["--home", "/h", "pkg", "..", "--", "/a"],
-            &["--home", "/h", "pkg", "short", "--", "/a"],
-            &["--home", "/h", "pkg", "grainid12", "third", "--", "/a"],
-            &["--home", "/h", "--uid", "0", "pkg", "grainid12", "--", "/a"],
-            &["--home", "/h", "--new=1", "pkg", "grainid12", "--", "/a"],
-            &["--home", "/h", "-e", "=x", "pkg", "grainid12", "--", "/a"],
-            &["--home", "/h", "-e", "x", "pkg", "grainid12", "--", "/a"],
-            &["--home", "/h", "--idle-seconds", "0", "pkg", "grainid12", "--", "/a"],
-            &["--home", "/h", "--limit", "uid=0", "pkg", "grainid12", "--", "/a"],
-            &["--home"],
+        let wrong = |middle: &[&str], rest: &[&str]| {
+            let line = [&["--home", "/h"], middle, rest].concat();
+            words(&line).err().unwrap_or_else(|| panic!("{line:?}")).to_string()
+        };
+        let (names, command) = (["pkg", "grainid12"], ["--", "/a"]);
+        for (names, word) in [
+            (&["../pkg", "grainid12"][..], "package name"),
+            (&[".pkg", "grainid12"], "package name"),
+            (&["", "grainid12"], "package name"),
+            (&["pkg", "grain/id"], "grain id"),
+            (&["pkg", ".."], "grain id"),
+            (&["pkg", "short"], "grain id"),
+            (&["pkg", "grainid12", "third"], "PACKAGE, GRAIN"),
+            (&["pkg"], "PACKAGE, GRAIN"),
         ] {
-            assert!(words(bad).is_err(), "{bad:?}");
+            assert!(wrong(names, &command).contains(word), "{names:?}");
+        }
+        for (option, word) in [
+            (&["--uid", "0"][..], "unknown option \"--uid\""),
+            (&["--new=1"], "takes no value"),
+            (&["-e", "=x"], "NAME=VALUE"),
+            (&["-e", "x"], "NAME=VALUE"),
+            (&["--idle-seconds", "0"], "from 1 to"),
+            (&["--limit", "uid=0"], "uid"),
+        ] {
+            let rest = [&names[..], &command].concat();
+            assert!(wrong(option, &rest).contains(word), "{option:?}");
+        }
+        for rest in [&[][..], &["--"], &["--", ""]] {
+            assert!(wrong(&names, rest).contains("command after `--`"), "{rest:?}");
+        }
+        for (line, word) in
+            [(&["pkg", "grainid12", "--", "/a"][..], "--home"), (&["--home"], "value")]
+        {
+            assert!(words(line).unwrap_err().to_string().contains(word), "{line:?}");
         }
     }
 

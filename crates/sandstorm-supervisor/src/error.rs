@@ -3,6 +3,7 @@
 //! Every variant is a step that failed, with the path or value it failed on, in words that tell
 //! the caller what to change. Trust: texts may quote argument strings of the (unprivileged)
 //! caller; they never quote file contents.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::path::PathBuf;

@@ -3,9 +3,11 @@
 //! It ends when the supervisor's end of the link closes; where both have one uid a parent-death
 //! signal comes on top. Before that it kills every process of the grain and waits until each is
 //! gone: it holds the grain's lock and uid slot, and the kernel would close those before it kills,
-//! so that a new start could meet an old writer that is slow to die. Trust: once it has reported `Ready` it has no privilege left and
-//! runs under the same filter as the app, whose uid it shares; it is not dumpable, and reads
-//! nothing that the app wrote except the first bytes of a program that could not be executed.
+//! so that a new start could meet an old writer that is slow to die.
+//!
+//! Trust: once it has reported `Ready` it has no privilege left and runs under the same filter as the
+//! app, whose uid it shares; it is not dumpable, and reads nothing that the app wrote except the first
+//! bytes of a program that could not be executed.
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
@@ -330,6 +332,7 @@ fn set_writes(allowed: bool, pid_max: i32) {
     // The app's filter keeps it from changing this one, so every process has ours.
     let maximum = getrlimit(Resource::Fsize).maximum;
     let wanted = Rlimit { current: if allowed { maximum } else { Some(0) }, maximum };
+    // New processes are born during a pass; what still escapes then meets the next measurement.
     for _ in 0..5 {
         let mut changed = false;
         for pid in (2..=pid_max).map(Pid::from_raw) {

@@ -101,10 +101,7 @@ impl App {
                 self.state.send_replace(State::Running);
                 return Ok(());
             }
-            Ok(Some(Report::NotStarted(why))) => why,
-            Ok(Some(Report::Ended(ended))) => in_words(ended),
-            Ok(_) => "the grain's processes were killed from outside".to_owned(),
-            Err(e) => format!("init sent what cannot be understood ({e})"),
+            other => over(other),
         };
         self.state.send_replace(State::Over(why.clone()));
         Err(why)
@@ -117,11 +114,8 @@ impl App {
                 Ok(Some(Report::Started)) => {
                     self.state.send_replace(State::Running);
                 }
-                Ok(Some(Report::NotStarted(text))) => break text,
-                Ok(Some(Report::Ended(ended))) => break in_words(ended),
-                Ok(Some(_)) => {}
-                Ok(None) => break "the grain's processes were killed from outside".to_owned(),
-                Err(e) => break format!("init sent what cannot be understood ({e})"),
+                Ok(Some(Report::Ready(_) | Report::Failed { .. })) => {}
+                other => break over(other),
             }
         };
         self.state.send_replace(State::Over(why.clone()));
@@ -172,6 +166,16 @@ impl App {
                 }
             }
         }
+    }
+}
+
+/// Why the app is over, from what init said last.
+fn over(last: io::Result<Option<Report>>) -> String {
+    match last {
+        Ok(Some(Report::NotStarted(why))) => why,
+        Ok(Some(Report::Ended(ended))) => in_words(ended),
+        Ok(_) => "the grain's processes were killed from outside".to_owned(),
+        Err(e) => format!("init sent what cannot be understood ({e})"),
     }
 }
 

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::privileged::quota;
 use crate::sys::fd;
@@ -33,10 +34,10 @@ pub fn settle(data: BorrowedFd<'_>, most: u64) -> io::Result<()> {
     if project(top.as_fd())? == (number, true) {
         return Ok(());
     }
-    let settled =
-        renumber(top.as_fd(), number, most).and_then(|()| set_project(top.as_fd(), number, true));
+    let settled = renumber(top.as_fd(), number, most, set_project)
+        .and_then(|()| set_project(top.as_fd(), number, true));
     if settled.is_err() {
-        let _ = renumber(top.as_fd(), 0, u64::MAX);
+        let _ = renumber(top.as_fd(), 0, u64::MAX, set_project);
         let _ = set_project(top.as_fd(), 0, false);
     }
     settled
@@ -49,7 +50,12 @@ fn open(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
 
 /// Files and directories below `top`. Links, pipes and sockets, which take next to nothing, cannot
 /// be opened and keep the number they have.
-fn renumber(top: BorrowedFd<'_>, number: u32, most: u64) -> io::Result<()> {
+fn renumber(
+    top: BorrowedFd<'_>,
+    number: u32,
+    most: u64,
+    set: impl Fn(BorrowedFd<'_>, u32, bool) -> io::Result<()>,
+) -> io::Result<()> {
     let own = rustix::fs::fstat(top)?;
     let enough = most.saturating_mul(2).saturating_add(10_000);
     let mut seen = 0;
@@ -74,11 +80,11 @@ fn renumber(top: BorrowedFd<'_>, number: u32, most: u64) -> io::Result<()> {
         }
         seen += 1;
         if seen > enough || depth >= MAX_DEPTH {
-            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+            return Err(Errno::TOOBIG.into());
         }
         let file = open(dir, &name)?;
         let directory = kind == libc::S_IFDIR;
-        set_project(file.as_fd(), number, directory && number != 0)?;
+        set(file.as_fd(), number, directory && number != 0)?;
         if directory {
             stack.push(Level::new(file)?);
         }
@@ -102,33 +108,42 @@ impl Level {
 mod tests {
     use super::*;
 
+    /// Needs no file system with quotas: what is set is only counted.
+    fn numbered(data: &std::fs::File, most: u64) -> io::Result<usize> {
+        let count = std::cell::Cell::new(0);
+        renumber(data.as_fd(), 7, most, |_, _, _| {
+            count.set(count.get() + 1);
+            Ok(())
+        })?;
+        Ok(count.get())
+    }
+
     #[test]
-    fn a_file_system_without_them_changes_nothing() {
+    fn files_and_directories_are_numbered_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("below")).unwrap();
+        std::fs::write(dir.path().join("below/file"), "x").unwrap();
+        std::os::unix::fs::symlink("file", dir.path().join("below/link")).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
         let data = std::fs::File::open(dir.path()).unwrap();
-        if crate::sys::quota::are_kept(data.as_fd()) {
-            settle(data.as_fd(), 100).unwrap();
-            let number = quota::number(data.as_fd()).unwrap();
-            let below = std::fs::File::open(dir.path().join("below")).unwrap();
-            assert_eq!(project(below.as_fd()).unwrap(), (number, true));
-        } else {
-            // Refused, or numbered and not counted: either way the tree is as it was.
-            let _ = settle(data.as_fd(), 100);
-            std::fs::write(dir.path().join("below/file"), "x").unwrap();
-            std::fs::rename(dir.path().join("below/file"), dir.path().join("file")).unwrap();
-        }
+        assert_eq!(numbered(&data, 10).unwrap(), 2);
     }
 
     #[test]
     fn what_is_too_deep_or_too_much_is_refused() {
         let dir = tempfile::tempdir().unwrap();
+        let data = std::fs::File::open(dir.path()).unwrap();
+        let refused = |most| numbered(&data, most).unwrap_err().raw_os_error();
+        for n in 0..10_100 {
+            std::fs::write(dir.path().join(n.to_string()), "").unwrap();
+        }
+        assert_eq!(refused(10), Some(libc::E2BIG));
+        assert_eq!(numbered(&data, 100).unwrap(), 10_100);
         let mut deep = dir.path().to_owned();
         for _ in 0..MAX_DEPTH + 10 {
             deep.push("d");
             std::fs::create_dir(&deep).unwrap();
         }
-        let data = std::fs::File::open(dir.path()).unwrap();
-        assert!(renumber(data.as_fd(), 7, 10).is_err());
+        assert_eq!(refused(100_000), Some(libc::E2BIG));
     }
 }

@@ -20,9 +20,7 @@ use crate::helper::Handle;
 use crate::sys::fd;
 
 /// Groups are root's, and looked into by a process that has the caller's gid and no rights.
-const OPEN: u32 = 0o750;
-pub const CGROUP2_MAGIC: i64 = 0x6367_7270;
-const CGROUP1_MAGIC: i64 = 0x0027_e0eb;
+const GROUP_MODE: u32 = 0o750;
 
 /// What the groups can limit, in the order of the log.
 pub const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
@@ -150,7 +148,7 @@ fn limit(dir: BorrowedFd<'_>, number: usize, settings: &[Setting], share: &Share
 /// one takes longer than a mount.
 fn v1_group(own: &str, name: &str, number: usize) -> Option<OwnedFd> {
     let controller = CONTROLLERS[number];
-    let top = hierarchy(&format!("/sys/fs/cgroup/{controller}"), CGROUP1_MAGIC)?;
+    let top = hierarchy(&format!("/sys/fs/cgroup/{controller}"), libc::CGROUP_SUPER_MAGIC)?;
     // Not at the top instead: there the caller's own limits would not count.
     let parent = beneath(top.as_fd(), path_in(own, controller)?).ok()?;
     let quiet = |dir: &OwnedFd| {
@@ -159,7 +157,7 @@ fn v1_group(own: &str, name: &str, number: usize) -> Option<OwnedFd> {
         })
     };
     // Neither another caller's nor one that whoever owns the parent has made.
-    let wanted = (0, rustix::process::getgid().as_raw(), OPEN | libc::S_IFDIR);
+    let wanted = (0, rustix::process::getgid().as_raw(), GROUP_MODE | libc::S_IFDIR);
     let ours = |dir: &OwnedFd| {
         rustix::fs::fstat(dir).is_ok_and(|s| (s.st_uid, s.st_gid, s.st_mode) == wanted)
     };
@@ -192,8 +190,8 @@ fn path_in<'a>(own: &'a str, controller: &str) -> Option<&'a str> {
 
 /// A new version 2 group; root makes one only where there are controllers to give it.
 fn v2_group(own: &str, name: &str, root: bool) -> Option<OwnedFd> {
-    let top = hierarchy("/sys/fs/cgroup", CGROUP2_MAGIC)
-        .or_else(|| hierarchy("/sys/fs/cgroup/unified", CGROUP2_MAGIC))?;
+    let top = hierarchy("/sys/fs/cgroup", libc::CGROUP2_SUPER_MAGIC)
+        .or_else(|| hierarchy("/sys/fs/cgroup/unified", libc::CGROUP2_SUPER_MAGIC))?;
     // Delegation as a service manager does it: the server has moved itself into `main`, so its
     // parent has no processes and may hand controllers to our groups beside it.
     let parent = match path_in(own, "").and_then(|path| path.strip_suffix("/main")) {
@@ -236,7 +234,7 @@ fn beneath(top: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
 }
 
 fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    fd::ensure_dir(parent, &CString::new(name)?, OPEN)?;
+    fd::ensure_dir(parent, &CString::new(name)?, GROUP_MODE)?;
     beneath(parent, name)
 }
 
@@ -250,7 +248,7 @@ fn fresh_group(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
         let name = if n == 0 { name.to_owned() } else { format!("{name}.{n}") };
         let text = CString::new(name.as_str())?;
         let _ = rustix::fs::unlinkat(parent, &text, AtFlags::REMOVEDIR);
-        match rustix::fs::mkdirat(parent, &text, OPEN.into()) {
+        match rustix::fs::mkdirat(parent, &text, GROUP_MODE.into()) {
             Err(Errno::EXIST) => {}
             other => {
                 other?;

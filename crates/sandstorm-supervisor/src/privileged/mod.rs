@@ -1,5 +1,6 @@
 //! Everything that runs with root's rights, in its order. Outside this directory that is only what it
-//! calls: system calls in `sys`, the messages of `helper` and `link`, `fd::close_all_but`.
+//! calls: `sys`, rustix and nix; the messages of `helper` and `link`; the attributes of mounts in
+//! `layers`, `namespaces::flags`; and the first steps of `init::main`.
 //!
 //! 1. `reset`: take back what the caller's exec handed on.
 //! 2. `begin`: who we are, from the kernel's answer on uids and the mode of our own file; the ends of
@@ -16,8 +17,9 @@
 //! same steps are done with the caller's own rights (`sandbox`).
 //!
 //! Trust: none in the caller, who chose all that exec hands on and may signal this process at any
-//! step before 3 and after 5 (between them nothing of ours has a uid of the caller's, but a terminal's keys may reach it; who owns the
-//! control group that we are started in can still stop or end it, and gains nothing).
+//! step before 3 and after 5 (between them nothing of ours has a uid of the caller's, but a terminal's
+//! keys may reach it; who owns the control group that we are started in can still stop or end it, and
+//! gains nothing).
 #![forbid(unsafe_code)]
 
 pub mod groups;
@@ -263,7 +265,7 @@ mod tests {
         let name = CString::new(format!("sandstorm-test-{}", std::process::id())).unwrap();
         let made = [c"/sys/fs/cgroup/unified", c"/sys/fs/cgroup"].into_iter().find_map(|path| {
             let top = fd::open(path, directory).ok()?;
-            (rustix::fs::fstatfs(&top).ok()?.f_type == groups::CGROUP2_MAGIC).then_some(())?;
+            (rustix::fs::fstatfs(&top).ok()?.f_type == libc::CGROUP2_SUPER_MAGIC).then_some(())?;
             rustix::fs::mkdirat(&top, &name, 0o755.into()).ok()?;
             Some((fd::open_in(&top, &name, directory).ok()?, top))
         });

@@ -12,7 +12,8 @@ use std::os::fd::BorrowedFd;
 use super::helper::below;
 use crate::sys::quota;
 
-/// First of our project numbers; far above those that people give out in /etc/projects.
+/// First of our project numbers; far above those that people give out in /etc/projects. (That the
+/// grains' uids begin at the same number means nothing.)
 const FIRST: u64 = 0x6000_0000;
 
 /// The project number of a grain's data directory: no two directories of a file system have the

@@ -2,8 +2,9 @@
 //!
 //! Trust: none. Whoever may run the setuid file chose our environment, descriptors, limits,
 //! signals, timers, priority, terminal and working directory. Nothing is read from any of them
-//! but the arguments, which `args` judges once every privilege is gone. Every step can be interrupted by a signal of the
-//! caller without leaving anything half-made, since nothing outside the process is touched.
+//! but the arguments, which `args` judges once every privilege is gone. Every step can be interrupted
+//! by a signal of the caller without leaving anything half-made, since nothing outside the process is
+//! touched.
 //!
 //! The session keyring is left in `init`, once the process has the grain's own uid: made here it
 //! would be charged to the caller, whose quota of 200 keys ends before the 500th grain.

@@ -141,7 +141,7 @@ impl supervisor::Server for SupervisorImpl {
     ) -> Result<(), Error> {
         self.0.shutdown.notify_one();
         // The answer is the disconnect.
-        futures::future::pending().await
+        std::future::pending().await
     }
 
     async fn restore(

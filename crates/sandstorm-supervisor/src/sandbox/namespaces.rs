@@ -41,10 +41,10 @@ fn write_proc(path: &CStr, text: &str) -> io::Result<()> {
 /// EPERM or EINVAL where the kernel has no time namespaces; the caller goes on without.
 pub fn hide_boot_time() -> io::Result<()> {
     process::unshare_time()?;
-    let seconds = clock_gettime(ClockId::Boottime).tv_sec;
+    let boot = clock_gettime(ClockId::Boottime).tv_sec;
     let mono = clock_gettime(ClockId::Monotonic).tv_sec;
     // A little above zero: some programs subtract from "now" at their start.
-    let offsets = format!("monotonic {} 0\nboottime {} 0\n", 60 - mono, 60 - seconds);
+    let offsets = format!("monotonic {} 0\nboottime {} 0\n", 60 - mono, 60 - boot);
     write_proc(c"/proc/self/timens_offsets", &offsets)
 }
 
@@ -104,8 +104,7 @@ pub fn settle_network() -> Result<(), StepError> {
     Ok(())
 }
 
-/// What one TCP socket of the grain may hold in the
-/// kernel. Left alone it grows to the host's limits, 32 MiB and more a connection on newer kernels:
+/// What one TCP socket of the grain may hold in the kernel. Left alone it grows to the host's limits, 32 MiB and more a connection on newer kernels:
 /// then a slow app's unread upload waits there instead of in the browser, and an upload that was
 /// given up half-way reaches its end only after all of that was read.
 fn limit_socket_buffers() {

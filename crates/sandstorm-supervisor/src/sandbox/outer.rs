@@ -26,11 +26,15 @@ const fn x86_only(name: &'static str, x86_64: u32) -> Call {
 }
 
 /// PROT_EXEC in the third argument.
-const NO_NEW_CODE: &[Case] =
-    &[Case { errno: libc::EPERM, tests: &[Test { arg: 2, is: Is::AnyBit(4) }] }];
+const NO_NEW_CODE: &[Case] = &[Case {
+    errno: libc::EPERM,
+    tests: &[Test { arg: 2, is: Is::AnyBit(libc::PROT_EXEC as u32) }],
+}];
 /// FIONBIO is the one request that is made.
-const FIONBIO_ONLY: &[Case] =
-    &[Case { errno: libc::EPERM, tests: &[Test { arg: 1, is: Is::NotEqual(0x5421) }] }];
+const FIONBIO_ONLY: &[Case] = &[Case {
+    errno: libc::EPERM,
+    tests: &[Test { arg: 1, is: Is::NotEqual(libc::FIONBIO as u32) }],
+}];
 
 /// What the serving supervisor may call. Anything else answers EPERM.
 #[rustfmt::skip]

@@ -93,8 +93,7 @@ pub fn drop_capabilities() -> io::Result<()> {
 
 /// Leaves the caller's session keyring for a fresh, empty one.
 pub fn join_new_session_keyring() -> io::Result<()> {
-    const KEYCTL_JOIN_SESSION_KEYRING: u64 = 1;
     // SAFETY: a null name asks for an anonymous keyring.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0u64) })?;
+    check(unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, 0u64) })?;
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! System calls that no library offers us without `unsafe`, and those that are always made with the
-//! same care (close-on-exec, beneath a directory, through no link). All `unsafe` of this program
-//! stands below this module; what needs neither is called in `rustix` by whoever wants it.
+//! System calls that no library offers us without `unsafe`, those that are always made with the same
+//! care (close-on-exec, beneath a directory, through no link), and groups of them that are one step
+//! (drop, mount, limit). All `unsafe` blocks of this program are here. Any other call is made where it
+//! is needed, by rustix; by nix what that lacks (signals and their descriptor, execve, unshare).
 //!
 //! Trust: callers are our own code; arguments are fds, numbers and C strings that they own.
-//! Functions return `io::Result` and know nothing of grains.
 
 pub mod creds;
 pub mod fd;

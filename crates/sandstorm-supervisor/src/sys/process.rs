@@ -95,8 +95,7 @@ pub fn unshare_network() -> io::Result<()> {
 
 /// Moves this process's children-to-be into a new time namespace.
 pub fn unshare_time() -> io::Result<()> {
-    const CLONE_NEWTIME: i32 = 0x80;
-    Ok(nix::sched::unshare(CloneFlags::from_bits_retain(CLONE_NEWTIME))?)
+    Ok(nix::sched::unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?)
 }
 
 /// `execve`. Returns only on failure.
