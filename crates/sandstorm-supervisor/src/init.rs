@@ -13,6 +13,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -147,7 +148,11 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     // Before anything that depends on the package or could take much.
     let of_trees = if matches!(kind, Kind::Trees { .. }) { TREES } else { 0 };
     let entrances = trees.split_off(trees.len().min(of_trees));
-    if let Err(error) = enter(&entrances) {
+    // Each version 1 group that limits us has one; without it the limit would be believed and not hold.
+    let expected = limited.iter().filter(|version| **version == 1).count();
+    let all =
+        if entrances.len() == expected { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) };
+    if let Err(error) = all.and_then(|()| enter(&entrances)) {
         fail(&kept, "enter the grain's control groups", &error);
     }
     drop((entrances, orders));
@@ -364,22 +369,26 @@ fn serve(app: &App<'_>, signals: &SignalFd) -> ! {
     if app.args.start {
         launch(app, &mut running, writes);
     }
+    // Some child may have ended that is not reaped yet.
+    let mut zombies = false;
     loop {
         let mut waiting =
             [link.as_fd(), signals.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-        if fd::poll(&mut waiting, None).is_err() {
+        if fd::poll(&mut waiting, zombies.then_some(Duration::ZERO)).is_err() {
             end();
         }
-        while let Ok(Some(info)) = signals.read_signal() {
+        // One, and a few zombies, between two looks at the link: the app can send signals without end.
+        if let Ok(Some(info)) = signals.read_signal() {
             match (Signal::try_from(info.ssi_signo as i32), running) {
                 (Ok(ORPHANED), _) => end(),
-                (Ok(Signal::SIGCHLD), _) => reap(link, &mut running),
+                (Ok(Signal::SIGCHLD), _) => zombies = true,
                 (Ok(signal), Some(pid)) => {
                     let _ = process::kill(pid, signal);
                 }
                 _ => {}
             }
         }
+        zombies = zombies && reap(link, &mut running);
         if !waiting[0].revents().is_empty() {
             match link.command() {
                 Ok(Some(Command::Start)) if running.is_none() => {
@@ -423,13 +432,16 @@ fn end() -> ! {
     process::exit_now(0)
 }
 
-fn reap(link: &Link, running: &mut Option<Pid>) {
-    while let Ok(Some((pid, ended))) = process::reap_one() {
+/// Reaps some of the children that have ended; whether there may be more.
+fn reap(link: &Link, running: &mut Option<Pid>) -> bool {
+    for _ in 0..64 {
+        let Ok(Some((pid, ended))) = process::reap_one() else { return false };
         if *running == Some(pid) {
             *running = None;
             let _ = link.report(&Report::Ended(ended));
         }
     }
+    true
 }
 
 fn not_started(e: io::Error) -> String {

@@ -39,6 +39,7 @@ in_both_modes! {
     a_second_start_joins_the_first
     killing_the_supervisor_leaves_nothing
     killing_the_supervisor_of_a_busy_grain_leaves_nothing
+    init_hears_us_among_signals_without_end
     a_grain_nobody_wants_falls_asleep
     the_app_sees_the_contract_and_nothing_else
     a_failed_start_says_what_is_missing
@@ -171,6 +172,25 @@ fn killing_the_supervisor_of_a_busy_grain_leaves_nothing(bench: &Bench) -> Resul
     println!("{:?} after the supervisor's death", began.elapsed());
     let left = processes::all().into_iter().filter(|p| inside[1..].contains(&p.pid)).count();
     ensure!(left == 0, "the lock was free and {left} processes still there");
+    Ok(())
+}
+
+/// The app may send init any signal, as fast as it can.
+fn init_hears_us_among_signals_without_end(bench: &Bench) -> Result<()> {
+    let mut running = bench.start(&["--new"], GRAIN)?;
+    on_one_thread(async {
+        running.connect().await?.session("Ada").await?.get("/pester?n=8").await
+    })?;
+    let inside: Vec<i32> = running.inside().iter().map(|p| p.pid).collect();
+    ensure!(inside.len() == 10, "{} processes", inside.len());
+    std::thread::sleep(Duration::from_millis(300));
+    let began = Instant::now();
+    processes::kill(running.pid());
+    eventually("the end of init", Duration::from_secs(5), || {
+        processes::all().into_iter().all(|p| !inside.contains(&p.pid)).then_some(())
+    })?;
+    println!("{:?} after the supervisor's death", began.elapsed());
+    running.exit_within(Duration::from_secs(1))?;
     Ok(())
 }
 

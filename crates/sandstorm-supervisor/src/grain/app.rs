@@ -138,7 +138,11 @@ impl App {
 
     /// Ends init and with it every process of the grain.
     pub fn end(&self) {
-        let _ = self.link.get_ref().send(&Command::End);
+        let link = self.link.get_ref();
+        if link.send(&Command::End).is_err() {
+            // It does not read what it has been sent: that nothing more comes it cannot miss.
+            let _ = rustix::net::shutdown(link, rustix::net::Shutdown::Both);
+        }
     }
 
     /// Starts the app if it is not running; returns when its exec has succeeded.

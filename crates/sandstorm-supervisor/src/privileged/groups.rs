@@ -123,7 +123,9 @@ impl Groups {
             if limit(dir.as_fd(), number, V1, share) {
                 self.limited[number] = 1;
                 self.entrances.push(entrance);
-                if let (MEMORY, Ok(alarm)) = (number, memory_alarm(dir.as_fd())) {
+                if number == MEMORY
+                    && let Ok(alarm) = memory_alarm(dir.as_fd())
+                {
                     self.handles.push((Handle::MemoryAlarm, alarm));
                 }
                 self.handles.push((handle, dir));

@@ -8,9 +8,9 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::time::{ClockId, clock_gettime};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::helper::{Failed, Step};
 use crate::sys::fd;
@@ -44,7 +44,7 @@ pub fn take() -> Result<(u32, OwnedFd, OwnedFd), Failed> {
     let mut among = LOWEST;
     for attempt in 0..ATTEMPTS {
         // Any number will do; only two starts at once should not follow each other.
-        let now = clock_gettime(ClockId::Monotonic).tv_nsec;
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_nsec());
         let number =
             (now as u32 / 64).wrapping_add(std::process::id()).wrapping_add(attempt) % among;
         among = (among + among / 2).min(SLOTS);

@@ -10,8 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use nix::time::{ClockId, clock_gettime};
 use rustix::fs::OFlags;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::devices;
 use super::limits::Limits;
@@ -246,7 +246,7 @@ fn meminfo(memory: u64) -> String {
 /// One idle processor line for each processor, booted when the grain was started.
 fn stat_file() -> String {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let now = clock_gettime(ClockId::Realtime).tv_sec;
+    let now = clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| now.tv_sec());
     let mut text = String::from("cpu  0 0 0 0 0 0 0 0 0 0\n");
     for n in 0..processors {
         text.push_str(&format!("cpu{n} 0 0 0 0 0 0 0 0 0 0\n"));

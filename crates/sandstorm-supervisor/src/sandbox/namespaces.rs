@@ -6,9 +6,9 @@
 use std::ffi::CStr;
 use std::io;
 
+use nix::time::{ClockId, clock_gettime};
 use rustix::fs::OFlags;
 use rustix::system::{setdomainname, sethostname};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::{StepError, step};
 use crate::layers::{Layer, off};
@@ -41,8 +41,8 @@ fn write_proc(path: &CStr, text: &str) -> io::Result<()> {
 /// EPERM or EINVAL where the kernel has no time namespaces; the caller goes on without.
 pub fn hide_boot_time() -> io::Result<()> {
     process::unshare_time()?;
-    let boot = clock_gettime(ClockId::Boottime).tv_sec;
-    let mono = clock_gettime(ClockId::Monotonic).tv_sec;
+    let boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| now.tv_sec());
+    let mono = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec());
     // A little above zero: some programs subtract from "now" at their start.
     let offsets = format!("monotonic {} 0\nboottime {} 0\n", 60 - mono, 60 - boot);
     write_proc(c"/proc/self/timens_offsets", &offsets)

@@ -235,8 +235,8 @@ pub fn reset_scheduling() {
 /// Left to itself it often waits in our processor's queue until we do, while another idles.
 pub fn begin_elsewhere(child: &Child) {
     // Out of date at worst.
-    let ours = rustix::thread::sched_getcpu();
-    if allow_processors(Some(child.pid), Some(ours)).is_ok() {
+    let ours = nix::sched::sched_getcpu().ok();
+    if allow_processors(Some(child.pid), ours).is_ok() {
         let _ = allow_processors(Some(child.pid), None);
     }
 }

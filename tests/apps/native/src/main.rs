@@ -27,6 +27,12 @@ fn main() {
             std::hint::spin_loop();
         }
     }
+    if std::env::args().nth(1).as_deref() == Some("pester") {
+        loop {
+            // SAFETY: a plain signal, to the grain's init.
+            unsafe { libc::kill(1, libc::SIGTERM) };
+        }
+    }
     if std::env::args().nth(1).as_deref() == Some("wait") {
         loop {
             std::thread::sleep(std::time::Duration::from_secs(3600));

@@ -67,6 +67,15 @@ impl web_session::Server for Session {
                 }
                 answer(results, "text/plain", b"spinning")
             }
+            "pester" => {
+                // Init passes them on to us; what is ignored here is so in every child.
+                // SAFETY: SIG_IGN is a valid disposition.
+                unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+                for _ in 0..number(1) {
+                    std::process::Command::new("/app").arg("pester").spawn().map_err(failed)?;
+                }
+                answer(results, "text/plain", b"pestering")
+            }
             "log" => {
                 flood(number(1));
                 answer(results, "text/plain", b"logged")
