@@ -1,10 +1,10 @@
 //! The table of system calls: the only place that says what an app may ask of the kernel.
 //!
-//! One row a call: its numbers on x86_64 and aarch64, the verdict, and why. The filter that the
+//! One row a group of calls: their numbers on x86_64 and aarch64, the verdict, and why. The filter that the
 //! kernel runs (`bpf`), its reference in the tests and the page in the documentation are all made
 //! from it. A call that is not here answers ENOSYS, on x86_64 also every x32 call; another
 //! architecture's call ends the process. Conditions look at the low 32 bits of an argument,
-//! because that is all that the kernel itself reads of these.
+//! because that is all that the kernel itself reads of these; but for one that asks whether a pointer is null.
 //!
 //! Where a call has several cases the first that applies decides; errors within one call stand in
 //! the order of `ERRNO_ORDER`, which is how stacked filters would answer too.
@@ -34,7 +34,7 @@ pub struct Test {
     pub is: Is,
 }
 
-/// What is asked of the low 32 bits.
+/// What is asked of the low 32 bits; the last, of the high ones.
 #[derive(Debug, Clone, Copy)]
 pub enum Is {
     Equal(u32),
@@ -65,7 +65,7 @@ pub struct Group {
 }
 
 /// A call's name and numbers; `None` where an architecture does not have it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Call {
     pub name: &'static str,
     pub x86_64: Option<u32>,
@@ -103,11 +103,37 @@ impl Call {
     }
 }
 
+/// The call of that name in the table. That it has none is an error when this is compiled.
+pub const fn named(name: &str) -> Call {
+    let mut group = 0;
+    while group < TABLE.len() {
+        let calls = TABLE[group].calls;
+        let mut n = 0;
+        while n < calls.len() {
+            if same(calls[n].name.as_bytes(), name.as_bytes()) {
+                return calls[n];
+            }
+            n += 1;
+        }
+        group += 1;
+    }
+    panic!("no such call in the table");
+}
+
+/// `==`, which is not to be had in a constant.
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    let mut n = 0;
+    while n < a.len() && n < b.len() && a[n] == b[n] {
+        n += 1;
+    }
+    n == a.len() && n == b.len()
+}
+
 /// The answer to a call that has no row.
 pub const UNKNOWN: i32 = libc::ENOSYS;
 
 /// Errors of conditional rows, the stronger first.
-#[cfg_attr(not(test), allow(dead_code))]
+#[cfg(test)]
 pub const ERRNO_ORDER: &[i32] = &[
     libc::EAFNOSUPPORT,
     libc::EPROTONOSUPPORT,
