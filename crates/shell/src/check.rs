@@ -109,15 +109,50 @@ fn home(config: &Config, out: &mut Vec<Problem>) {
         ));
         return;
     }
-    if !may(home, AccessFlags::W_OK | AccessFlags::X_OK) {
+    if nix::unistd::faccessat(nix::fcntl::AT_FDCWD, home, AccessFlags::W_OK, AtFlags::AT_EACCESS)
+        == Err(nix::errno::Errno::EROFS)
+    {
+        out.push(problem(
+            format!("{} is on a file system that is mounted read-only.", home.display()),
+            "Mount it writable, or set SANDSTORM_HOME to a directory elsewhere.",
+        ));
+    } else if !may(home, AccessFlags::W_OK | AccessFlags::X_OK) {
         out.push(problem(
             format!("{} cannot be written by you (uid {own}).", home.display()),
             format!("Run this as the server's user, or: chown {own} {}", home.display()),
         ));
     }
+    // Whoever can write the home can put another database in its place.
+    let others = fs::metadata(home).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
+    if others & 0o002 != 0 {
+        out.push(problem(
+            format!("{} can be written by everybody (mode {others:o}).", home.display()),
+            format!("chmod o-w {}", home.display()),
+        ));
+    }
+    if fs::symlink_metadata(home.join("sandstorm.sqlite")).is_ok_and(|m| !m.is_file()) {
+        out.push(problem(
+            format!("{} is not a file.", home.join("sandstorm.sqlite").display()),
+            "Move it away, or put back a copy of the database.",
+        ));
+    }
     for name in ["grains", "apps"] {
         let path = home.join(name);
         let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        if metadata.is_symlink() {
+            out.push(problem(
+                format!("{} is a symbolic link, which no grain's start follows.", path.display()),
+                "Put the directory itself there; a bind mount will do for one on another disk.",
+            ));
+            continue;
+        }
+        if !metadata.is_dir() {
+            out.push(problem(
+                format!("{} is not a directory.", path.display()),
+                "Move it away; the server makes it anew.",
+            ));
+            continue;
+        }
         let mode = metadata.permissions().mode() & 0o777;
         if metadata.uid() != own && own != 0 {
             out.push(problem(

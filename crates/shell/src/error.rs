@@ -20,6 +20,9 @@ pub enum Error {
     /// What was asked for makes no sense as it stands; the text says what would.
     #[error("{0}")]
     BadRequest(String),
+    /// A body of a kind that cannot go where it was sent; the text says what kind can.
+    #[error("{0}")]
+    MediaType(String),
     #[error("{0}")]
     Conflict(String),
     /// Too much of this kind is under way already; later it works.
@@ -72,6 +75,7 @@ impl Error {
             Error::NotFound(_) => StatusCode::NOT_FOUND,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
             Error::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Error::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Error::Conflict(_) => StatusCode::CONFLICT,
             Error::Unimplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Error::Busy(_) | Error::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -94,6 +98,7 @@ impl Error {
             Error::NotFound(_) => "S-404",
             Error::Forbidden(_) => "S-403",
             Error::BadRequest(_) => "S-400",
+            Error::MediaType(_) => "S-415",
             Error::Conflict(_) => "S-409",
             Error::Busy(_) => "S-BUSY",
             Error::GrainFailed { .. } => "G-START",

@@ -8,6 +8,7 @@ mod bodies;
 mod control;
 mod lifecycle;
 mod packages;
+mod places;
 mod ports;
 mod requests;
 mod room;

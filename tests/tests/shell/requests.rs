@@ -77,6 +77,12 @@ async fn only_listed_headers_arrive(probe: &Probe) -> Result<()> {
     ensure!(seen(&echo, "x-sandstorm-user-id").is_some_and(|id| id.len() == 32), "{echo}");
     ensure!(seen(&echo, "x-sandstorm-base-path") == Some(&*origin), "{echo}");
     ensure!(seen(&echo, "host") == Some(&*probe.client.host), "{echo}");
+    // Whoever names no language and no program is told to the app as Sandstorm always did.
+    let (_, quiet) = probe.another()?;
+    let answer = quiet.request("GET", "/echo", &[("accept", "text/html;;q=0.5")], "").await?;
+    let echo: serde_json::Value = serde_json::from_slice(&answer.body)?;
+    ensure!(seen(&echo, "accept-language") == Some("en-US,en"), "{echo}");
+    ensure!(seen(&echo, "accept") == Some("text/html;q=0.5"), "{echo}");
     Ok(())
 }
 
@@ -141,6 +147,19 @@ async fn webdav(probe: &Probe) -> Result<()> {
     for depth in ["0", "1", "infinity"] {
         let echo = probe.echo("PROPFIND", "/echo", &[("depth", depth)], "").await?;
         ensure!(seen(&echo, "depth") == Some(depth), "{echo}");
+    }
+    // A body that the public interface cannot carry goes another way, and the depth with it: without
+    // it the question would be about everything below.
+    for (verb, kind, encoding) in [
+        ("PROPFIND", "application/xml", "gzip"),
+        ("PROPFIND", "text/plain", ""),
+        ("LOCK", "text/plain", ""),
+    ] {
+        let headers = [("depth", "0"), ("content-type", kind), ("content-encoding", encoding)];
+        let headers = &headers[..if encoding.is_empty() { 2 } else { 3 }];
+        let echo = probe.echo(verb, "/echo", headers, "x").await?;
+        ensure!(seen(&echo, "depth") == Some("0"), "{verb} {kind} {encoding}: {echo}");
+        ensure!(seen(&echo, "content-type") == Some(kind), "{echo}");
     }
     let answer = probe
         .client

@@ -1,6 +1,6 @@
 //! `shell app …`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -20,8 +20,9 @@ use crate::error::Result;
 pub enum Command {
     /// Install an app from a package file or an http(s) address
     Install {
-        #[arg(value_name = "FILE.spk|URL", value_parser = NonEmptyStringValueParser::new())]
-        from: String,
+        // A file may have any name, UTF-8 or not.
+        #[arg(value_name = "FILE.spk|URL", value_parser = clap::builder::PathBufValueParser::new())]
+        from: PathBuf,
     },
     /// List the installed apps
     List,
@@ -41,9 +42,10 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
     })
 }
 
-async fn install(context: &Context, control: &control::Client, from: &str) -> capnp::Result<()> {
+async fn install(context: &Context, control: &control::Client, path: &Path) -> capnp::Result<()> {
     let bar = Bar::new(context.json);
     let progress: install_progress::Client = capnp_rpc::new_client(bar.clone());
+    let from = path.to_str().unwrap_or_default();
     let scheme = from.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     if let Some(scheme) = scheme.filter(|scheme| scheme.bytes().all(|b| b.is_ascii_alphanumeric()))
     {
@@ -59,12 +61,14 @@ async fn install(context: &Context, control: &control::Client, from: &str) -> ca
         bar.bar.finish_and_clear();
         return told(context, response?.get()?.get_app()?);
     }
-    let path = PathBuf::from(from);
     let say = |e: std::io::Error| failed(format!("{}: {e}", path.display()));
-    let mut file = tokio::fs::File::open(&path).await.map_err(say)?;
+    let mut file = tokio::fs::File::open(path).await.map_err(say)?;
     let metadata = file.metadata().await.map_err(say)?;
     if !metadata.is_file() {
-        return Err(failed(format!("{} is no file", path.display())));
+        return Err(failed(format!(
+            "{} is no file; name a package file, or an http(s) address",
+            path.display()
+        )));
     }
     let mut request = control.app_install_request();
     request.get().set_name(path.file_name().unwrap_or_default().to_string_lossy().as_ref());

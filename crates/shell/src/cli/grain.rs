@@ -7,6 +7,7 @@ use clap::builder::NonEmptyStringValueParser;
 use sandstorm_schema::ext_control_capnp::{control, grain_info};
 use sandstorm_schema::ext_report_capnp::limit_state;
 use sandstorm_schema::rpc::body::{BodyReceiver, pipe};
+use sandstorm_schema::rpc::error::failed;
 
 use super::output::{called, outln};
 use super::terminal::Shown;
@@ -24,11 +25,12 @@ pub enum Command {
         #[arg(long, value_name = "N", default_value_t = 0)]
         action: u32,
         /// What to call it
-        #[arg(long, value_name = "TEXT", default_value = "")]
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         title: String,
         /// Whose it is [default: the local operator account]
-        #[arg(long, value_name = "NAME", default_value = "")]
-        owner: String,
+        // An empty name, as an unset variable of a script makes it, is not the operator's.
+        #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+        owner: Option<String>,
     },
     /// List all grains
     List,
@@ -79,7 +81,7 @@ pub fn run(context: &Context, command: Command) -> Result<ExitCode> {
             params.set_app_id(&*app);
             params.set_action(action);
             params.set_title(&*title);
-            params.set_owner(&*owner);
+            params.set_owner(owner.as_deref().unwrap_or_default());
             let response = request.send().promise.await?;
             let id = response.get()?.get_grain_id()?.to_string()?;
             print(context, serde_json::json!({ "grainId": id }), || outln!("{id}"));
@@ -255,8 +257,10 @@ async fn log(
 /// Until the log ends, or its reader leaves (`| head`): they have seen enough.
 async fn copy(from: &mut BodyReceiver, to: &mut impl Write) -> capnp::Result<()> {
     while let Some(chunk) = from.next().await {
-        if to.write_all(&chunk?).and_then(|()| to.flush()).is_err() {
-            break;
+        match to.write_all(&chunk?).and_then(|()| to.flush()) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => break,
+            Err(e) => return Err(failed(format!("cannot write to stdout: {e}"))),
         }
     }
     Ok(())

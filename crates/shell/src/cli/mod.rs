@@ -83,7 +83,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let home = crate::config::home(cli.home.as_deref())?;
     let context = Context { home, json: cli.json };
     match cli.command {
-        Command::Serve(settings) => serve::run(&context.home, *settings),
+        Command::Serve(settings) => serve::run(&context.home, *settings, context.json),
         Command::AdminLink => client::run(&context.home, async |control| {
             let response = control.admin_link_request().send().promise.await?;
             let url = response.get()?.get_url()?.to_string()?;

@@ -29,7 +29,7 @@ const TRASH_TIME: i64 = 30 * 24 * 3600 * 1000;
 /// Between two sweeps of what has expired.
 const SWEEP: Duration = Duration::from_secs(3600);
 
-pub fn run(home: &Path, settings: Settings) -> Result<ExitCode> {
+pub fn run(home: &Path, settings: Settings, json: bool) -> Result<ExitCode> {
     start_log();
     // Files are the server's own unless a mode is set on purpose.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
@@ -62,14 +62,19 @@ pub fn run(home: &Path, settings: Settings) -> Result<ExitCode> {
         .thread_name("main")
         .build()
         .map_err(Error::io("starting"))?;
-    let result = runtime.block_on(serve(config, listener, lock.clone()));
+    let result = runtime.block_on(serve(config, listener, lock.clone(), json));
     drop(lock);
     // Grains go on; what still runs here (a download, a slow page) ends with the process.
     runtime.shutdown_timeout(Duration::from_millis(200));
     result.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(config: Config, listener: TcpListener, lock: Arc<HomeLock>) -> Result<()> {
+async fn serve(
+    config: Config,
+    listener: TcpListener,
+    lock: Arc<HomeLock>,
+    json: bool,
+) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("signals"))?;
     // The terminal is gone.
@@ -95,10 +100,10 @@ async fn serve(config: Config, listener: TcpListener, lock: Arc<HomeLock>) -> Re
             }
         }
     });
-    tokio::spawn(sweep(app.clone()));
+    let sweeping = tokio::spawn(sweep(app.clone()));
     tokio::spawn(crate::disk::watch(app.config.home.clone()));
     control::start(app.clone(), lock, end.clone()).await?;
-    announce(&app).await?;
+    announce(&app, json).await?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -106,6 +111,8 @@ async fn serve(config: Config, listener: TcpListener, lock: Arc<HomeLock>) -> Re
     }
     tracing::info!("ending: waiting for answers that are under way");
     end.cancel();
+    // It would only say that the database is closed. What it has not swept waits for the next start.
+    sweeping.abort();
     tokio::select! {
         () = edge.drain() => {}
         // Asked twice, it means now.
@@ -118,20 +125,25 @@ async fn serve(config: Config, listener: TcpListener, lock: Arc<HomeLock>) -> Re
 
 /// Says where the server is; as long as nobody administers it, with a link that makes the reader
 /// the administrator. A journal keeps what it reads, so there only the command is named.
-async fn announce(app: &App) -> Result<()> {
+async fn announce(app: &App, json: bool) -> Result<()> {
     let root = &app.config.root;
     let address = std::net::SocketAddr::new(app.config.bind_ip, app.config.port);
     tracing::info!("serving {root} on {address}");
-    if app.store.has_admin().await? {
-        outln!("Serving {root}/");
-    } else if std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stdout().is_terminal() {
+    let says = |url: String, words: &str| match json {
+        true => outln!("{}", serde_json::json!({ "url": url })),
+        false => outln!("{words} {url}"),
+    };
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stdout().is_terminal();
+    if app.store.has_admin().await? || json && journal {
+        says(format!("{root}/"), "Serving");
+    } else if journal {
         outln!(
             "Serving {root}/ which has no administrator yet: run `{} admin-link --home {}`",
             called(),
             app.config.home.display()
         );
     } else {
-        outln!("Open {}", identity::admin_link(app).await?);
+        says(identity::admin_link(app).await?, "Open");
     }
     Ok(())
 }
@@ -198,6 +210,9 @@ fn prepare_home(home: &Path) -> Result<()> {
              of theirs",
             path.display()
         ))),
+        Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+            Err(control::read_only(home))
+        }
         Err(_) if path.exists() && !path.is_dir() => Err(Error::Config(format!(
             "{} is not a directory; set SANDSTORM_HOME to one",
             path.display()

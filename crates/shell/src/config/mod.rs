@@ -13,6 +13,9 @@ use crate::limits::Chosen;
 pub use hosts::{GrainHosts, Origin, Wildcard};
 pub use settings::{Settings, home};
 
+/// The longest time that a grain stays awake for nobody: a year.
+const MAX_IDLE_SECONDS: u64 = 31_536_000;
+
 /// Checked settings.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -107,10 +110,11 @@ impl Config {
         }
         let idle = value(&settings.grain_idle_seconds).unwrap_or("60");
         let idle = match idle.parse::<u64>() {
-            Ok(seconds @ 2..=31_536_000) => Duration::from_secs(seconds),
+            Ok(seconds @ 2..=MAX_IDLE_SECONDS) => Duration::from_secs(seconds),
             _ => {
                 return Err(Error::Config(format!(
-                    "GRAIN_IDLE_SECONDS is \"{idle}\"; write a number, 2 or more"
+                    "GRAIN_IDLE_SECONDS is \"{idle}\"; write a number from 2 to \
+                     {MAX_IDLE_SECONDS}, which is a year"
                 )));
             }
         };

@@ -53,8 +53,18 @@ pub struct Settings {
 pub fn home(given: Option<&Path>) -> Result<PathBuf> {
     let named = std::env::var_os("SANDSTORM_HOME").map(PathBuf::from);
     let given = given.map(Path::to_path_buf).or(named);
-    let cwd = std::env::current_dir().map_err(Error::io("working directory"))?;
-    Ok(match given.filter(|home| !home.as_os_str().is_empty()) {
+    let given = given.filter(|home| !home.as_os_str().is_empty());
+    // A working directory that is gone harms only what is looked for in it.
+    if let Some(home) = given.as_ref().filter(|home| home.is_absolute()) {
+        return Ok(home.clone());
+    }
+    let cwd = std::env::current_dir().map_err(|e| {
+        Error::Config(format!(
+            "the working directory cannot be used: {e}; go to one that is there, or name the home \
+             with its whole path"
+        ))
+    })?;
+    Ok(match given {
         Some(home) => cwd.join(home),
         None if cwd.join("crates/sandstorm-supervisor").is_dir() => cwd.join(".sandstorm"),
         None => PathBuf::from("/var/sandstorm"),

@@ -59,12 +59,13 @@ pub fn lock_home(home: &Path) -> Result<HomeLock> {
     let path = home.join(LOCK);
     let say = || Error::io(path.display().to_string());
     let dir = fs::File::open(home).map_err(Error::io(home.display().to_string()))?;
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(say())?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(
+            |e| match e.kind() {
+                io::ErrorKind::ReadOnlyFilesystem => read_only(home),
+                _ => say()(e),
+            },
+        )?;
     let begin = std::time::Instant::now();
     loop {
         file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -80,6 +81,15 @@ pub fn lock_home(home: &Path) -> Result<HomeLock> {
         };
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The error for a home that nobody can write.
+pub fn read_only(home: &Path) -> Error {
+    Error::Config(format!(
+        "{} is on a file system that is mounted read-only; mount it writable, or set \
+         SANDSTORM_HOME to a directory elsewhere",
+        home.display()
+    ))
 }
 
 /// Does a server run on this home? Judged by its lock, which is left as it was. `None` where this

@@ -5,6 +5,7 @@ use sandstorm_schema::grain_limits::{self, Names, PERSON, TABLE, parse_any_value
 use sandstorm_schema::rpc::error::failed;
 
 use super::server::{ControlImpl, say};
+use crate::cli::output::called;
 use crate::identity;
 use crate::limits::fits;
 use crate::store::LimitSubject;
@@ -101,7 +102,8 @@ impl ControlImpl {
         match known {
             true => Ok(subject),
             false => Err(failed(format!(
-                "no app {name} is installed; `shell app list` shows those that are"
+                "no app {name} is installed; `{} app list` shows those that are",
+                called()
             ))),
         }
     }

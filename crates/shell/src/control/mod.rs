@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::state::App;
 use home::{Bound, Name};
-pub use home::{HomeLock, SOCKET, is_served, lock_home};
+pub use home::{HomeLock, SOCKET, is_served, lock_home, read_only};
 
 /// The socket's name is looked at this often: somebody may have removed it.
 const LOOK: Duration = Duration::from_secs(2);

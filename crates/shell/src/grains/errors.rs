@@ -68,7 +68,7 @@ impl Fault {
             Error::Forbidden(why) => {
                 told("This is not allowed", why, "Open the grain from your list of grains.")
             }
-            Error::BadRequest(why) => told(
+            Error::BadRequest(why) | Error::MediaType(why) => told(
                 "The server did not understand this request",
                 why,
                 "Go back and try again. If it happens again, tell the app's author.",

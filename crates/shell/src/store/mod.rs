@@ -51,7 +51,7 @@ pub use sessions::LoginSession;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file could not be opened or was refused.
-    #[error("the database {path} cannot be opened: {source}")]
+    #[error("the database {path} cannot be opened: {source}; {}", advice(source))]
     Open {
         /// Where it was looked for.
         path: PathBuf,
@@ -92,6 +92,50 @@ impl StoreError {
     }
 }
 
+/// SQLite's primary result code, where the error is one of SQLite's.
+fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let sqlx::Error::Database(error) = error else { return None };
+    // The low byte; what is above it tells variants apart.
+    error.code()?.parse::<u32>().ok().map(|code| code & 0xff)
+}
+
+/// What to do when the database cannot be opened.
+fn advice(error: &sqlx::Error) -> &'static str {
+    match primary_code(error) {
+        // BUSY, LOCKED
+        Some(5 | 6) => "end the other program that has it open",
+        // READONLY
+        Some(8) => {
+            "it must be writable by the server's user, on a file system that is mounted writable"
+        }
+        // IOERR, FULL
+        Some(10 | 13) => "make room on its file system, and see that its disk works",
+        // CORRUPT, NOTADB
+        Some(11 | 26) => {
+            "put back a copy of it, or move it away to begin anew (its -wal and -shm files too)"
+        }
+        // CANTOPEN, and what is found before SQLite is asked
+        _ => {
+            "it must be a file that the server's user can read and write, in a directory of theirs \
+             whose name is UTF-8"
+        }
+    }
+}
+
+/// Why the schema was not brought up to date: most often it is the disk, not the schema.
+fn at_migration(path: &Path, error: sqlx::migrate::MigrateError) -> StoreError {
+    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+    let path = path.to_owned();
+    match error {
+        Execute(source) | ExecuteMigration(source, _)
+            if matches!(primary_code(&source), Some(5 | 6 | 8 | 10 | 11 | 13 | 14 | 26)) =>
+        {
+            StoreError::Open { path, source }
+        }
+        source => StoreError::Migrate { path, source },
+    }
+}
+
 /// What every function here answers.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
@@ -123,7 +167,7 @@ impl Store {
         sqlx::migrate!("./migrations")
             .run(&write)
             .await
-            .map_err(|source| StoreError::Migrate { path: path.to_owned(), source })?;
+            .map_err(|error| at_migration(path, error))?;
         let read = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(options)

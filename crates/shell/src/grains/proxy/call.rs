@@ -122,7 +122,7 @@ pub async fn call(
         way if is_xml_verb(way) && !xml_fits(ask, payload.whole()) => {
             match extended(ask, web, payload, stream).await {
                 Err(Error::Unimplemented(_)) => {
-                    return Err(Error::BadRequest(
+                    return Err(Error::MediaType(
                         "The body of this method must be XML in UTF-8, not compressed.".into(),
                     ));
                 }
@@ -258,7 +258,7 @@ async fn extended(
     params.set_mime_type(text(&ask.parts.headers, "content-type"));
     params.set_encoding(text(&ask.parts.headers, "content-encoding"));
     params.set_content(payload.whole());
-    ask.head.write(params.init_context(), Some(stream));
+    ask.head.write_named(params.init_context(), Some(stream));
     let answer = request.send().promise;
     if web.has_ext.get() == Some(true) {
         payload.sent();

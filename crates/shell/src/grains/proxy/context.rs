@@ -39,6 +39,8 @@ pub struct Head<'a> {
     accept: Vec<(String, f32)>,
     accept_encoding: Vec<(String, f32)>,
     additional: Vec<(&'a str, &'a str)>,
+    /// Of PROPFIND, COPY and LOCK, whose calls have a place of their own for it.
+    depth: Option<(&'a str, &'a str)>,
     precondition: Precondition<'a>,
     pub facts: RequestFacts,
 }
@@ -49,20 +51,22 @@ impl<'a> Head<'a> {
         let get_or_head = matches!(parts.method, Method::GET | Method::HEAD);
         let precondition = precondition(headers, get_or_head)?;
         let mut additional = Vec::new();
+        let mut depth = None;
         let dropped = named_by_connection(headers);
         for (name, value) in headers {
             let name = name.as_str();
             let depth_is_an_argument =
                 name == "depth" && matches!(parts.method.as_str(), "PROPFIND" | "COPY" | "LOCK");
             if request_header_allowed(name)
-                && !depth_is_an_argument
                 && !is_hop_by_hop(name)
                 && header_name_valid(name)
                 && !dropped.iter().any(|other| other.eq_ignore_ascii_case(name))
             {
                 // Bytes outside UTF-8 cannot travel as Text.
-                if let Ok(value) = std::str::from_utf8(value.as_bytes()) {
-                    additional.push((name, value));
+                match std::str::from_utf8(value.as_bytes()) {
+                    Ok(value) if depth_is_an_argument => depth = Some((name, value)),
+                    Ok(value) => additional.push((name, value)),
+                    Err(_) => {}
                 }
             }
         }
@@ -81,15 +85,35 @@ impl<'a> Head<'a> {
             accept: quality_list(headers, header::ACCEPT),
             accept_encoding: quality_list(headers, header::ACCEPT_ENCODING),
             additional,
+            depth,
             precondition,
             facts,
         })
     }
 
+    /// For a method of the public interface, where the depth is an argument.
     pub fn write(
+        &self,
+        context: web_session::context::Builder<'_>,
+        stream: Option<byte_stream::Client>,
+    ) {
+        self.write_with(context, stream, None);
+    }
+
+    /// For the call that takes a method by name, where the depth has no other place.
+    pub fn write_named(
+        &self,
+        context: web_session::context::Builder<'_>,
+        stream: Option<byte_stream::Client>,
+    ) {
+        self.write_with(context, stream, self.depth);
+    }
+
+    fn write_with(
         &self,
         mut context: web_session::context::Builder<'_>,
         stream: Option<byte_stream::Client>,
+        depth: Option<(&str, &str)>,
     ) {
         if !self.cookies.is_empty() {
             let mut list = context.reborrow().init_cookies(self.cookies.len() as u32);
@@ -119,12 +143,13 @@ impl<'a> Head<'a> {
                 item.set_q_value(*quality);
             }
         }
-        if !self.additional.is_empty() {
-            let mut list = context.reborrow().init_additional_headers(self.additional.len() as u32);
-            for (index, (name, value)) in self.additional.iter().enumerate() {
+        let count = self.additional.len() + usize::from(depth.is_some());
+        if count > 0 {
+            let mut list = context.reborrow().init_additional_headers(count as u32);
+            for (index, (name, value)) in self.additional.iter().copied().chain(depth).enumerate() {
                 let mut header = list.reborrow().get(index as u32);
-                header.set_name(*name);
-                header.set_value(*value);
+                header.set_name(name);
+                header.set_value(value);
             }
         }
         let mut slot = context.init_e_tag_precondition();
@@ -171,6 +196,7 @@ fn quality_list(headers: &HeaderMap, name: header::HeaderName) -> Vec<(String, f
                     Some((key, value)) if key.trim().eq_ignore_ascii_case("q") => {
                         quality = value.trim().parse::<f32>().unwrap_or(1.0).clamp(0.0, 1.0);
                     }
+                    _ if piece.is_empty() => {}
                     _ => {
                         what.push(';');
                         what.push_str(piece);

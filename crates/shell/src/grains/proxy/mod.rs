@@ -42,6 +42,9 @@ const MAX_LIVE: usize = 1024;
 /// that says nothing for so long (server-sent events) gets its head sent without a length.
 const FIRST_BYTES: Duration = Duration::from_millis(25);
 
+/// What Sandstorm tells an app of a client that names no language.
+const DEFAULT_LANGUAGES: [&str; 2] = ["en-US", "en"];
+
 /// How soon after such an answer an app that is ending has ended.
 const LAST_BREATH: Duration = Duration::from_millis(300);
 
@@ -186,12 +189,15 @@ async fn exchange(
 /// The session inside the app.
 pub async fn open_session(ask: &Ask<'_>, conn: &Conn) -> Result<WebSession> {
     let headers = &ask.parts.headers;
-    let languages = context::text(headers, "accept-language")
+    let mut languages: Vec<&str> = context::text(headers, "accept-language")
         .split(',')
         .map(str::trim)
         .filter(|language| !language.is_empty())
         .take(32)
         .collect();
+    if languages.is_empty() {
+        languages.extend(DEFAULT_LANGUAGES);
+    }
     let visitor = Visitor { user_agent: context::text(headers, "user-agent"), languages };
     conn.session(ask.session, visitor).await
 }
