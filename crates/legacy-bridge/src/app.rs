@@ -7,8 +7,7 @@ use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -90,10 +89,10 @@ impl App {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) if pid == self.pid => {
-                    return Some(Ending::from_status(ExitStatus::from_raw(code << 8)));
+                    return Some(Ending::exited(code));
                 }
                 Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.pid => {
-                    return Some(Ending::from_status(ExitStatus::from_raw(signal as i32)));
+                    return Some(Ending::killed(signal));
                 }
                 Ok(WaitStatus::StillAlive) | Err(_) => return None,
                 Ok(_) => {}
@@ -103,23 +102,20 @@ impl App {
 }
 
 impl Ending {
-    fn from_status(status: ExitStatus) -> Ending {
-        match (status.code(), status.signal()) {
-            (Some(0), _) => Ending {
+    fn exited(status: i32) -> Ending {
+        match status {
+            0 => Ending {
                 words: "exited with status 0 (it must stay in the foreground while it serves)"
                     .into(),
                 code: 1,
             },
-            (Some(code), _) => Ending { words: format!("exited with status {code}"), code },
-            (None, signal) => {
-                let number = signal.unwrap_or(0);
-                let name = Signal::try_from(number).map_or("unknown", Signal::as_str);
-                Ending {
-                    words: format!("was killed by signal {number} ({name})"),
-                    code: 128 + number,
-                }
-            }
+            code => Ending { words: format!("exited with status {code}"), code },
         }
+    }
+
+    fn killed(signal: Signal) -> Ending {
+        let number = signal as i32;
+        Ending { words: format!("was killed by signal {number} ({signal})"), code: 128 + number }
     }
 }
 

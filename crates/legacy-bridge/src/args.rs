@@ -7,7 +7,7 @@ use std::time::Duration;
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Print [`HELP`].
+    /// Print [`help`].
     Help,
     /// Print the version.
     Version,
@@ -31,7 +31,9 @@ pub struct Run {
 pub const START_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The text of `--help`.
-pub const HELP: &str = "\
+pub fn help() -> String {
+    format!(
+        "\
 legacy-bridge runs an ordinary web server inside a grain.
 
 It starts your server, waits until it accepts connections, and then turns the
@@ -47,7 +49,7 @@ PATH. The program may also be installed as sandstorm-http-bridge.
 
 Options:
   --start-timeout SECONDS  Give up when the server accepts no connection after
-                           this time (default 300)
+                           this time (default {})
   --help, --version
 
 Examples:
@@ -68,7 +70,10 @@ What your server should know:
 If the package has a file /sandstorm-http-bridge-config, its viewInfo and
 apiPath are honoured. What goes wrong is written to the grain's log on lines
 that begin with \"** HTTP-BRIDGE:\".
-";
+",
+        START_TIMEOUT.as_secs()
+    )
+}
 
 /// Reads the arguments, without the program's own name.
 ///

@@ -47,7 +47,7 @@ impl Config {
         let fail = |reason: String| Error::Config { path: path.display().to_string(), reason };
         match std::fs::metadata(path) {
             Ok(meta) if meta.len() > MAX_BYTES => {
-                return Err(fail("larger than 16 MiB".into()));
+                return Err(fail(format!("larger than {} MiB", MAX_BYTES >> 20)));
             }
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let name = args.next().unwrap_or_default();
     let todays_name = Path::new(&name).file_name().is_some_and(|n| n == "sandstorm-http-bridge");
     match args::parse(args) {
-        Ok(Action::Help) => said(args::HELP),
+        Ok(Action::Help) => said(&args::help()),
         Ok(Action::Version) => said(concat!("legacy-bridge ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Action::Run(run)) => ended(start(&run, todays_name)),
         Err(problem) => {

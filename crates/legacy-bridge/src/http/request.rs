@@ -9,7 +9,7 @@ use sandstorm_schema::identity_capnp::{profile::Pronouns, user_info};
 use sandstorm_schema::ip_capnp::ip_address;
 use sandstorm_schema::web_session_capnp::web_session;
 
-use super::values::{ETag, encode_uri_component, hex, q_value};
+use super::values::{ETag, encode_uri_component, q_value};
 use crate::error::Result;
 use crate::http1::RequestHead;
 
@@ -126,7 +126,7 @@ impl SessionHeaders {
         this.push("X-Sandstorm-Username", &encode_uri_component(name));
         let identity = user.get_identity_id()?;
         if !identity.is_empty() {
-            this.push("X-Sandstorm-User-Id", &hex(&identity[..identity.len().min(16)]));
+            this.push("X-Sandstorm-User-Id", &hex::encode(&identity[..identity.len().min(16)]));
             let handle = user.get_preferred_handle()?.to_str()?;
             this.push_if_any("X-Sandstorm-Preferred-Handle", handle);
             this.push_if_any("X-Sandstorm-User-Picture", user.get_picture_url()?.to_str()?);
@@ -145,7 +145,7 @@ impl SessionHeaders {
             }
         }
         this.push("X-Sandstorm-Permissions", &permissions.join(","));
-        this.push("X-Sandstorm-Tab-Id", &hex(opening.tab_id));
+        this.push("X-Sandstorm-Tab-Id", &hex::encode(opening.tab_id));
         this.push("X-Sandstorm-Session-Id", &opening.session_id.to_string());
         this.push("X-Sandstorm-Session-Type", opening.session_type.name());
         Ok(this)

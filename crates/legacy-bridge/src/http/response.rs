@@ -16,7 +16,7 @@ use sandstorm_schema::web_session_capnp::web_session::{
 };
 
 use super::cookies::{Expires, SetCookie, parse_set_cookie};
-use super::values::{ETag, attachment_name, escape_html};
+use super::values::{ETag, attachment_name};
 use crate::error::{Error, Result};
 use crate::http1::{Asked, Framing, Head};
 use crate::log_once;
@@ -51,6 +51,36 @@ pub enum Body {
     Bytes(Bytes),
     /// It goes to the caller's stream; the handle stops it.
     Stream(handle::Client),
+}
+
+/// Says a body's type, encoding and language. A content and an error's body have the same three
+/// fields, but builders of different types.
+macro_rules! describe {
+    ($out:ident, $head:expr) => {
+        if let Some(value) = joined($head, "content-type") {
+            $out.set_mime_type(&value);
+        }
+        if let Some(value) = joined($head, "content-encoding") {
+            $out.set_encoding(&value);
+        }
+        if let Some(value) = joined($head, "content-language") {
+            $out.set_language(&value);
+        }
+    };
+}
+
+/// Fills the body of an error; the builders of the two kinds differ in the same way.
+macro_rules! fill_error {
+    ($error:ident, $head:expr, $body:expr) => {
+        match error_body($head, $body) {
+            ErrorBody::Html(text) => $error.set_description_html(text),
+            ErrorBody::Other(bytes) => {
+                let mut out = $error.init_non_html_body();
+                out.set_data(bytes);
+                describe!(out, $head);
+            }
+        }
+    };
 }
 
 /// Fills a response from an answer. To a HEAD it says what the length would have been.
@@ -89,17 +119,11 @@ pub fn fill(mut out: response::Builder<'_>, head: &Head, body: Body, asked: Aske
         WireStatus::ClientError(code) => {
             let mut error = out.reborrow().init_client_error();
             error.set_status_code(code);
-            match error_body(head, &body) {
-                ErrorBody::Html(text) => error.set_description_html(text),
-                ErrorBody::Other(bytes) => fill_error_body(error.init_non_html_body(), head, bytes),
-            }
+            fill_error!(error, head, &body);
         }
         WireStatus::ServerError => {
             let mut error = out.reborrow().init_server_error();
-            match error_body(head, &body) {
-                ErrorBody::Html(text) => error.set_description_html(text),
-                ErrorBody::Other(bytes) => fill_error_body(error.init_non_html_body(), head, bytes),
-            }
+            fill_error!(error, head, &body);
         }
     }
     let exact = exact_status(head.status, head.first("www-authenticate").is_some());
@@ -121,18 +145,15 @@ pub fn fill_bad_gateway(mut out: response::Builder<'_>, problem: &Error) {
     exact.set_value("502");
 }
 
+/// Makes text fit for an HTML page.
+fn escape_html(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
 fn fill_content(out: response::Builder<'_>, code: SuccessCode, head: &Head, body: Body) {
     let mut content = out.init_content();
     content.set_status_code(code);
-    if let Some(value) = joined(head, "content-type") {
-        content.set_mime_type(&value);
-    }
-    if let Some(value) = joined(head, "content-encoding") {
-        content.set_encoding(&value);
-    }
-    if let Some(value) = joined(head, "content-language") {
-        content.set_language(&value);
-    }
+    describe!(content, head);
     if let Some(tag) = etag(head) {
         set_etag(content.reborrow().init_e_tag(), &tag);
     }
@@ -165,19 +186,6 @@ fn error_body<'a>(head: &Head, body: &'a Body) -> ErrorBody<'a> {
     match std::str::from_utf8(bytes) {
         Ok(text) if html && utf8 && plain && !text.is_empty() => ErrorBody::Html(text),
         _ => ErrorBody::Other(bytes),
-    }
-}
-
-fn fill_error_body(mut out: response::error_body::Builder<'_>, head: &Head, bytes: &[u8]) {
-    out.set_data(bytes);
-    if let Some(value) = joined(head, "content-encoding") {
-        out.set_encoding(&value);
-    }
-    if let Some(value) = joined(head, "content-language") {
-        out.set_language(&value);
-    }
-    if let Some(value) = joined(head, "content-type") {
-        out.set_mime_type(&value);
     }
 }
 

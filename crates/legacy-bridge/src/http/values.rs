@@ -1,4 +1,4 @@
-//! Small header values: ETag, Content-Disposition's file name, DAV classes, percent-encoding.
+//! Small header values: ETag, Content-Disposition's file name, DAV classes, percent-encoding, quality.
 
 /// An entity tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,15 +107,6 @@ pub fn encode_uri_component(text: &str) -> String {
     utf8_percent_encode(text, SET).to_string()
 }
 
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        let _ = write!(out, "{b:02x}");
-        out
-    })
-}
-
 /// A quality value as HTTP writes it, `None` for 1: at most three decimals, never above 1.
 pub fn q_value(q: f32) -> Option<String> {
     if !(0.0..1.0).contains(&q) {
@@ -123,11 +114,6 @@ pub fn q_value(q: f32) -> Option<String> {
     }
     let text = format!("{q:.3}");
     Some(text.trim_end_matches('0').trim_end_matches('.').to_owned())
-}
-
-/// Makes text fit for an HTML page.
-pub fn escape_html(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -177,7 +163,6 @@ mod tests {
     fn encodings() {
         assert_eq!(encode_uri_component("Anonymous User"), "Anonymous%20User");
         assert_eq!(encode_uri_component("Žába/(x)'!"), "%C5%BD%C3%A1ba%2F(x)'!");
-        assert_eq!(hex(&[0, 255, 16]), "00ff10");
         assert_eq!(q_value(0.5).as_deref(), Some("0.5"));
         assert_eq!(q_value(0.0).as_deref(), Some("0"));
         assert_eq!(q_value(1.0), None);

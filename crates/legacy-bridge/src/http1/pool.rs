@@ -85,11 +85,6 @@ impl Pool {
         Stall(Rc::clone(self))
     }
 
-    /// Connections idle now.
-    pub fn idle_count(&self) -> usize {
-        self.idle.borrow().len()
-    }
-
     async fn sweep(self: Rc<Self>) {
         loop {
             tokio::time::sleep(SWEEP).await;
