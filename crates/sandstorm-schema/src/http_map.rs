@@ -206,10 +206,14 @@ pub fn response_header_has_field(name: &str) -> bool {
     listed(RESPONSE_FIELDS, name)
 }
 
-/// Whether `name` is a header name: a token of RFC 9110 §5.6.2, at most 256 bytes.
+/// Whether `name` is a header name: a token, at most 256 bytes.
 pub fn header_name_valid(name: &str) -> bool {
-    (1..=256).contains(&name.len())
-        && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c))
+    (1..=256).contains(&name.len()) && name.bytes().all(is_token_byte)
+}
+
+/// Whether a byte may stand in a token of RFC 9110 §5.6.2, which methods and header names are.
+pub fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Whether `value` can stand in a header line: no CR, LF or NUL, which would let it end the line

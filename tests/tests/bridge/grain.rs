@@ -12,6 +12,7 @@ use std::time::Duration;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::grain_capnp::main_view;
 use sandstorm_schema::rpc::connect::{Trust, Vat};
+use sandstorm_tests::server::free_port;
 
 use crate::client::Session;
 
@@ -71,20 +72,6 @@ pub fn program(name: &str) -> PathBuf {
     beside.unwrap_or_else(|| sandstorm_tests::program(name))
 }
 
-/// A port that nobody listens on now, and that neither another test of this run nor the kernel
-/// (which gives outgoing connections numbers from 32768 on) takes before the app does.
-pub fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    (0..20_000)
-        .map(|_| {
-            let offset = std::process::id().wrapping_mul(97) + NEXT.fetch_add(1, Ordering::Relaxed);
-            12_000 + (offset % 20_000) as u16
-        })
-        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("a free port")
-}
-
 impl Grain {
     /// The probe app behind the bridge, nothing special.
     pub async fn start() -> Grain {
@@ -98,7 +85,7 @@ impl Grain {
 
     /// The probe app listening on this address.
     pub fn on(host: &str, mut setup: Setup, probe_args: &[&str]) -> Grain {
-        let port = free_port();
+        let port = free_port().unwrap();
         if setup.command.is_empty() {
             setup.command = vec!["/probe-app".into(), format!("{host}:{port}")];
             setup.command.extend(probe_args.iter().map(|a| (*a).to_owned()));

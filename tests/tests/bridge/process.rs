@@ -7,9 +7,10 @@ use sandstorm_schema::api_session_capnp::api_session;
 use sandstorm_schema::grain_capnp::ui_view;
 use sandstorm_schema::hack_session_capnp::hack_email_session;
 use sandstorm_schema::package_capnp::bridge_config;
+use sandstorm_tests::server::free_port;
 
 use crate::client::{Session, WEB_SESSION, open};
-use crate::grain::{Grain, Setup, free_port, into_chroot, program, story};
+use crate::grain::{Grain, Setup, into_chroot, program, story};
 
 fn config(fill: impl FnOnce(bridge_config::Builder<'_>)) -> Vec<u8> {
     let mut message = capnp::message::Builder::new_default();
@@ -45,7 +46,7 @@ fn both_command_lines_serve() {
 #[test]
 fn a_command_without_a_slash_is_found_in_path() {
     story(async {
-        let port = free_port();
+        let port = free_port().unwrap();
         let command = vec!["probe-app".into(), format!("127.0.0.1:{port}")];
         let grain = Grain::spawn(Setup { command, ..Setup::default() }, port);
         assert_eq!(grain.session().await.get("echo").await.status, 200);
@@ -132,7 +133,7 @@ fn a_program_that_cannot_start_is_named() {
             ("/var", "not executable"),
         ] {
             let setup = Setup { command: vec![command.into()], ..Setup::default() };
-            let mut grain = Grain::spawn(setup, free_port());
+            let mut grain = Grain::spawn(setup, free_port().unwrap());
             assert_eq!(grain.wait().await.code(), Some(127), "{command}");
             let log = grain.wait_for_log(words).await;
             assert!(log.contains(&format!("cannot start {command:?}")), "{log}");
@@ -199,7 +200,8 @@ fn the_app_is_killed_by_a_broken_pipe_as_everywhere() {
         }
         let command = ["/busybox", "sleep", "60"].map(str::to_owned).to_vec();
         let files = vec![busybox.to_owned()];
-        let grain = Grain::spawn(Setup { command, files, ..Setup::default() }, free_port());
+        let grain =
+            Grain::spawn(Setup { command, files, ..Setup::default() }, free_port().unwrap());
         let children = format!("/proc/{0}/task/{0}/children", grain.child.id());
         // Between fork and exec it is still the bridge.
         let status = loop {

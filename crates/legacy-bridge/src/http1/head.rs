@@ -9,6 +9,7 @@
 //! refused.
 
 use bytes::Bytes;
+use sandstorm_schema::http_map::is_token_byte;
 
 /// Bytes of a head, status line and final empty line included.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -349,11 +350,6 @@ fn parse_length(value: &[u8]) -> Result<u64, HeadError> {
 
 fn is_framing_name(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding")
-}
-
-/// True for a byte that an HTTP token may have (RFC 9110 §5.6.2).
-pub fn is_token_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
 /// The first bytes of hostile text, fit for a log line or an error page.

@@ -14,8 +14,7 @@ pub use body::{BodyDecoder, BodyError};
 pub use conn::{Conn, write_all};
 pub use exchange::{AbortOnDrop, Incoming, Upstream};
 pub use head::{
-    Field, Framing, Head, HeadError, HeadScanner, MAX_FIELDS, MAX_HEAD_BYTES, is_token_byte,
-    parse_head,
+    Field, Framing, Head, HeadError, HeadScanner, MAX_FIELDS, MAX_HEAD_BYTES, parse_head,
 };
 pub use pool::Pool;
 pub use request::{Asked, BodyLength, RequestHead};

@@ -4,7 +4,8 @@
 //! free of control characters, or the whole request is refused. There is no way to append raw
 //! bytes.
 
-use super::head::is_token_byte;
+use sandstorm_schema::http_map::is_token_byte;
+
 use crate::error::{Error, Result};
 
 /// How the length of the request's body is announced.

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
+use sandstorm_schema::http_map::is_token_byte;
 
 use super::*;
 

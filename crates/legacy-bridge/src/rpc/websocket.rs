@@ -5,14 +5,13 @@ use std::io;
 use std::rc::Rc;
 
 use capnp::Error as RpcError;
+use sandstorm_schema::http_map::is_token_byte;
 use sandstorm_schema::web_session_capnp::web_session::web_socket_stream;
 use tokio::net::TcpStream;
 
 use super::window::SocketSink;
 use crate::error::{Error, Result};
-use crate::http1::{
-    AbortOnDrop, BodyLength, Conn, RequestHead, Upstream, is_token_byte, write_all,
-};
+use crate::http1::{AbortOnDrop, BodyLength, Conn, RequestHead, Upstream, write_all};
 
 /// Bytes of one message to the client.
 const PIECE: usize = 16 * 1024;

@@ -7,6 +7,7 @@
 //! body is never touched.
 
 use http::Uri;
+use sandstorm_schema::http_map::is_token_byte;
 
 /// What is wrong with a request line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl FirstLine {
         let start = line.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(line.len());
         let mut words = line[start..].splitn(2, |b| *b == b' ');
         let (Some(method), Some(after)) = (words.next(), words.next()) else { return (line, None) };
-        if method.is_empty() || method.len() > METHOD || !method.iter().all(is_token) {
+        if method.is_empty() || method.len() > METHOD || !method.iter().all(|b| is_token_byte(*b)) {
             return (line, None);
         }
         let replaced = |version: &[u8]| [method, b" / ", version, b"\r\n"].concat();
@@ -127,11 +128,6 @@ fn line_end(held: &[u8], bytes: &[u8]) -> Option<usize> {
         }
     }
     None
-}
-
-/// Characters of a method (RFC 9110, token).
-fn is_token(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 
 /// Whether a head of which `tail` are the last bytes so far ends with `bytes`, and nothing came
