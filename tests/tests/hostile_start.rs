@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -15,6 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::FlockOperation;
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{Gid, Uid};
 use sandstorm_tests::supervisor::{Bench, PACKAGE, Running, on_one_thread};
 use sandstorm_tests::{Mode, eventually, processes};
 
@@ -76,10 +78,10 @@ fn honest_start(bench: &Bench) -> Result<Running> {
     bench.start(&[], GRAIN).context("an honest start afterwards")
 }
 
-fn set_limit(resource: libc::__rlimit_resource_t, value: u64) {
-    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
-    // SAFETY: limit outlives the call.
-    unsafe { libc::setrlimit(resource, &raw const limit) };
+fn set_limit(resource: Resource, value: u64) {
+    let limit = Rlimit { current: Some(value), maximum: Some(value) };
+    // One that is refused is no test, and what follows says what it then was.
+    let _ = rustix::process::setrlimit(resource, limit);
 }
 
 #[test]
@@ -146,8 +148,7 @@ fn odd_inheritances_change_nothing() -> Result<()> {
     command.current_dir(&deep);
     let command = with(command, move || {
         let path = std::ffi::CString::new(top.as_os_str().as_encoded_bytes()).unwrap_or_default();
-        // SAFETY: path is NUL-terminated; failing is fine.
-        unsafe { libc::rmdir(path.as_ptr()) };
+        let _ = rustix::fs::rmdir(path.as_c_str());
     });
     let mut command = command;
     ensure!(serves_or_refuses(&bench, command.spawn()?)?.is_none(), "deep working directory");
@@ -159,16 +160,16 @@ fn odd_inheritances_change_nothing() -> Result<()> {
 fn tiny_limits_are_lifted_or_end_in_words() -> Result<()> {
     let Some(bench) = bench()? else { return Ok(()) };
     drop(bench.start(&["--new"], GRAIN)?);
-    let cases: &[(&str, libc::__rlimit_resource_t, &[u64])] = &[
-        ("files", libc::RLIMIT_NOFILE, &[0, 3, 4, 6, 8, 12, 16, 20, 24, 32]),
-        ("file size", libc::RLIMIT_FSIZE, &[0, 1, 100]),
-        ("data", libc::RLIMIT_DATA, &[0, 100_000, 1 << 20]),
-        ("address space", libc::RLIMIT_AS, &[0, 1 << 20, 4 << 20, 16 << 20]),
-        ("stack", libc::RLIMIT_STACK, &[64 << 10, 1 << 20]),
-        ("processor time", libc::RLIMIT_CPU, &[1]),
-        ("processes", libc::RLIMIT_NPROC, &[0, 1, 2]),
-        ("locked memory", libc::RLIMIT_MEMLOCK, &[0]),
-        ("core", libc::RLIMIT_CORE, &[libc::RLIM_INFINITY]),
+    let cases: &[(&str, Resource, &[u64])] = &[
+        ("files", Resource::Nofile, &[0, 3, 4, 6, 8, 12, 16, 20, 24, 32]),
+        ("file size", Resource::Fsize, &[0, 1, 100]),
+        ("data", Resource::Data, &[0, 100_000, 1 << 20]),
+        ("address space", Resource::As, &[0, 1 << 20, 4 << 20, 16 << 20]),
+        ("stack", Resource::Stack, &[64 << 10, 1 << 20]),
+        ("processor time", Resource::Cpu, &[1]),
+        ("processes", Resource::Nproc, &[0, 1, 2]),
+        ("locked memory", Resource::Memlock, &[0]),
+        ("core", Resource::Core, &[u64::MAX]),
     ];
     for (name, resource, values) in cases {
         for &value in *values {
@@ -294,14 +295,12 @@ fn swapped_directories_lead_nowhere() -> Result<()> {
     ];
     for (path, target) in swapped.clone() {
         let stop = stop.clone();
-        let (uid, gid) = (bench.installation.uid, bench.installation.gid);
+        let uid = Uid::from_raw(bench.installation.uid);
+        let gid = Gid::from_raw(bench.installation.gid);
         swappers.push(std::thread::spawn(move || {
-            // This thread alone becomes the caller: the raw calls leave the others as they are.
-            // SAFETY: plain numbers.
-            unsafe {
-                libc::syscall(libc::SYS_setresgid, gid, gid, gid);
-                libc::syscall(libc::SYS_setresuid, uid, uid, uid);
-            }
+            // This thread alone becomes the caller: these calls leave the others as they are.
+            rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
             let aside = path.with_extension("aside");
             let mut swaps = 0u32;
             while !stop.load(Ordering::Relaxed) {
@@ -402,8 +401,7 @@ fn a_wrongly_installed_program_refuses_to_run() -> Result<()> {
 
     // no_new_privs: the bit has no effect, and that is said.
     let command = with(bench.command(&[], PACKAGE, GRAIN, &["/app"]), || {
-        // SAFETY: plain numbers.
-        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        let _ = rustix::thread::set_no_new_privs(true);
     });
     let mut command = command;
     let child = command.spawn()?;
@@ -465,8 +463,7 @@ fn the_helper_keeps_nothing_and_ends_with_the_program() -> Result<()> {
     drop(bench.start(&["--new"], GRAIN)?);
     // While somebody else has the grain's lock the program waits, and the helper with it.
     let lock = fs::File::open(bench.installation.grain_dir(GRAIN).join("lock"))?;
-    // SAFETY: no pointers.
-    ensure!(unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) } == 0, "no lock");
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("no lock")?;
     let mut child = bench.command(&[], PACKAGE, GRAIN, &["/app"]).stdout(Stdio::piped()).spawn()?;
     let program = i32::try_from(child.id())?;
     let children = eventually("helper and init wait", Duration::from_secs(5), || {
@@ -488,8 +485,7 @@ fn the_helper_keeps_nothing_and_ends_with_the_program() -> Result<()> {
         let of = |start: &str| open.iter().filter(|what| what.starts_with(start)).count();
         (of("socket:") == 2 && of("pipe:") == 0 && of("/dev/null") == 3).then_some(())
     })?;
-    // SAFETY: no pointers; the child is ours and not waited for.
-    unsafe { libc::kill(program, libc::SIGKILL) };
+    child.kill()?;
     child.wait()?;
     eventually("both have ended", Duration::from_secs(5), || {
         children.iter().all(|p| !processes::alive(p.pid)).then_some(())

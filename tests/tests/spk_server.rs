@@ -4,7 +4,7 @@ mod spk_support;
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -46,7 +46,8 @@ struct Info {
 fn spawn(socket: UnixStream, package: File, work: File) -> Child {
     let fds: [OwnedFd; 3] = [socket.into(), package.into(), work.into()];
     // Out of the way of 3, 4 and 5.
-    let fds = fds.map(|fd| nix::fcntl::fcntl(&fd, nix::fcntl::F_DUPFD_CLOEXEC(20)).unwrap());
+    let fds = fds.map(|fd| rustix::io::fcntl_dupfd_cloexec(&fd, 20).unwrap());
+    let raw = fds.each_ref().map(AsRawFd::as_raw_fd);
     let mut command = Command::new(sandstorm_tests::program("spk"));
     command
         .arg("unpack-server")
@@ -58,7 +59,7 @@ fn spawn(socket: UnixStream, package: File, work: File) -> Child {
     // SAFETY: only dup2, on descriptors that stay open in the parent until after the spawn.
     unsafe {
         command.pre_exec(move || {
-            for (target, source) in (3..).zip(fds) {
+            for (target, source) in (3..).zip(raw) {
                 if libc::dup2(source, target) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
@@ -66,12 +67,7 @@ fn spawn(socket: UnixStream, package: File, work: File) -> Child {
             Ok(())
         });
     }
-    let child = command.spawn().unwrap();
-    for fd in fds {
-        // SAFETY: made above by fcntl, known to nobody else.
-        drop(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
-    }
-    child
+    command.spawn().unwrap()
 }
 
 /// Runs a package through the server; `watch` sees the process while it waits for its call.

@@ -28,8 +28,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
 pub fn cache() -> Result<PathBuf> {
     let base = match env::var_os("XDG_CACHE_HOME").filter(|v| !v.is_empty()) {
         Some(dir) => PathBuf::from(dir),
-        // SAFETY: geteuid has no preconditions and cannot fail.
-        None if unsafe { libc::geteuid() } == 0 => PathBuf::from("/var/cache"),
+        None if nix::unistd::geteuid().is_root() => PathBuf::from("/var/cache"),
         None => Path::new(&env::var_os("HOME").context("neither HOME nor XDG_CACHE_HOME is set")?)
             .join(".cache"),
     };

@@ -12,6 +12,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -110,10 +111,7 @@ async fn serve(place: &Place, packages: &[PathBuf]) -> Result<ExitStatus> {
     command.process_group(0).stdout(Stdio::piped());
     // SAFETY: prctl is async-signal-safe and touches nothing that fork shares.
     unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
+        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?));
     }
     let mut shell = command.spawn().context("cannot start the shell")?;
     let stdout = shell.stdout.take().context("the shell has a stdout")?;

@@ -7,6 +7,7 @@
 //!
 //! `main` reads the command line, starts the app and serves; [`http1`] speaks to the app; `http`
 //! translates; `rpc` holds the exported objects.
+#![deny(unsafe_code)]
 
 pub mod app;
 pub mod args;

@@ -2,6 +2,7 @@
 //!
 //! A lifecycle: read the command line and the package's configuration, start the app, serve the
 //! grain's view at once (requests wait until the app accepts connections), end with the app.
+#![forbid(unsafe_code)]
 
 use std::io::Write;
 use std::path::Path;

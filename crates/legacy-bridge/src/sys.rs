@@ -1,4 +1,5 @@
 //! What needs `unsafe`, which are fd 3 and watching a descriptor; and the processor's clock.
+#![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -5,6 +5,7 @@
 //! committed; they refer to each other by `crate::NAME_capnp`, so they stand at the crate's root.
 //! Nothing in this crate trusts bytes from a peer: what a peer controls is parsed here with a
 //! stated limit, or not at all.
+#![deny(unsafe_code)]
 
 macro_rules! generated {
     ($($(#[$doc:meta])* $name:ident = $path:literal;)*) => {$(

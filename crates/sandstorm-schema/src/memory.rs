@@ -4,6 +4,7 @@
 //! Left alone, the C library's heap has its end given back to the kernel and taken again with nearly
 //! every chunk of a body, page by page; and what is not given back stays for as long as the process
 //! idles. So does the code that only the start needed.
+#![allow(unsafe_code)]
 
 /// Bytes of free memory that are kept while there is work: a window of a body each way.
 #[cfg(target_env = "gnu")]

@@ -4,6 +4,7 @@
 //! and apps below. Each module's head says which side it faces.
 //!
 //! A library only so that the fuzz targets reach the filters; the program is [`main`].
+#![deny(unsafe_code)]
 
 mod assets;
 mod check;

@@ -2,6 +2,7 @@
 //!
 //! The library is what the `spk` program, the fuzzer and the benchmarks share. Whoever made a
 //! package is a stranger: everything that comes out of one is checked in [`format`] first.
+#![deny(unsafe_code)]
 
 pub mod definition;
 pub mod error;

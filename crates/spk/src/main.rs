@@ -1,5 +1,6 @@
 //! `spk`: reads the command line and runs one command. Exit 0 means done, 1 a refused file or a
 //! failure (one line on stderr), 2 a command line that makes no sense.
+#![forbid(unsafe_code)]
 
 mod args;
 mod cmd;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::unistd::{SysconfVar, sysconf};
 use sandstorm_tests::supervisor::{Bench, FakeCore, on_one_thread};
 use sandstorm_tests::{App, Client, Mode, Server, apps, eventually, processes, soak};
 
@@ -179,8 +180,7 @@ fn processor_time(pid: i32) -> Option<f64> {
     // The name, in parentheses, may contain anything.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks: f64 = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
-    // SAFETY: asks for a number.
-    Some(ticks / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64)
+    Some(ticks / sysconf(SysconfVar::CLK_TCK).ok()?? as f64)
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::inotify;
 use sandstorm_tests::{App, Client, Mode, Server, apps, eventually, skip};
 use serde_json::Value;
 
@@ -410,11 +411,7 @@ async fn what_is_counted_by_user_is_a_grains_own() -> Result<()> {
     println!("inotify instances of three hogs at once: {counts:?}");
     // All of the grain's own, and perhaps one that the kernel counts for it elsewhere.
     ensure!(counts.iter().all(|got| (most - 4..=most).contains(got)), "{counts:?} of {most}");
-    // SAFETY: no pointers; the descriptor is closed again.
-    let roots = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
-    ensure!(roots >= 0, "root cannot make one: {}", std::io::Error::last_os_error());
-    // SAFETY: ours, and nobody else's.
-    unsafe { libc::close(roots) };
+    inotify::init(inotify::CreateFlags::CLOEXEC).context("root cannot make one")?;
     for hog in hogs {
         hog.clear()?;
     }

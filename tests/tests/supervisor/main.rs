@@ -4,13 +4,13 @@ mod limits;
 mod rpc;
 
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::FlockOperation;
 use sandstorm_tests::supervisor::{Bench, FakeCore, PACKAGE, Running, on_one_thread, within};
 use sandstorm_tests::{Mode, eventually, eventually_async, processes};
 
@@ -166,8 +166,7 @@ fn killing_the_supervisor_of_a_busy_grain_leaves_nothing(bench: &Bench) -> Resul
     let began = Instant::now();
     processes::kill(running.pid());
     eventually("the lock", Duration::from_secs(10), || {
-        // SAFETY: a call on our own descriptor.
-        (unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0).then_some(())
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()
     })?;
     println!("{:?} after the supervisor's death", began.elapsed());
     let left = processes::all().into_iter().filter(|p| inside[1..].contains(&p.pid)).count();

@@ -4,14 +4,12 @@
 //! 5 an empty folder. Whoever subverts it can answer what he likes; so the connection is guarded,
 //! its answers are checked by the caller, and time is bounded.
 
-use std::{
-    fs::File,
-    io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-    os::unix::net::UnixStream,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::limits::INSTALL_RESERVE;
@@ -274,9 +272,6 @@ fn spawn(
 }
 
 /// A copy of the descriptor with a number of 10 or more.
-#[allow(unsafe_code)]
 fn above(fd: &OwnedFd) -> io::Result<OwnedFd> {
-    let new = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(10))?;
-    // SAFETY: fcntl has just made this descriptor, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 10)?)
 }

@@ -1,4 +1,5 @@
 //! Descriptors that were open when this program started.
+#![allow(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 

@@ -1,4 +1,5 @@
 //! A read-only mapping of a file that nobody else can reach.
+#![allow(unsafe_code)]
 
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;

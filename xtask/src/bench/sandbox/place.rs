@@ -7,7 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use rustix::thread::{self, Gid, Uid};
 
 use super::Peer;
 use crate::{paths, shell_out};
@@ -125,19 +126,14 @@ impl Place {
     /// which it does not when it has to change ids itself.
     pub fn spawn_as_user(&self, command: &mut Command) -> Result<Child> {
         let Some(id) = self.user else { return Ok(command.spawn()?) };
-        // SAFETY: no pointers but a null list of length 0.
-        let taken = unsafe {
-            libc::syscall(libc::SYS_setgroups, 0usize, std::ptr::null::<u32>()) == 0
-                && libc::syscall(libc::SYS_setresgid, id, id, 0) == 0
-                && libc::syscall(libc::SYS_setresuid, id, id, 0) == 0
-        };
-        let child = if taken { command.spawn() } else { Err(std::io::Error::last_os_error()) };
-        // SAFETY: no pointers.
-        let back = unsafe {
-            libc::syscall(libc::SYS_setresuid, 0, 0, 0) == 0
-                && libc::syscall(libc::SYS_setresgid, 0, 0, 0) == 0
-        };
-        ensure!(back, "cannot be root again: {}", std::io::Error::last_os_error());
+        let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+        let taken = thread::set_thread_groups(&[])
+            .and_then(|()| thread::set_thread_res_gid(gid, gid, Gid::ROOT))
+            .and_then(|()| thread::set_thread_res_uid(uid, uid, Uid::ROOT));
+        let child = taken.map_err(std::io::Error::from).and_then(|()| command.spawn());
+        thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+            .and_then(|()| thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))
+            .context("cannot be root again")?;
         child.with_context(|| format!("cannot start {:?} as uid {id}", command.get_program()))
     }
 
