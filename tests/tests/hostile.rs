@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::rpc::connect::{Trust, Vat};
 use sandstorm_schema::supervisor_capnp::supervisor;
-use sandstorm_tests::{Installation, Mode, built, eventually};
+use sandstorm_tests::{Installation, Mode, built, eventually, top};
 
 /// One line of `hostile-app list`.
 struct Row {
@@ -261,6 +261,30 @@ fn attacks_succeed_without_what_stops_them() -> Result<()> {
         none.len()
     );
     ensure!(wrong.is_empty(), "these fail for another reason:\n{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// The page counts the attacks, and what each comes to on two kernels: a new one changes it too.
+#[test]
+fn the_page_counts_every_attack() -> Result<()> {
+    let attacks = table()?.len();
+    let page = fs::read_to_string(top().join("docs/security.md"))?.replace('\n', " ");
+    let mut rest = page.as_str();
+    let mut number_after = |words: &str| -> Result<usize> {
+        let at = rest.find(words).with_context(|| format!("no \"{words}\" in its place"))?;
+        rest = &rest[at + words.len()..];
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+        digits.parse().with_context(|| format!("no number after \"{words}\""))
+    };
+    let all = number_after("`tests/tests/hostile.rs` runs all ")?;
+    ensure!(all == attacks, "{attacks} attacks, {all} on the page");
+    for [alone, outside, unproven] in [
+        ["there it must succeed (", "was written; ", "For the other "],
+        ["to the error number; ", "without their layer and ", "of the other "],
+    ] {
+        let sum = number_after(alone)? + number_after(outside)? + number_after(unproven)?;
+        ensure!(sum == attacks, "{attacks} attacks, {sum} from \"{alone}\" on");
+    }
     Ok(())
 }
 
