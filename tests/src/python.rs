@@ -1,10 +1,11 @@
 //! Python for the independent programs in `tests/python`: Debian's interpreter in an environment of
 //! its own, made once for each version of `requirements.txt` and kept in the user's cache directory.
 
-use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 
 /// Debian's own, not one that somebody put in front of it on the PATH.
 const PYTHON: &str = "/usr/bin/python3";

@@ -6,8 +6,9 @@ mod spk_support;
 use std::fs;
 use std::path::Path;
 
-use spk_support::*;
 use xz2::stream::Check;
+
+use spk_support::*;
 
 /// A way to be bad.
 struct Case {

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
 use sandstorm_schema::unpack_capnp::{Step, progress, unpacker};
+
 use spk_support::*;
 
 type Report = (Step, u64, u64);

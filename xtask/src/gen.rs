@@ -1,9 +1,10 @@
 //! `cargo xtask gen`: writes the Rust of `schema/` anew. The result is committed, so that a plain
 //! build needs no `capnp` tool; run this after every change of a schema file.
 
-use anyhow::{Context, Result, anyhow};
 use std::io::ErrorKind;
 use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
 
 #[path = "../../crates/sandstorm-schema/tests/schema/generate.rs"]
 mod generate;

@@ -6,6 +6,8 @@ mod bench;
 mod ci;
 mod fuzz;
 mod r#gen;
+#[cfg(test)]
+mod imports;
 mod paths;
 mod root_home;
 mod run;

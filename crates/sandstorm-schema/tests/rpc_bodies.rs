@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use capnp::capability::{Client, FromClientHook};
 use capnp_rpc::rpc_twoparty_capnp::Side;
-use rpc_support::*;
 use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW};
 use sandstorm_schema::rpc::body::{BodyReceiver, BodyWriter, pipe};
 use sandstorm_schema::rpc::membrane::wrap;
 use sandstorm_schema::rpc::{Crossing, GuardLimits, MembranePolicy, Trust, Vat};
 use sandstorm_schema::util_capnp::byte_stream;
 use tokio::net::UnixStream;
+
+use rpc_support::*;
 
 struct Allow;
 impl MembranePolicy for Allow {

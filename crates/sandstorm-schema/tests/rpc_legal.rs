@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use capnp::capability::{Client, RemotePromise};
 use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
 use capnp_rpc::rpc_twoparty_capnp::Side;
+use sandstorm_schema::rpc::{GuardLimits, GuardStats, Trust, Vat, bind_at, connect_at, settled};
+
 use rpc_support::raw::{self, Raw, call_on, return_with};
 use rpc_support::*;
-use sandstorm_schema::rpc::{GuardLimits, GuardStats, Trust, Vat, bind_at, connect_at, settled};
 
 /// Method 0 echoes bytes; 1 echoes a capability; 2 calls its capability with the answer "called";
 /// 3 keeps it; 4 never answers; 5 gives a promise for what 3 kept, settled after 20 ms; 6 echoes a

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use capnp::capability::{Client, FromClientHook, RemotePromise};
-use rpc_support::*;
 use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW};
 use sandstorm_schema::rpc::body::{BodyWriter, pipe};
 use sandstorm_schema::rpc::{
     Crossing, Direction, GuardLimits, Membrane, MembranePolicy, Vat, settled,
 };
 use sandstorm_schema::util_capnp::byte_stream;
+
+use rpc_support::*;
 
 /// Writes down every crossing; refuses those of one method.
 #[derive(Default)]

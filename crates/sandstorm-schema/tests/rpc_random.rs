@@ -3,6 +3,7 @@
 mod rpc_support;
 
 use proptest::prelude::*;
+
 use rpc_support::script::play;
 
 proptest! {

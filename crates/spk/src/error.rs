@@ -5,12 +5,13 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use sandstorm_schema::ids::AppId;
+
 use crate::format::archive::EntryFault;
 use crate::format::frame::FrameError;
 use crate::format::limits;
 use crate::format::signature::SignatureError;
 use crate::format::xz::XzError;
-use sandstorm_schema::ids::AppId;
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -8,10 +8,11 @@ mod cmd;
 use std::io::Write;
 use std::process::ExitCode;
 
-use args::{Cli, Command};
 use clap::Parser;
 use spk::error::{Error, Result, display_path};
 use spk::progress::Terminal;
+
+use args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

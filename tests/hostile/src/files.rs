@@ -1,8 +1,9 @@
 //! Attacks by way of files: the package, planted links and devices, leaked descriptors.
 
+use std::path::Path;
+
 use crate::attack::{Attack, Context, Outcome, answer, refused};
 use crate::sys::{c, call, is_open, write_file};
-use std::path::Path;
 
 macro_rules! row {
     ($name:literal, $layer:literal, $bare:literal, $tries:literal, $attempt:expr) => {

@@ -1,9 +1,10 @@
 //! Attacks over sockets: families that no namespace confines, and listeners outside.
 
-use crate::attack::{Attack, Context, Outcome, answer, refused};
-use crate::sys::call;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+use crate::attack::{Attack, Context, Outcome, answer, refused};
+use crate::sys::call;
 
 macro_rules! family {
     ($name:literal, $family:expr, $kind:expr, $protocol:expr, $tries:literal) => {

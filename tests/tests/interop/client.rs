@@ -1,9 +1,10 @@
 //! Calls the independent RPC client.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use sandstorm_tests::python;
 use serde_json::Value;
-use std::path::Path;
 use tokio::process::Command;
 
 /// Runs `independent_client.py` on a supervisor's socket; what it printed.

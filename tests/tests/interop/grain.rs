@@ -1,12 +1,14 @@
 //! The independent client speaks to real grains, through the real supervisor: once to an app that
 //! speaks RPC itself, once to a web server behind the real bridge.
 
-use super::client::ask;
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result, ensure};
 use sandstorm_tests::supervisor::{Bench, native_app};
 use sandstorm_tests::{Mode, program};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+
+use super::client::ask;
 
 const GRAIN: &str = "InteropGrain23456789ab";
 

@@ -1,16 +1,17 @@
 //! Package files in both directions: what our `spk` packs an independent reader reads, and what an
 //! independent writer writes, in every way that the format allows, our `spk` unpacks.
 
-use anyhow::{Context, Result, bail, ensure};
-use sandstorm_tests::{program, python};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail, ensure};
+use sandstorm_tests::{program, python};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// What a package keeps of an entry.
 #[derive(Debug, PartialEq, Eq, Clone)]

@@ -3,7 +3,9 @@
 //!
 //! The same client speaks to real grains in the suites that start the whole system.
 
-use super::client::ask;
+use std::cell::Cell;
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use capnp::Error;
 use capnp::capability::{Client, Rc};
@@ -16,8 +18,8 @@ use sandstorm_schema::supervisor_capnp::supervisor;
 use sandstorm_schema::util_capnp::handle;
 use sandstorm_schema::web_session_capnp::web_session;
 use serde_json::{Value, json};
-use std::cell::Cell;
-use std::path::Path;
+
+use super::client::ask;
 
 /// Marks a view as a grain's.
 struct Grain {

@@ -1,5 +1,6 @@
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 const WITH_RANGE: RequestFacts = RequestFacts { range: true, ..RequestFacts::GET };
 const IF_NONE_MATCH: RequestFacts = RequestFacts { if_none_match: true, ..RequestFacts::GET };

@@ -3,19 +3,21 @@
 //! Every body of a request or an answer passes here, so this is where back-pressure lives: a
 //! reader that stops lets [`limits::BODY_WINDOW`] bytes come and no more, over every hop.
 
-use super::error::{disconnected, failed};
-use crate::limits::{BODY_CHUNK, BODY_WINDOW};
-use crate::util_capnp::byte_stream;
-use bytes::Bytes;
-use capnp::Error;
-use futures::StreamExt;
-use futures::future::{LocalBoxFuture, poll_fn};
-use futures::stream::{FuturesUnordered, Stream};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use capnp::Error;
+use futures::StreamExt;
+use futures::future::{LocalBoxFuture, poll_fn};
+use futures::stream::{FuturesUnordered, Stream};
+
+use super::error::{disconnected, failed};
+use crate::limits::{BODY_CHUNK, BODY_WINDOW};
+use crate::util_capnp::byte_stream;
 
 /// Writes a body into a peer's `ByteStream`.
 ///

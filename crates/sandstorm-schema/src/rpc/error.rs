@@ -1,7 +1,8 @@
 //! Errors that cross a connection: what a peer's kind means here, and its words made safe.
 
-use crate::limits::ERROR_TEXT;
 use capnp::{Error, ErrorKind};
+
+use crate::limits::ERROR_TEXT;
 
 /// The prefix that each hop puts in front of a peer's words.
 const HOP: &str = "remote exception: ";

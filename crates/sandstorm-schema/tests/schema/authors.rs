@@ -1,8 +1,9 @@
 //! The schema as app authors use it: from an include directory, with the `capnp` tool.
 
+use std::path::{Path, PathBuf};
+
 use capnp::message::ReaderOptions;
 use sandstorm_schema::package_capnp::manifest;
-use std::path::{Path, PathBuf};
 
 fn here(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schema").join(name)

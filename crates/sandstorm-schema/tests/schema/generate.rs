@@ -1,9 +1,10 @@
 //! Turns the `.capnp` files into the Rust of `src/gen`. Shared by `cargo xtask gen`, which writes
 //! the committed files, and by the test that says they are up to date. Needs the `capnp` tool.
 
-use capnp::schema_capnp::code_generator_request;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use capnp::schema_capnp::code_generator_request;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 

@@ -1,10 +1,11 @@
 //! A compiled schema as the compiler reports it, with names resolved.
 
+use std::collections::HashMap;
+use std::path::Path;
+
 use capnp::message::{Reader, ReaderOptions};
 use capnp::schema_capnp::{brand, code_generator_request, node, type_, value};
 use capnp::serialize::OwnedSegments;
-use std::collections::HashMap;
-use std::path::Path;
 
 /// Type id of `StreamResult`, which a method declared `-> stream` returns.
 const STREAM_RESULT: u64 = 0x995f_9a33_77c0_b16e;

@@ -1,11 +1,12 @@
 //! The schema that `tests/python/wire_to_capnp.py` makes from the tables, by which the independent
 //! client speaks: it must say again what the tables say, or that client would prove nothing.
 
-use super::model::Schema;
-use super::rows;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+
+use super::model::Schema;
+use super::rows;
 
 /// Rows without the file's name, which the generator gives up, and without the files themselves;
 /// as `kind`, `id`, `name` and what follows.

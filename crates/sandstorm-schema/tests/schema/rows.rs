@@ -3,8 +3,9 @@
 //! leave out, namely where union tags lie, lists of constants, and what annotations apply to and
 //! say).
 
-use super::model::{Nodes, is_zero, value_text};
 use capnp::schema_capnp::{annotation, enumerant, field, node, type_, value};
+
+use super::model::{Nodes, is_zero, value_text};
 
 /// One table's notation.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -4,13 +4,13 @@
 //! (`sandstorm_schema::grain_limits`); the app's manifest has no say.
 #![forbid(unsafe_code)]
 
+use rustix::io::Errno;
+use rustix::process::Resource;
 pub use sandstorm_schema::grain_limits::TABLE;
 use sandstorm_schema::grain_limits::{self, find};
 
 use crate::error::Error;
 use crate::sys::process;
-use rustix::io::Errno;
-use rustix::process::Resource;
 
 /// The limits of one grain, in the units of `TABLE`.
 #[derive(Debug, Clone, PartialEq, Eq)]

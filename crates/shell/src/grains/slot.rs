@@ -4,6 +4,7 @@
 //! somebody gives up waiting for goes on.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::rc::Rc;
@@ -14,7 +15,6 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, Shared as SharedFuture};
 use sandstorm_schema::grain_limits::EXIT_GREED;
 use sandstorm_schema::rpc::connect::connect_at;
-use std::os::fd::AsFd;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 

@@ -1,15 +1,11 @@
 //! An unpacked tree and its file get their final names, so that they are whole after a power cut.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    fs::{self, File, Permissions},
-    io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-    },
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeSet, HashSet};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use nix::{
     dir::Dir,

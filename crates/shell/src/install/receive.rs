@@ -1,13 +1,11 @@
 //! A package file on its way in: streamed to `tmp/`, hashed as it comes, bounded.
 
-use std::{
-    fs::File,
-    io::{self, Write},
-    path::{Path, PathBuf},
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};

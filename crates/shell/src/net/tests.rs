@@ -1,6 +1,7 @@
-use super::*;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
+
+use super::*;
 
 const LIMITS: Limits = Limits {
     max_bytes: 1000,

@@ -22,11 +22,9 @@ mod packages;
 mod ports;
 mod sessions;
 
-use std::{
-    path::{Path, PathBuf},
-    str::FromStr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::{
     Connection, SqliteConnection, SqlitePool,

@@ -6,9 +6,10 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use anyhow::{Context, Result, bail, ensure};
+
 use super::place::{Mode, Place};
 use super::{first_instruction, now};
-use anyhow::{Context, Result, bail, ensure};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
