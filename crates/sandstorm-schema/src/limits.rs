@@ -18,6 +18,10 @@ pub const BODY_CHUNK: usize = 64 * KIB;
 /// Bytes of body on their way per stream, sent but not yet answered for: eight chunks.
 pub const BODY_WINDOW: usize = 8 * BODY_CHUNK;
 
+/// Bytes of a window that a call takes at least, however little it carries: what an unanswered call
+/// costs in memory at each end of a connection.
+pub const CALL_COST: usize = KIB;
+
 /// Largest request body that travels in one message (PATCH, REPORT, MKCOL, the XML verbs, other
 /// verbs through `HttpExt`). Beyond it the shell answers 413.
 pub const BUFFERED_REQUEST_BODY: usize = 16 * MIB;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use capnp_rpc::rpc_twoparty_capnp::Side;
-use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW};
+use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW, CALL_COST};
 use sandstorm_schema::rpc::body::{BodyReceiver, BodyWriter, Start, pipe};
 use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
 use sandstorm_schema::util_capnp::byte_stream;
@@ -66,6 +66,26 @@ fn a_reader_that_stops_holds_the_writer_at_two_windows() {
             .await
             .unwrap()
             .unwrap();
+    });
+}
+
+/// Each costs a call's memory at both ends, so it is the calls that are few.
+#[test]
+fn small_pieces_fill_the_window_too() {
+    with_stream(|mut writer, receiver, _r, _w| async move {
+        let mut sent = 0;
+        while let Ok(result) = tokio::time::timeout(
+            std::time::Duration::from_millis(300),
+            writer.write(Bytes::from_static(b"x")),
+        )
+        .await
+        {
+            result.unwrap();
+            sent += 1;
+            assert!(sent <= 4 * BODY_WINDOW / CALL_COST, "nothing holds the writer");
+        }
+        assert!(sent >= BODY_WINDOW / CALL_COST);
+        drop(receiver);
     });
 }
 

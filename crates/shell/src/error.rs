@@ -20,7 +20,10 @@ pub enum Error {
     /// What was asked for makes no sense as it stands; the text says what would.
     #[error("{0}")]
     BadRequest(String),
-    /// A body of a kind that cannot go where it was sent; the text says what kind can.
+    /// More bytes than can be taken.
+    #[error("{0}")]
+    TooLarge(String),
+    /// A body of a kind that cannot be taken.
     #[error("{0}")]
     MediaType(String),
     #[error("{0}")]
@@ -75,6 +78,7 @@ impl Error {
             Error::NotFound(_) => StatusCode::NOT_FOUND,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
             Error::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Error::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Error::Conflict(_) => StatusCode::CONFLICT,
             Error::Unimplemented(_) => StatusCode::NOT_IMPLEMENTED,
@@ -98,6 +102,7 @@ impl Error {
             Error::NotFound(_) => "S-404",
             Error::Forbidden(_) => "S-403",
             Error::BadRequest(_) => "S-400",
+            Error::TooLarge(_) => "S-SIZE",
             Error::MediaType(_) => "S-415",
             Error::Conflict(_) => "S-409",
             Error::Busy(_) => "S-BUSY",

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use http_body_util::BodyExt;
-use sandstorm_tests::eventually_async;
+use sandstorm_tests::{Mode, Server, apps, eventually_async};
 
 use crate::probe;
 use crate::support::Probe;
@@ -163,5 +163,22 @@ async fn a_reader_that_stalls_stalls_the_app(probe: &Probe) -> Result<()> {
         body.frame().await.context("bytes")??;
     }
     ensure!(written().await? > after);
+    Ok(())
+}
+
+/// An app that knows only whole bodies for PUT, and no method beyond those of the interface.
+#[tokio::test]
+async fn what_an_app_cannot_take_has_its_status() -> Result<()> {
+    let Some(server) = Server::start(Mode::Setuid)? else { return Ok(()) };
+    let app = server.install(&apps::package("native")?)?;
+    let client = server.session(&server.create(&app.app_id)?)?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), vec![1; (16 << 20) + 1])?;
+    let body = format!("@{}", file.path().display());
+    let options = ["-X", "PUT", "--data-binary", &body, "-o", "/dev/null", "-w", "%{http_code}"];
+    let done = client.run_curl("/", &options)?;
+    ensure!(done.stdout == b"413", "{done:?}");
+    let answer = client.request("PROPFIND", "/", &[("content-type", "text/plain")], "x").await?;
+    ensure!(answer.status == 415, "{answer:?}");
     Ok(())
 }

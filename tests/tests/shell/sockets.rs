@@ -101,6 +101,8 @@ async fn what_is_no_handshake(probe: &Probe) -> Result<()> {
         let headers: Vec<_> = upgrade.iter().chain(&more).copied().collect();
         let answer = probe.client.request("GET", "/ws", &headers, "").await?;
         ensure!(answer.status == status, "{more:?}: {}", answer.status);
+        let spoken = answer.header("sec-websocket-version");
+        ensure!(spoken == if status == 426 { "13" } else { "" }, "{more:?}: {spoken:?}");
     }
     // Other protocols are not ours to switch to: an ordinary answer.
     let headers = [("upgrade", "h2c"), ("connection", "Upgrade")];

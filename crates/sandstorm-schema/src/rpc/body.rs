@@ -16,7 +16,7 @@ use futures::future::{LocalBoxFuture, poll_fn};
 use futures::stream::{FuturesUnordered, Stream};
 
 use super::error::{disconnected, failed};
-use crate::limits::{BODY_CHUNK, BODY_WINDOW};
+use crate::limits::{BODY_CHUNK, BODY_WINDOW, CALL_COST};
 use crate::util_capnp::byte_stream;
 
 /// Writes a body into a peer's `ByteStream`.
@@ -48,7 +48,8 @@ impl BodyWriter {
     pub async fn write(&mut self, mut data: Bytes) -> Result<(), Error> {
         while !data.is_empty() {
             let chunk = data.split_to(data.len().min(BODY_CHUNK));
-            while self.bytes_in_flight > 0 && self.bytes_in_flight + chunk.len() > BODY_WINDOW {
+            while self.bytes_in_flight > 0 && self.bytes_in_flight + cost(chunk.len()) > BODY_WINDOW
+            {
                 self.one_answer().await?;
             }
             self.check()?;
@@ -97,7 +98,7 @@ impl BodyWriter {
         );
         request.get().init_as::<byte_stream::write_params::Builder<'_>>().set_data(chunk);
         let promise = request.send();
-        let length = chunk.len();
+        let length = cost(chunk.len());
         self.bytes_in_flight += length;
         self.in_flight.push(Box::pin(async move { promise.promise.await.map(|_| length) }));
     }
@@ -124,6 +125,11 @@ impl BodyWriter {
     fn check(&self) -> Result<(), Error> {
         self.error.clone().map_or(Ok(()), Err)
     }
+}
+
+/// What a chunk of this length takes of a window.
+fn cost(length: usize) -> usize {
+    length.max(CALL_COST)
 }
 
 /// What is known when a body begins.
@@ -211,7 +217,7 @@ impl BodyReceiver {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         let mut pipe = self.pipe.borrow_mut();
         if let Some(chunk) = pipe.chunks.pop_front() {
-            pipe.buffered -= chunk.len();
+            pipe.buffered -= cost(chunk.len());
             pipe.wake_writers();
             return Poll::Ready(Some(Ok(chunk)));
         }
@@ -269,7 +275,7 @@ impl byte_stream::Server for BodyStreamImpl {
         // One oversized write is taken when the pipe is empty, so that none waits for ever.
         poll_fn(|cx| {
             let mut pipe = self.pipe.borrow_mut();
-            let full = pipe.buffered > 0 && pipe.buffered + length > BODY_WINDOW;
+            let full = pipe.buffered > 0 && pipe.buffered + cost(length) > BODY_WINDOW;
             if full && !pipe.reader_gone {
                 pipe.writers.push(cx.waker().clone());
                 return Poll::Pending;
@@ -291,7 +297,7 @@ impl byte_stream::Server for BodyStreamImpl {
             return Err(failed("more bytes than were announced"));
         }
         if length > 0 {
-            pipe.buffered += length;
+            pipe.buffered += cost(length);
             pipe.chunks.push_back(Bytes::copy_from_slice(params.get()?.get_data()?));
             pipe.wake_reader();
         }

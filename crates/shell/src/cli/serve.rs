@@ -157,7 +157,8 @@ async fn sweep(app: App) {
         if let Err(e) = app.store.sweep().await {
             tracing::error!("sweeping: {e}");
         }
-        let old = match app.store.trashed_before(now_ms() - TRASH_TIME).await {
+        let before = now_ms() - TRASH_TIME;
+        let old = match app.store.trashed_before(before).await {
             Ok(old) => old,
             Err(e) => {
                 tracing::error!("sweeping: {e}");
@@ -165,9 +166,13 @@ async fn sweep(app: App) {
             }
         };
         for grain in old.iter().filter_map(|id| id.parse().ok()) {
-            tracing::info!("grain {grain} was in the trash for 30 days and is destroyed");
-            if let Err(e) = app.grains.destroy(&grain).await {
-                tracing::error!("grain {grain}: {e}");
+            match app.grains.destroy_trashed(&grain, before).await {
+                Ok(true) => {
+                    tracing::info!("grain {grain} was in the trash for 30 days and is destroyed");
+                }
+                // Restored meanwhile.
+                Ok(false) => {}
+                Err(e) => tracing::error!("grain {grain}: {e}"),
             }
         }
     }

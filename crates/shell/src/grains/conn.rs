@@ -22,6 +22,7 @@ use sandstorm_schema::supervisor_capnp::{sandstorm_core, supervisor};
 use sandstorm_schema::web_session_capnp::web_session;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Permissions;
 use super::core::{ContextImpl, CoreImpl, Identities, IdentityImpl};
@@ -48,7 +49,7 @@ pub struct Conn {
     core: sandstorm_core::Client,
     identities: Rc<RefCell<Identities>>,
     view: OnceCell<View>,
-    sessions: RefCell<HashMap<[u8; 32], Rc<SessionCell>>>,
+    sessions: Rc<RefCell<HashMap<[u8; 32], Rc<SessionCell>>>>,
     uses: Cell<u64>,
     /// The process behind the socket, as the kernel names it.
     pub pid: Option<u32>,
@@ -90,7 +91,7 @@ struct View {
 }
 
 struct SessionCell {
-    web: OnceCell<WebSession>,
+    web: OnceCell<(WebSession, AbortOnDropHandle<()>)>,
     used: Cell<u64>,
 }
 
@@ -171,7 +172,7 @@ impl Conn {
             core: capnp_rpc::new_client(core),
             identities,
             view: OnceCell::new(),
-            sessions: RefCell::default(),
+            sessions: Rc::default(),
             uses: Cell::new(0),
             pid,
             child,
@@ -266,8 +267,19 @@ impl Conn {
         visitor: Visitor<'_>,
     ) -> Result<WebSession> {
         let cell = self.session_cell(&session.sid_hash);
-        let opened = cell.web.get_or_try_init(|| self.new_session(session, visitor)).await?;
-        Ok(opened.clone())
+        let opened = cell.web.get_or_try_init(|| async {
+            let web = self.new_session(session, visitor).await?;
+            let (all, key) = (Rc::downgrade(&self.sessions), session.sid_hash);
+            let revoked = session.revoked.clone();
+            // Signed out: the app has this person's session and capabilities no longer.
+            let watch = tokio::task::spawn_local(async move {
+                revoked.cancelled().await;
+                let cell = all.upgrade().and_then(|all| all.borrow_mut().remove(&key));
+                drop(cell);
+            });
+            Ok::<_, Error>((web, AbortOnDropHandle::new(watch)))
+        });
+        Ok(opened.await?.0.clone())
     }
 
     fn session_cell(&self, key: &[u8; 32]) -> Rc<SessionCell> {

@@ -20,15 +20,34 @@ impl Grains {
     /// Stops it and removes its data for good, its row in the database included.
     ///
     /// # Errors
-    /// `Timeout` while processes of it are still there: then nothing was removed.
+    /// `Timeout` while processes of it are still there: then nothing was removed, and it is in the
+    /// trash.
     pub async fn destroy(&self, grain: &GrainId) -> Result<()> {
-        self.revoke_grain(grain);
-        self.kill(grain).await?;
-        let home = self.0.config.home.clone();
-        let id = grain.clone();
-        let moved = tokio::task::spawn_blocking(move || set_aside(&home, id.as_str()))
-            .await
-            .map_err(|e| Error::Internal(e.to_string()))??;
+        self.destroy_if(grain, None).await.map(drop)
+    }
+
+    /// The same for one that is in the trash, since before `trashed_before` (ms since 1970); `Ok(false)`
+    /// when it is not, because somebody has restored it, say.
+    ///
+    /// # Errors
+    /// As `destroy`.
+    pub async fn destroy_trashed(&self, grain: &GrainId, trashed_before: i64) -> Result<bool> {
+        self.destroy_if(grain, Some(trashed_before)).await
+    }
+
+    async fn destroy_if(&self, grain: &GrainId, trashed_before: Option<i64>) -> Result<bool> {
+        let store = &self.0.store;
+        // Before anything else, or a restore could come between, and a kill leave a row without files.
+        if !store.doom_grain(grain.as_str(), trashed_before).await? {
+            return Ok(false);
+        }
+        let moved = match self.end_and_set_aside(grain).await {
+            Ok(moved) => moved,
+            Err(error) => {
+                store.spare_grain(grain.as_str()).await?;
+                return Err(error);
+            }
+        };
         self.0.store.destroy_grain(grain.as_str()).await?;
         self.0.forget(grain);
         if let Some(moved) = moved {
@@ -38,12 +57,22 @@ impl Grains {
                 }
             });
         }
-        Ok(())
+        Ok(true)
+    }
+
+    async fn end_and_set_aside(&self, grain: &GrainId) -> Result<Option<PathBuf>> {
+        self.revoke_grain(grain);
+        self.kill(grain).await?;
+        let home = self.0.config.home.clone();
+        let id = grain.clone();
+        tokio::task::spawn_blocking(move || set_aside(&home, id.as_str()))
+            .await
+            .map_err(|e| Error::Internal(e.to_string()))?
     }
 }
 
 /// Moves the grain's directory out of `grains/`; `None` if there is none. One rename: after a
-/// crash the grain is whole or gone.
+/// crash the files are whole or gone, and the doomed row says that the rest is to be done.
 fn set_aside(home: &Path, grain: &str) -> Result<Option<PathBuf>> {
     let from = home.join("grains").join(grain);
     let tmp = home.join("tmp");

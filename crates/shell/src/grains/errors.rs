@@ -68,7 +68,17 @@ impl Fault {
             Error::Forbidden(why) => {
                 told("This is not allowed", why, "Open the grain from your list of grains.")
             }
-            Error::BadRequest(why) | Error::MediaType(why) => told(
+            Error::TooLarge(why) => told(
+                "This is too large",
+                why,
+                "This app takes only small files: tell its author, or send less at a time.",
+            ),
+            Error::MediaType(why) => told(
+                "The app cannot take this kind of file",
+                why,
+                "Send it as the app's own pages do.",
+            ),
+            Error::BadRequest(why) => told(
                 "The server did not understand this request",
                 why,
                 "Go back and try again. If it happens again, tell the app's author.",
@@ -134,6 +144,11 @@ impl Fault {
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            // RFC 9110 §15.5.22, RFC 6455 §4.4.
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         answer
     }

@@ -29,6 +29,8 @@ const TICKET_TIME: Duration = Duration::from_secs(60);
 const MAX_TICKETS: usize = 100_000;
 /// After so long a session is checked against the database again, in case its sign-in expired.
 const RECHECK: Duration = Duration::from_secs(300);
+/// How often a session is read again because another was ended meanwhile.
+const TRIES: usize = 8;
 /// How long a script's session lasts.
 const SCRIPT_HOURS: i64 = 12;
 
@@ -70,6 +72,8 @@ struct Tables {
     tickets: HashMap<[u8; 32], Ticket>,
     /// Home threads, so that a connection can be placed by its host.
     homes: HashMap<GrainHost, usize>,
+    /// How often sessions were ended, so that a lookup under way cannot bring one back.
+    ended: u64,
 }
 
 /// A way into a session that works once.
@@ -116,26 +120,41 @@ impl Sessions {
         secret
     }
 
-    /// Puts a session into memory; one that is there already with the same rights stays.
-    fn keep(&self, session: GrainSession) -> Arc<GrainSession> {
+    fn ended(&self) -> u64 {
+        self.tables().ended
+    }
+
+    /// Puts a session into memory; one that is there already with the same rights stays. `None` when any
+    /// was ended since `ended` was asked for, before this one was read from the database.
+    fn keep(&self, session: GrainSession, ended: u64) -> Option<Arc<GrainSession>> {
         let mut tables = self.tables();
+        if tables.ended != ended {
+            return None;
+        }
         tables.homes.insert(session.host.clone(), session.entry.home);
         if let Some(old) = tables.by_sid.get(&session.sid_hash) {
             if old.permissions == session.permissions && old.display_name == session.display_name {
                 if old.checked.elapsed() < RECHECK {
-                    return old.clone();
+                    return Some(old.clone());
                 }
                 // Same session, fresh time of its check: its open sockets stay open.
                 let fresh = GrainSession { revoked: old.revoked.clone(), ..session };
                 let fresh = Arc::new(fresh);
                 tables.by_sid.insert(fresh.sid_hash, fresh.clone());
-                return fresh;
+                return Some(fresh);
             }
             old.revoked.cancel();
         }
         let session = Arc::new(session);
         tables.by_sid.insert(session.sid_hash, session.clone());
-        session
+        Some(session)
+    }
+
+    /// One that the database does not know any more.
+    fn end(&self, sid_hash: &[u8; 32]) {
+        if let Some(session) = self.tables().by_sid.remove(sid_hash) {
+            session.revoked.cancel();
+        }
     }
 
     fn known(&self, sid_hash: &[u8; 32], host: &GrainHost) -> Option<Arc<GrainSession>> {
@@ -159,6 +178,7 @@ impl Sessions {
     /// Ends every session for which `which` holds.
     pub fn revoke(&self, which: impl Fn(&GrainSession) -> bool) {
         let mut tables = self.tables();
+        tables.ended += 1;
         let mut hosts = Vec::new();
         tables.by_sid.retain(|_, session| {
             let end = which(session);
@@ -255,17 +275,36 @@ impl Shared {
             if let Some(session) = self.sessions.known(&sid_hash, host) {
                 return Ok(Some(session));
             }
-            let Some(row) = self.store.grain_session(&row_key(host, &sid_hash)).await? else {
-                continue;
-            };
-            if !bool::from(subtle::ConstantTimeEq::ct_eq(&row.sid_hash[..], &sid_hash[..])) {
-                continue;
+            if let Some(session) = self.session_of_row(host, sid_hash).await? {
+                return Ok(Some(session));
             }
-            let Ok(grain) = row.grain.parse() else { continue };
-            let session = self.build(&grain, host.clone(), sid_hash, &row).await?;
-            return Ok(Some(self.sessions.keep(session)));
         }
         Ok(None)
+    }
+
+    /// The session that the database knows by this host and this hash of a cookie.
+    async fn session_of_row(
+        &self,
+        host: &GrainHost,
+        sid_hash: [u8; 32],
+    ) -> Result<Option<Arc<GrainSession>>> {
+        for _ in 0..TRIES {
+            let ended = self.sessions.ended();
+            let Some(row) = self.store.grain_session(&row_key(host, &sid_hash)).await? else {
+                self.sessions.end(&sid_hash);
+                return Ok(None);
+            };
+            if !bool::from(subtle::ConstantTimeEq::ct_eq(&row.sid_hash[..], &sid_hash[..])) {
+                return Ok(None);
+            }
+            let Ok(grain) = row.grain.parse() else { return Ok(None) };
+            let session = self.build(&grain, host.clone(), sid_hash, &row).await?;
+            // Someone signed out meanwhile, maybe this one: the row says.
+            if let Some(session) = self.sessions.keep(session, ended) {
+                return Ok(Some(session));
+            }
+        }
+        Err(Error::Busy("Too many people sign out just now: try again".into()))
     }
 
     /// The grain's row, if it is there and not in the trash.
@@ -312,9 +351,7 @@ impl Shared {
             expires,
         };
         self.store.save_grain_session(&row).await?;
-        let id = grain.id.parse().map_err(|_| Error::NotFound("grain"))?;
-        let session = self.build(&id, host, sid_hash, &row).await?;
-        Ok(self.sessions.keep(session))
+        self.session_of_row(&host, sid_hash).await?.ok_or(Error::NotFound("grain"))
     }
 
     async fn build(

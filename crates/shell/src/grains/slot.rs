@@ -462,7 +462,10 @@ impl Slot {
                     None => None,
                 };
                 let said = child.as_ref().map(Child::errors).unwrap_or_default();
-                let reason = match (last_words(&log_tail), spawn::own_words(&said)) {
+                // Where nothing was started the log is of an earlier run.
+                let started = child.is_some() || matches!(other, Error::Disconnected(_));
+                let words = started.then(|| last_words(&log_tail)).flatten();
+                let reason = match (words, spawn::own_words(&said)) {
                     (Some(words), _) => words,
                     (None, Some(words)) => sentence(words),
                     (None, None) => match (&other, status) {

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW};
+use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW, CALL_COST};
 use sandstorm_schema::rpc::error::{disconnected, overloaded};
 use sandstorm_schema::web_session_capnp::web_session::web_socket_stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -107,10 +107,13 @@ struct Opened {
 async fn dial(ask: &Ask<'_>, offered: &[&str]) -> Result<Opened> {
     for again in [false, true] {
         let conn = ask.slot.conn(ask.local, again).await?;
+        // Who leaves before it is answered is counted.
+        let counted = conn.counted();
         let result = match open_session(ask, &conn).await {
             Ok(web) => handshake(ask, &web, offered, &conn).await,
             Err(error) => Err(error),
         };
+        counted.answered();
         match result {
             // The app had no time to see anything of it, or does not mind a second try.
             Err(Error::Disconnected(_)) if !again => gone(ask, &conn).await,
@@ -242,7 +245,8 @@ impl Window {
     }
 
     async fn send(&mut self, chunk: &[u8]) -> std::result::Result<(), ()> {
-        while self.bytes > 0 && self.bytes + chunk.len() > BODY_WINDOW {
+        let length = chunk.len().max(CALL_COST);
+        while self.bytes > 0 && self.bytes + length > BODY_WINDOW {
             self.one().await;
         }
         if self.failed {
@@ -259,7 +263,6 @@ impl Window {
             .init_as::<web_socket_stream::send_bytes_params::Builder<'_>>()
             .set_message(chunk);
         let promise = request.send().promise;
-        let length = chunk.len();
         self.bytes += length;
         self.calls.push(Box::pin(async move { (length, promise.await.is_ok()) }));
         Ok(())

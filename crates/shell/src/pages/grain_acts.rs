@@ -216,11 +216,10 @@ pub async fn restore(app: &App, login: &Login, ids: &[GrainId]) -> Result<()> {
 }
 
 async fn destroy(app: &App, login: &Login, grains: &[(GrainId, Grain)]) -> Result<()> {
-    let mut gone = 0;
+    let mut gone = 0_i64;
     for (id, grain) in grains {
         if grain.trashed_at.is_some() {
-            app.grains.destroy(id).await?;
-            gone += 1;
+            gone += i64::from(app.grains.destroy_trashed(id, i64::MAX).await?);
         }
     }
     let text = format!("Deleted {} for good.", count(gone, "grain", "grains"));

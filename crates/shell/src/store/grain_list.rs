@@ -124,7 +124,7 @@ impl Store {
     pub async fn count_grains(&self, account: AccountId) -> Result<GrainCounts> {
         Ok(sqlx::query_as(
             "SELECT COUNT(CASE WHEN trashed_at IS NULL THEN 1 END) AS \"all\",
-                    COUNT(CASE WHEN trashed_at IS NOT NULL THEN 1 END) AS trash
+                    COUNT(CASE WHEN trashed_at IS NOT NULL AND doomed = 0 THEN 1 END) AS trash
              FROM grains WHERE owner = $1",
         )
         .bind(account)
@@ -137,7 +137,7 @@ impl Store {
 fn push_from(sql: &mut QueryBuilder<'_, Sqlite>, account: AccountId, query: &GrainQuery) {
     sql.push(" FROM grains g JOIN packages p ON p.package_id = g.package_id WHERE ");
     sql.push(match query.filter {
-        Filter::Trash => "g.trashed_at IS NOT NULL",
+        Filter::Trash => "g.trashed_at IS NOT NULL AND g.doomed = 0",
         _ => "g.trashed_at IS NULL",
     });
     // Sharing adds "or reached by a share" here; until then what others own is never listed.

@@ -182,26 +182,48 @@ impl Store {
                  WHERE id = $1 AND owner = $2 AND trashed_at IS NULL"
             } else {
                 "UPDATE grains SET trashed_at = NULL
-                 WHERE id = $1 AND owner = $2 AND trashed_at IS NOT NULL AND $3 > 0"
+                 WHERE id = $1 AND owner = $2 AND trashed_at IS NOT NULL AND doomed = 0"
             };
-            moved += sqlx::query(sql)
-                .bind(*id)
-                .bind(owner)
-                .bind(now)
-                .execute(&mut *tx)
-                .await?
-                .rows_affected();
+            let mut update = sqlx::query(sql).bind(*id).bind(owner);
+            if into {
+                update = update.bind(now);
+            }
+            moved += update.execute(&mut *tx).await?.rows_affected();
         }
         tx.commit().await?;
         Ok(moved)
     }
 
-    /// Grains that have been in the trash since before `before`.
+    /// Grains that have been in the trash since before `before`, and those whose end was begun.
     pub async fn trashed_before(&self, before: i64) -> Result<Vec<String>> {
-        Ok(sqlx::query_scalar("SELECT id FROM grains WHERE trashed_at < $1")
+        Ok(sqlx::query_scalar("SELECT id FROM grains WHERE trashed_at < $1 OR doomed = 1")
             .bind(before)
             .fetch_all(&self.read)
             .await?)
+    }
+
+    /// Begins a grain's end, which can only be finished from here on; whether it was to be had: with
+    /// `trashed_before` only out of the trash, since before that time.
+    pub async fn doom_grain(&self, id: &str, trashed_before: Option<i64>) -> Result<bool> {
+        let doomed = sqlx::query(
+            "UPDATE grains SET doomed = 1, trashed_at = COALESCE(trashed_at, $2)
+             WHERE id = $1 AND ($3 IS NULL OR trashed_at < $3 OR doomed = 1)",
+        )
+        .bind(id)
+        .bind(now_ms())
+        .bind(trashed_before)
+        .execute(&self.write)
+        .await?;
+        Ok(doomed.rows_affected() > 0)
+    }
+
+    /// Takes that back, while nothing has been removed: it is in the trash then.
+    pub async fn spare_grain(&self, id: &str) -> Result<()> {
+        sqlx::query("UPDATE grains SET doomed = 0 WHERE id = $1")
+            .bind(id)
+            .execute(&self.write)
+            .await?;
+        Ok(())
     }
 
     /// Forgets a grain whose storage is gone.

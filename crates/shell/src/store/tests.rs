@@ -218,6 +218,19 @@ async fn trash_is_the_owners_and_can_be_undone() {
     assert!(store.trashed_before(1).await.unwrap().is_empty());
     assert_eq!(store.trash_grains(ada.id, &["g1"], false).await.unwrap(), 1);
     assert_eq!(store.count_grains(ada.id).await.unwrap().all, 1);
+
+    // Restored before its end began: it stays. Once that has begun it is nobody's to restore, and is
+    // found again after a kill.
+    assert!(!store.doom_grain("g1", Some(i64::MAX)).await.unwrap());
+    store.trash_grains(ada.id, &["g1"], true).await.unwrap();
+    assert!(!store.doom_grain("g1", Some(1)).await.unwrap());
+    assert!(store.doom_grain("g1", Some(i64::MAX)).await.unwrap());
+    assert_eq!(store.trash_grains(ada.id, &["g1"], false).await.unwrap(), 0);
+    assert_eq!(store.count_grains(ada.id).await.unwrap().trash, 0);
+    assert_eq!(store.trashed_before(1).await.unwrap(), ["g1"]);
+    store.spare_grain("g1").await.unwrap();
+    assert_eq!(store.trash_grains(ada.id, &["g1"], false).await.unwrap(), 1);
+    assert!(store.doom_grain("g1", None).await.unwrap());
 }
 
 #[tokio::test]

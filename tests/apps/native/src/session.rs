@@ -139,6 +139,7 @@ impl web_session::Server for Session {
         self.save(&body, form, results)
     }
 
+    /// There is no `putStreaming`: an app may know only whole bodies.
     async fn put(
         self: Rc<Self>,
         params: web_session::PutParams,
@@ -159,15 +160,6 @@ impl web_session::Server for Session {
             .to_str()?
             .starts_with("application/x-www-form-urlencoded");
         results.get().set_stream(self.upload(form));
-        Ok(())
-    }
-
-    async fn put_streaming(
-        self: Rc<Self>,
-        _: web_session::PutStreamingParams,
-        mut results: web_session::PutStreamingResults,
-    ) -> Result<(), Error> {
-        results.get().set_stream(self.upload(false));
         Ok(())
     }
 }

@@ -351,6 +351,7 @@ async fn streamed(
             let whole = coming.collect(&ask.session.room).await;
             *payload = whole.map_err(|fault| match fault.status {
                 StatusCode::SERVICE_UNAVAILABLE => Error::Overloaded(fault.why),
+                StatusCode::PAYLOAD_TOO_LARGE => Error::TooLarge(fault.why),
                 _ => Error::BadRequest(fault.why),
             })?;
             let answer = plain(ask, web, target, payload.whole(), stream)?;
@@ -365,7 +366,16 @@ async fn streamed(
     // Asked for before the body is sent: the app may answer early.
     let answer = upload.get_response_request().send().promise;
     let stream = byte_stream::Client::new(upload.into_client_hook());
-    let pump = tokio::task::spawn_local(coming.pump(stream, ask.session.entry.live()));
+    let pump = {
+        let (live, revoked) = (ask.session.entry.live(), ask.session.revoked.clone());
+        tokio::task::spawn_local(async move {
+            tokio::select! {
+                done = coming.pump(stream, live) => done,
+                // Who has signed out sends nothing more.
+                () = revoked.cancelled() => Ok(()),
+            }
+        })
+    };
     tokio::select! {
         answer = answer => answer.map_err(from_rpc),
         // The client left half-way. Nobody waits for an answer any more; giving up the call frees

@@ -143,20 +143,19 @@ async fn exchange(
             cookie_prefix: &ask.session.cookie_prefix,
             marks: marks(&ask.local.shared),
         };
-        let result = match open_session(ask, &conn).await {
-            Ok(web) => {
-                let counted = conn.counted();
-                let result = call::call(ask, &web, target, payload, &asked).await;
-                counted.answered();
-                result
-            }
-            // Nothing was asked yet, so even a POST may try again.
-            Err(Error::Disconnected(_)) if !again => {
-                gone(ask, &conn).await;
-                continue;
-            }
+        let counted = conn.counted();
+        let opened = open_session(ask, &conn).await;
+        // Nothing was asked yet, so even a POST may try again.
+        if !again && matches!(opened, Err(Error::Disconnected(_))) {
+            counted.answered();
+            gone(ask, &conn).await;
+            continue;
+        }
+        let result = match opened {
+            Ok(web) => call::call(ask, &web, target, payload, &asked).await,
             Err(error) => Err(error),
         };
+        counted.answered();
         match result {
             Err(Error::Disconnected(_))
                 if !again && target.idempotent && payload.is_replayable() =>

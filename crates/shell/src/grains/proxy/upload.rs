@@ -1,6 +1,7 @@
 //! A request's body on its way to the app.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -140,10 +141,26 @@ impl Coming {
     }
 }
 
+/// A client may pause for so long between two pieces: meanwhile it holds memory and keeps a grain awake.
+const PAUSE: Duration = Duration::from_secs(120);
+
 /// The next bytes; trailers are dropped.
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Fault> {
+async fn next<B>(body: &mut B) -> Result<Option<Bytes>, Fault>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
     loop {
-        match Pin::new(&mut *body).frame().await {
+        let Ok(frame) = tokio::time::timeout(PAUSE, Pin::new(&mut *body).frame()).await else {
+            return Err(Fault::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "S-BODY",
+                "The upload stood still",
+                "Nothing came for two minutes.",
+                "Send it again.",
+            ));
+        };
+        match frame {
             None => return Ok(None),
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
@@ -173,4 +190,28 @@ fn too_large() -> Fault {
         "A request of this kind can have at most 16 MiB.",
         "Send files by PUT or POST: those may be of any size.",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stands_still_is_given_up() {
+        let frame = |text: &'static str| Ok::<_, std::io::Error>(Frame::data(Bytes::from(text)));
+        let slow = futures::stream::unfold(0, |n| async move {
+            tokio::time::sleep(PAUSE - Duration::from_secs(1)).await;
+            (n < 2).then(|| (frame("x"), n + 1))
+        });
+        let mut slow = StreamBody::new(Box::pin(slow));
+        assert!(next(&mut slow).await.unwrap().is_some());
+        assert!(next(&mut slow).await.unwrap().is_some());
+        let mut still =
+            StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
+        let fault = next(&mut still).await.unwrap_err();
+        assert_eq!(fault.status, StatusCode::REQUEST_TIMEOUT);
+    }
 }
