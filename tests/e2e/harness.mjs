@@ -267,15 +267,24 @@ export async function fileServer(path) {
   return thing;
 }
 
+const chromiumOptions = {
+  executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+  args: [...(root ? ["--no-sandbox"] : []), "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+};
+
 /** Headless Chromium from Debian. */
 export async function launch() {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: [...(root ? ["--no-sandbox"] : []), "--disable-gpu", "--disable-quic", "--no-first-run",
-      "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-  });
+  const browser = await chromium.launch(chromiumOptions);
   started.add(browser);
   return browser;
+}
+
+/** The same with a profile whose settings were written before: `{profile}/Default/Preferences`. */
+export async function launchProfile(profile) {
+  const context = await chromium.launchPersistentContext(profile, chromiumOptions);
+  started.add(context);
+  return context;
 }
 
 /** A person: a browser profile of their own, signed in as an administrator by a one-time link. */

@@ -80,7 +80,7 @@ async fn serve(
     loop {
         let news = tokio::select! {
             event = events.recv() => match event {
-                Ok(event) => match name_of(&app, &login, install, event).await {
+                Ok(event) => match name_of(&app, &login, (&grain, install), event).await {
                     Ok(Some(name)) => name,
                     Ok(None) => continue,
                     Err(SignedOut) => "signed-out".to_owned(),
@@ -129,14 +129,16 @@ struct SignedOut;
 async fn name_of(
     app: &App,
     login: &Login,
-    shown: Option<PackageId>,
+    (open, shown): (&Option<GrainId>, Option<PackageId>),
     event: Event,
 ) -> Result<Option<String>, SignedOut> {
     Ok(match event {
         Event::GrainChanged(id) => {
             let mine = app.store.grain(id.as_ref()).await;
             let owner = mine.map_err(Error::from).ok().flatten().map(|grain| grain.owner);
-            (owner == Some(login.id())).then(|| format!("grain:{id}"))
+            // One that is deleted for good is nobody's any more; its page must still hear of it.
+            let theirs = owner == Some(login.id()) || open.as_ref() == Some(&id);
+            theirs.then(|| format!("grain:{id}"))
         }
         Event::AccountChanged(id) => (id == login.id()).then(|| "account".to_owned()),
         // A package's id is all that one needs to have it, so nobody is told one that they do not

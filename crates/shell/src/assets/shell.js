@@ -44,6 +44,11 @@ addEventListener("blur", () => {
   // The frame took the focus: the press was outside.
   if (document.activeElement?.tagName === "IFRAME") for (const m of $$("details.menu[open]")) m.open = false;
 });
+// So does walking out of them: what they cover is next.
+addEventListener("focusout", (event) => {
+  const menu = event.target.closest?.("details.menu[open], details.help[open]");
+  if (menu && event.relatedTarget && !menu.contains(event.relatedTarget)) menu.open = false;
+});
 addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   for (const menu of $$("details[open]")) { menu.open = false; $("summary", menu).focus(); }
@@ -56,8 +61,9 @@ addEventListener("submit", (event) => {
   if (event.target.dataset.sent) { event.preventDefault(); return; }
   event.target.dataset.sent = "1";
   event.submitter?.setAttribute("aria-busy", "true");
-  // Back brings the page as it was; a download or a refusal leaves it standing.
-  setTimeout(() => { delete event.target.dataset.sent; event.submitter?.removeAttribute("aria-busy"); }, 4000);
+  // Back brings the page as it was; a request that came to nothing leaves it standing. Not before a
+  // slow network's answer can be there: a second press would make a second grain.
+  setTimeout(() => { delete event.target.dataset.sent; event.submitter?.removeAttribute("aria-busy"); }, 30000);
 });
 addEventListener("pageshow", (event) => {
   if (!event.persisted) return;
@@ -118,6 +124,12 @@ addEventListener("pointerdown", (event) => {
 });
 function post(path, fields) {
   return fetch(path, { method: "POST", keepalive: true, body: new URLSearchParams({ token, ...fields }) });
+}
+// Where the list of places is a row of chips, the one that is lit may be out of sight.
+const lit = $(".rail [aria-current]");
+if (lit) {
+  const rail = lit.closest(".rail"), seen = rail.getBoundingClientRect(), at = lit.getBoundingClientRect();
+  if (at.left < seen.left || at.right > seen.right) rail.scrollLeft += at.left - seen.left - 16;
 }
 
 // ---- Search as typed ----
@@ -236,6 +248,8 @@ async function load(el) {
       const step = $("#step", el), next = $("#step", page);
       if (stillSlow) {
         // The error stays until something came.
+      } else if ($("[data-trashed]", el) && state !== "trash") {
+        // Restored elsewhere; but this frame's way in ended, and the strip has the button for a new one.
       } else if (step && next) {
         // Still waking: only the words change, so that nothing flickers.
         step.textContent = next.textContent;
@@ -250,9 +264,9 @@ async function load(el) {
       stateOf(el, state);
       const title = answer.headers.get("x-title");
       if (title) setTitle(decodeURIComponent(title));
-    } else if (answer.status === 403 || answer.status === 404) {
-      if (grain) ended();
-    }
+    } else if (answer.status === 403) ended();
+    // Deleted for good: the page that is there now says so.
+    else if (answer.status === 404 && grain) location.reload();
   } catch { /* the socket tells when the server is back */ }
   setTimeout(() => {
     const again = pending.get(el);
@@ -260,6 +274,8 @@ async function load(el) {
     if (again) { pending.set(el, false); load(el); }
   }, 300);
 }
+const dot = "• ";
+let dotted = false;
 let reload;
 function reloadList() {
   if (!$("#count")) return;
@@ -305,8 +321,17 @@ function stateOf(el, state) {
   }
   if (el.id !== "state") return;
   if (state === "running" && loaded) reveal();
-  if (state === "crashed") alarm("The app stopped.");
+  if (state === "crashed") unseen("The app stopped.");
+  if (state === "trash") unseen("It was moved to the trash.");
 }
+// A dot in the tab, until somebody looks.
+function unseen(text) {
+  alarm(text);
+  if (document.hidden && !dotted) { dotted = true; document.title = dot + document.title; }
+}
+addEventListener("visibilitychange", () => {
+  if (!document.hidden && dotted) { dotted = false; document.title = document.title.slice(dot.length); }
+});
 // What loaded may be our own page about a failed start: ask before the panel goes.
 frame?.addEventListener("load", () => { loaded = true; refresh("all"); });
 function reveal() {
@@ -363,7 +388,10 @@ function renamed() {
 }
 function setTitle(title) {
   if ($("#title").textContent === title) return;
-  document.title = document.title.replace($("#title").textContent, title);
+  // Not by a pattern: "$&" is a title like any other.
+  const shown = document.title, old = $("#title").textContent;
+  const at = shown.indexOf(old, dotted ? dot.length : 0);
+  if (at >= 0) document.title = shown.slice(0, at) + title + shown.slice(at + old.length);
   $("#title").textContent = title;
   if (frame) frame.title = title;
 }
@@ -396,6 +424,8 @@ titleForm?.addEventListener("focusout", (event) => {
   setTimeout(() => {
     const now = document.activeElement;
     if (titleForm.hidden || titleForm.contains(now)) return;
+    // An empty title cannot be saved, and asking for one would bring the focus back for ever.
+    if (!$("#new-title").value.trim()) { renamed(); return; }
     const pressed = navigator.userActivation?.isActive !== false && performance.now() - lastKey > 700;
     if (now === frame && !pressed && takenBack++ < 5) $("#new-title").focus();
     else titleForm.requestSubmit();
@@ -405,12 +435,18 @@ $("[data-star]")?.closest("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = $("[data-star]");
   const on = button.value === "star";
-  if (!await stay(event.target, { act: button.value })) return;
+  if (!await stay(event.target, { act: button.value })) {
+    alarm("The star was not saved.");
+    toast("The star was not saved. Try again.", "bad");
+    refresh("all");
+    return;
+  }
   button.value = on ? "unstar" : "star";
   button.setAttribute("aria-pressed", String(on));
   const use = $("use", button);
   use.setAttribute("href", use.getAttribute("href").replace(/#.*/, on ? "#star-on" : "#star"));
 });
+if (location.hash === "#title-field") $("#title-field")?.select();
 if (grain && location.hash === "#new") {
   history.replaceState(null, "", location.pathname + location.search);
   rename();
@@ -541,6 +577,11 @@ addEventListener("keydown", (event) => {
   };
   if (event.key === "ArrowDown" && rows.length) return move(1);
   if (event.key === "ArrowUp" && row) return move(-1);
+  if (event.key === "F2" && row) {
+    const more = $(".more", row);
+    if (more) { event.preventDefault(); location.assign(`${more.href}#title-field`); }
+    return;
+  }
   if (event.key === "Delete" && row) { $("input", row).checked = true; $("#list [value=trash]")?.click(); return; }
   if (store.get("keys") === "off") return;
   if (event.timeStamp - goTo < 1500) {

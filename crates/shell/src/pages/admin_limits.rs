@@ -77,7 +77,7 @@ fn values(app: &App, caption: &str, table: &[Limit]) -> Markup {
                         tr {
                             th scope="row" { (limit.name) }
                             td { (value(limit, app.config.grain_limits.value(limit))) }
-                            td { (limit.meaning) }
+                            td.wrap { (limit.meaning) }
                         }
                     }
                 }

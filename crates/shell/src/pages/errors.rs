@@ -5,10 +5,14 @@ use http::{HeaderMap, Method, StatusCode, header, request::Parts};
 use maud::{Markup, html};
 
 use super::layout::{self, Page};
-use super::viewer::Viewer;
+use super::sign_in::local_path;
+use super::viewer::{PART_HEADER, Viewer};
 use crate::error::Error;
 use crate::install::failure::coded;
 use crate::state::App;
+
+/// The code of what was asked by nobody who is signed in.
+const SIGNED_OUT: &str = "S-SIGNIN";
 
 /// Why a page's handler could not answer.
 #[derive(Clone, Debug)]
@@ -75,19 +79,34 @@ pub struct Asked {
     headers: HeaderMap,
     method: Method,
     path: String,
+    part: bool,
 }
 
 impl Asked {
     /// Keeps the few headers that an error page needs.
     pub fn of(parts: &Parts) -> Asked {
         let mut headers = HeaderMap::new();
-        for name in [header::COOKIE, header::ACCEPT] {
+        for name in [header::COOKIE, header::ACCEPT, header::REFERER] {
             for value in parts.headers.get_all(&name) {
                 headers.append(name.clone(), value.clone());
             }
         }
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        Asked { headers, method: parts.method.clone(), path }
+        let part = parts.headers.contains_key(PART_HEADER);
+        Asked { headers, method: parts.method.clone(), path, part }
+    }
+
+    /// Where the page's buttons lead: the address that was asked for, or, since a form's own is no
+    /// page, the page on which the form stood.
+    fn back<'a>(&'a self, root: &str) -> &'a str {
+        if matches!(self.method, Method::GET | Method::HEAD) {
+            return &self.path;
+        }
+        self.headers
+            .get(header::REFERER)
+            .and_then(|from| from.to_str().ok()?.strip_prefix(root))
+            .and_then(local_path)
+            .unwrap_or("/")
     }
 }
 
@@ -118,15 +137,16 @@ pub fn of_the_framework(reads: bool, response: &Response) -> Option<PageError> {
 /// The page for an error.
 pub async fn page(app: &App, asked: &Asked, error: PageError) -> Response {
     let (status, kind, words) = match error {
-        PageError::SignIn if asked.method == Method::GET => {
+        // A part of a page would get the sign-in form into its midst.
+        PageError::SignIn if asked.method == Method::GET && !asked.part => {
             let mut query = url::form_urlencoded::Serializer::new(String::new());
             query.append_pair("to", &asked.path);
             return layout::redirect(&format!("/sign-in?{}", query.finish()));
         }
         PageError::SignIn => (
             StatusCode::FORBIDDEN,
-            "S-SIGNIN",
-            "You are signed out here, so nothing was changed. Sign in and try again.".to_owned(),
+            SIGNED_OUT,
+            "So nothing was changed. Sign in and try again.".to_owned(),
         ),
         PageError::Told { status, kind, words } => (status, kind, words),
     };
@@ -134,12 +154,11 @@ pub async fn page(app: &App, asked: &Asked, error: PageError) -> Response {
     if status.is_server_error() {
         tracing::error!(code, path = loggable(&asked.path), "error page");
     }
-    let viewer = Viewer::for_error(app, &asked.headers, &asked.path).await;
-    let content = content(&viewer, status, &code, &words);
-    layout::respond(
-        &viewer,
-        Page::plain(&format!("Error: {}", heading(status)), content).status(status),
-    )
+    let back = asked.back(&app.config.root.to_string());
+    let viewer = Viewer::for_error(app, &asked.headers, back).await;
+    let heading = if kind == SIGNED_OUT { "You are signed out" } else { heading(status) };
+    let content = content(&viewer, status, heading, &code, &words);
+    layout::respond(&viewer, Page::plain(&format!("Error: {heading}"), content).status(status))
 }
 
 /// A path without the secrets that some paths carry.
@@ -168,11 +187,11 @@ fn heading(status: StatusCode) -> &'static str {
     }
 }
 
-fn content(viewer: &Viewer, status: StatusCode, code: &str, words: &str) -> Markup {
+fn content(viewer: &Viewer, status: StatusCode, heading: &str, code: &str, words: &str) -> Markup {
     let words = sentence(words);
     html! {
         section.problem {
-            h1 { (heading(status)) }
+            h1 { (heading) }
             @match status.as_u16() {
                 404 => {
                     p {
@@ -222,6 +241,21 @@ pub fn sentence(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_form_leads_back_to_its_own_page() {
+        let asked = |method: Method, referer: &str| {
+            let request = http::Request::builder().method(method).uri("/you/look?x=1");
+            let request = request.header(header::REFERER, referer).body(()).unwrap();
+            let asked = Asked::of(&request.into_parts().0);
+            asked.back("http://a.example:3000").to_owned()
+        };
+        assert_eq!(asked(Method::GET, "http://a.example:3000/you"), "/you/look?x=1");
+        assert_eq!(asked(Method::POST, "http://a.example:3000/?q=a"), "/?q=a");
+        for elsewhere in ["", "http://a.example:30001/x", "http://evil/", "http://a.example:3000"] {
+            assert_eq!(asked(Method::POST, elsewhere), "/", "{elsewhere}");
+        }
+    }
 
     #[test]
     fn secrets_in_paths_stay_out_of_the_log() {

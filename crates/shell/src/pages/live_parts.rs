@@ -46,6 +46,9 @@ pub async fn grain_status(
 ) -> PageResult {
     let (id, grain) = mine(&app, &login, &id).await?;
     let state = app.grains.state(&id);
+    if grain.trashed_at.is_some() {
+        return Ok(part(trashed(&viewer, &grain), "trash"));
+    }
     if asked.slow && !matches!(state, GrainState::Crashed { .. }) {
         return Ok(part(not_answering(&viewer, &grain), "slow"));
     }
@@ -144,6 +147,37 @@ fn crashed(viewer: &Viewer, grain: &Grain, reason: &str, code: &str, log_tail: &
                     h3 { "The last lines of its log" }
                     pre.log tabindex="0" { (log_tail) }
                 }
+            }
+        }
+    }
+}
+
+/// It was thrown away, in another tab or by an operator, while this page had it open. The text in
+/// the frame can still be copied.
+fn trashed(viewer: &Viewer, grain: &Grain) -> Markup {
+    let restore = |class: &str| {
+        html! {
+            form.inline action=(format!("/grains/{}/act", grain.id)) method="post" {
+                (token_field(viewer))
+                input type="hidden" name="to" value=(format!("/grain/{}", grain.id));
+                button class=(class) name="act" value="restore" { "Restore and open" }
+            }
+        }
+    };
+    html! {
+        div.strip.bad data-trashed {
+            (icon("trash"))
+            span {
+                "This " bdi { (noun(grain)) } " was moved to the trash. What you type here is not "
+                "saved any more."
+            }
+            (restore("main small"))
+        }
+        div.panel {
+            section.problem {
+                h2 { "This " bdi { (noun(grain)) } " was moved to the trash" }
+                p { "It stays there for 30 days. Nobody can open it until it is restored." }
+                div.buttons { (restore("main")) a.button href="/?show=trash" { "Show the trash" } }
             }
         }
     }

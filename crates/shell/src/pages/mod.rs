@@ -76,6 +76,7 @@ pub fn routes(app: &App) -> Router<App> {
         .route("/install/{package}/status", get(live_parts::install_status))
         .route("/sign-in", get(sign_in::page))
         .route("/sign-in/dev", post(sign_in::dev))
+        .route("/sign-in/done", get(sign_in::done))
         .route("/sign-out", post(sign_in::sign_out))
         .route("/link/{secret}", get(sign_in::link))
         .route("/notices", get(notices::page))

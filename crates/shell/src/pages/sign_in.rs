@@ -41,6 +41,41 @@ pub async fn page(Query(to): Query<To>, viewer: Viewer) -> PageResult {
     Ok(sign_in(&viewer, &to, StatusCode::OK))
 }
 
+/// `GET /sign-in/done`: leads on, or tells what a browser that keeps no cookies would otherwise show
+/// as one sign-in page after the other.
+pub async fn done(Query(to): Query<To>, viewer: Viewer) -> PageResult {
+    let to = local_path(&to.to).unwrap_or("/");
+    if viewer.login.is_some() {
+        return Ok(layout::redirect(to));
+    }
+    let root = &viewer.app.config.root;
+    let body = html! {
+        section.problem {
+            h1 { "Your browser did not send the sign-in cookie back" }
+            p {
+                "So this server cannot know you on the next page. Allow cookies for "
+                bdi { (root.host) } " in the browser's settings, also those of extensions, then "
+                "sign in again. A link that signs in works once: ask for a new one."
+            }
+            @if !cookie::secure(root) {
+                p {
+                    "If cookies are allowed, delete those of this address, and of the names above "
+                    "it: an old one may stand in the way. With https none can."
+                }
+            }
+            div.buttons {
+                a.button.main href=(format!("/sign-in?{}", layout::to_query(to))) { "Sign in" }
+            }
+            p.hint { "Code " code { "S-COOKIE" } }
+        }
+    };
+    let title = "Error: Your browser did not send the sign-in cookie back";
+    let page = Page::new(title, Nav::SignIn, body).status(StatusCode::FORBIDDEN);
+    let mut response = layout::respond(&viewer, page);
+    harden(&mut response);
+    Ok(response)
+}
+
 /// The home page of somebody who is not signed in.
 pub async fn landing(viewer: Viewer) -> PageResult {
     Ok(sign_in(&viewer, "/", StatusCode::OK))
@@ -132,7 +167,8 @@ async fn enter(app: &App, headers: &HeaderMap, account: AccountId, to: &str) -> 
     }
     let agent = headers.get(header::USER_AGENT).map(|v| String::from_utf8_lossy(v.as_bytes()));
     let login = app.store.create_login(account, &agent.unwrap_or_default()).await?;
-    let mut response = layout::redirect(to);
+    // By way of a page that looks whether the cookie comes back.
+    let mut response = layout::redirect(&format!("/sign-in/done?{}", layout::to_query(to)));
     let headers = response.headers_mut();
     headers
         .append(header::SET_COOKIE, cookie::set(&app.config.root, &encode_secret(&login.secret)));

@@ -180,7 +180,25 @@ async fn signed_out_people_are_led_to_sign_in_and_back() {
     assert!(server.nobody().get("/").await.body.contains("Sign in to"));
     let form = "name=Ada&to=//evil.example";
     let answer = server.nobody().post_raw("/sign-in/dev", form, same_origin).await;
-    assert_eq!(answer.header("location"), "/");
+    // First it is seen whether the cookie comes back, then on.
+    let done = answer.header("location").to_owned();
+    assert_eq!(done, "/sign-in/done?to=%2F");
+    let cookie = answer.header("set-cookie").split(';').next().unwrap().to_owned();
+    let ada = Browser { server: &server, cookie };
+    assert_eq!(ada.get(&done).await.header("location"), "/");
+    assert_eq!(ada.get("/sign-in/done?to=//evil.example").await.header("location"), "/");
+    let without = server.nobody().get(&done).await;
+    assert_eq!(without.status, StatusCode::FORBIDDEN);
+    assert!(without.body.contains("Allow cookies for") && without.body.contains("S-COOKIE"));
+}
+
+#[tokio::test]
+async fn a_part_of_a_page_is_never_the_sign_in_form() {
+    let server = Server::start(true).await;
+    let part = Request::get("/grains/x/status").header("x-sandstorm-part", "1");
+    let answer = server.send(part.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert!(!answer.body.contains("name=\"name\""), "{}", answer.body);
 }
 
 #[tokio::test]

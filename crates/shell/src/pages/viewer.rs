@@ -63,7 +63,7 @@ pub struct Viewer {
 }
 
 /// Sent by the script when it wants only a part of a page.
-const PART_HEADER: &str = "x-sandstorm-part";
+pub const PART_HEADER: &str = "x-sandstorm-part";
 
 /// What a server is called until its administrator says otherwise.
 pub const DEFAULT_NAME: &str = "Sandstorm";

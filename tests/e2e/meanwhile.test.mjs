@@ -1,0 +1,264 @@
+// What happens to a page while it stands open: its sign-in ends, its grain is thrown away in another
+// tab, the network is slow, the browser keeps no cookies. And texts that are hard to show.
+
+import assert from "node:assert/strict";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { request } from "node:http";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { DatabaseSync } from "node:sqlite";
+import { Server, administrator, appPackage, assertAccessible, cleanUp, eventually, grainFrame, launch,
+  launchProfile, nameGrain } from "./harness.mjs";
+
+let server, browser, context, page, probe;
+
+before(async () => {
+  server = await Server.start({ ALLOW_DEV_ACCOUNTS: "true" });
+  probe = server.install(appPackage("probe"));
+  browser = await launch();
+  ({ context, page } = await administrator(browser, server));
+});
+after(cleanUp);
+
+const idOf = (page) => new URL(page.url()).pathname.split("/")[2];
+const titleOf = async (page) => (await page.title()).replace(/ - Sandstorm$/, "");
+
+async function makeProbe(on, title) {
+  await on.goto(`${server.origin}/apps/${probe.appId}`);
+  await on.getByRole("button", { name: "New probe" }).click();
+  await on.waitForURL(/\/grain\//);
+  await grainFrame(on);
+  await on.locator("body.shown").waitFor();
+  await nameGrain(on, title);
+  return idOf(on);
+}
+
+async function person(name) {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  await page.goto(`${server.origin}/sign-in`);
+  await page.getByLabel("Name").fill(name);
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.waitForURL(`${server.origin}/`);
+  return { context, page };
+}
+
+/** Lets every sign-in of this person end, as it does after thirty days without use. */
+function expire(name) {
+  const db = new DatabaseSync(join(server.home, "sandstorm.sqlite"));
+  db.exec("PRAGMA busy_timeout = 10000");
+  db.prepare("UPDATE login_sessions SET expires = 1 WHERE account IN "
+    + "(SELECT id FROM accounts WHERE display_name = ?)").run(name);
+  db.close();
+}
+
+/** A form's request as the browser would send it; where its answer leads. */
+const send = (headers, body) => new Promise((resolve, reject) => request({ host: "127.0.0.1", port: server.port,
+  method: "POST", path: "/new", headers: { ...headers, host: new URL(server.origin).host } },
+(answer) => { answer.resume(); resolve(answer.headers.location); }).on("error", reject).end(body));
+
+async function rename(page, title) {
+  await page.locator("header.bar a").first().focus();
+  await page.keyboard.press("F2");
+  await page.locator("#new-title").fill(title);
+}
+
+// ---- The sign-in ended ----
+
+test("a form of somebody who is signed out leads, by the sign-in, back to the page where it stood", async () => {
+  const gone = await person("Gone");
+  await gone.page.goto(`${server.origin}/you`);
+  expire("Gone");
+  await gone.page.getByRole("button", { name: "Dark" }).click();
+  await gone.page.getByRole("heading", { name: "You are signed out" }).waitFor();
+  assert.match(await gone.page.locator("main").textContent(), /nothing was changed.*Code S-SIGNIN/s);
+  await assertAccessible(gone.page, "a form after the sign-in ended");
+  await gone.page.locator("main").getByRole("link", { name: "Sign in" }).click();
+  await gone.page.getByLabel("Name").fill("Gone");
+  await gone.page.getByRole("button", { name: "Sign in" }).click();
+  await gone.page.waitForURL(`${server.origin}/you`);
+  await gone.page.getByRole("button", { name: "Dark" }).waitFor();
+  await gone.context.close();
+});
+
+test("an open grain whose sign-in ended says so, and no other page is put into it", async () => {
+  const gone = await person("Ended");
+  await makeProbe(gone.page, "Left open");
+  expire("Ended");
+  await gone.page.getByRole("button", { name: "Star" }).click();
+  await gone.page.locator("#state").getByRole("heading", { name: "You are signed out" }).waitFor({ timeout: 5000 });
+  assert.equal(await gone.page.locator("iframe").count(), 0);
+  assert.equal(await gone.page.getByLabel("Name").count(), 0, "the sign-in form is not in the midst of this page");
+  assert.equal(await gone.page.locator("[data-star]").getAttribute("aria-pressed"), "false");
+  await gone.context.close();
+});
+
+test("a browser that keeps no cookies is told so, and what to do", async () => {
+  const profile = join(server.dir, "profile");
+  mkdirSync(join(profile, "Default"), { recursive: true });
+  writeFileSync(join(profile, "Default/Preferences"),
+    JSON.stringify({ profile: { default_content_setting_values: { cookies: 2 } } }));
+  const strict = await launchProfile(profile);
+  const page = await strict.newPage();
+  const broken = [];
+  page.on("pageerror", (error) => broken.push(String(error)));
+  const told = async (where) => {
+    await page.getByRole("heading", { name: "Your browser did not send the sign-in cookie back" }).waitFor();
+    assert.match(await page.locator("main").textContent(), /Allow cookies for sandstorm\.localhost.*Code S-COOKIE/s, where);
+  };
+  await page.goto(server.adminLink());
+  await told("a link");
+  await assertAccessible(page, "without cookies");
+  await page.goto(`${server.origin}/sign-in`);
+  await page.getByLabel("Name").fill("Crumbless");
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await told("a form");
+  assert.deepEqual(broken, []);
+  await strict.close();
+});
+
+// ---- The grain was thrown away elsewhere ----
+
+test("a grain that is moved to the trash in another tab tells the one in which it is open", async () => {
+  const grain = await makeProbe(page, "Doomed");
+  const frame = await grainFrame(page);
+  await frame.evaluate(() => { globalThis.unsaved = "text"; });
+  const other = await context.newPage();
+  await other.goto(`${server.origin}/?q=doomed`);
+  await other.locator(`input[value="${grain}"]`).check();
+  await other.getByRole("button", { name: "Trash" }).click();
+  const strip = page.locator("#state .strip");
+  await strip.waitFor({ timeout: 5000 });
+  assert.match(await strip.textContent(), /This probe was moved to the trash\. What you type here is not saved/);
+  assert.equal(await frame.evaluate(() => globalThis.unsaved), "text", "what was typed can still be copied");
+  await assertAccessible(page, "trashed elsewhere");
+  // Taken back elsewhere: this frame is still cut off, and its strip still has the way on.
+  await other.locator("#notices").getByRole("button", { name: "Undo" }).click();
+  await other.getByText("Restored Doomed.").first().waitFor();
+  await page.waitForTimeout(1000);
+  await strip.getByRole("button", { name: "Restore and open" }).click();
+  await page.locator("body.shown").waitFor();
+  await grainFrame(page);
+  assert.equal(await strip.count(), 0);
+  // Deleted for good by an operator: nothing is left to show.
+  server.json("grain", "delete", grain, "--now");
+  await page.getByRole("heading", { name: "Not here for you" }).waitFor({ timeout: 10_000 });
+  await other.close();
+});
+
+// ---- A slow network ----
+
+test("a second press on a slow network makes no second grain", async () => {
+  const slow = await person("Slow");
+  // Each request reaches the server at once; the first one's answer takes seven seconds to come back.
+  let posts = 0;
+  await slow.context.route("**/new", async (route) => {
+    const asked = route.request();
+    if (asked.method() !== "POST") return route.continue();
+    const first = ++posts === 1;
+    const answer = await send(await asked.allHeaders(), asked.postData());
+    if (first) await new Promise((go) => setTimeout(go, 7000));
+    await route.fulfill({ status: 303, headers: { location: answer } }).catch(() => { /* the page left */ });
+  });
+  await slow.page.goto(`${server.origin}/new`);
+  const button = await slow.page.getByRole("button", { name: "New probe" }).boundingBox();
+  const press = () => slow.page.mouse.click(button.x + 20, button.y + 20);
+  await press();
+  await slow.page.waitForTimeout(5000);
+  await press();
+  await slow.page.waitForURL(/\/grain\//);
+  assert.equal(posts, 1, "the second press sent nothing");
+  await slow.context.unrouteAll({ behavior: "ignoreErrors" });
+  await slow.page.goto(server.origin);
+  assert.equal(await slow.page.locator(".grains li").count(), 1);
+  await slow.context.close();
+});
+
+// ---- Titles ----
+
+test("a title of any characters is shown as it was typed, in the tab, too", async () => {
+  await makeProbe(page, "S");
+  // The first is a piece of the server's name, the others mean something to patterns.
+  for (const title of ["Cost $& and $' more", "$1 $$", "S", "<b>&amp;", "👩‍👩‍👧 قائمة"]) {
+    await rename(page, title);
+    await page.keyboard.press("Enter");
+    await eventually(`the tab shows ${title}`, async () => await page.title() === `${title} - Sandstorm`, 5);
+    await page.locator("#new-title").waitFor({ state: "hidden" });
+  }
+});
+
+test("an emptied title is no trap: leaving the field keeps the old one", async () => {
+  await makeProbe(page, "Kept");
+  await rename(page, "");
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Tab");
+  await page.locator("#new-title").waitFor({ state: "hidden" });
+  assert.equal(await titleOf(page), "Kept");
+  assert.ok(await page.evaluate(() => document.activeElement.id !== "new-title"));
+});
+
+test("a title that is cut loses its end, whichever way it is written", async () => {
+  const grain = server.create(probe.appId, "--title", "قائمة المشتريات الأسبوعية للمطبخ الكبير ".repeat(4));
+  const narrow = await browser.newContext({ viewport: { width: 390, height: 800 } });
+  await narrow.addCookies(await context.cookies());
+  const page = await narrow.newPage();
+  await page.goto(server.origin);
+  const shown = (selector) => page.evaluate((selector) => {
+    const el = document.querySelector(selector);
+    const range = document.createRange();
+    range.setStart(el.firstChild, 0);
+    range.setEnd(el.firstChild, 1);
+    const first = range.getBoundingClientRect(), box = el.getBoundingClientRect();
+    return { cut: el.scrollWidth > el.clientWidth, begins: first.left >= box.left - 1 && first.right <= box.right + 1 };
+  }, selector);
+  assert.deepEqual(await shown(`.grains a[href="/grain/${grain}"] bdi`), { cut: true, begins: true });
+  await page.goto(`${server.origin}/grain/${grain}`);
+  assert.deepEqual(await shown("h1 #title"), { cut: true, begins: true });
+  await narrow.close();
+});
+
+// ---- Long names and narrow screens ----
+
+test("long names leave the buttons of their rows in sight", async () => {
+  const name = "Wolfeschlegelsteinhausenbergerdorffvoralternwarengewissenhaft";
+  const long = await person(name.slice(0, 60));
+  await makeProbe(long.page, "Of a long name");
+  await page.setViewportSize({ width: 1280, height: 800 });
+  await page.goto(`${server.origin}/admin`);
+  const stop = page.locator("tr").filter({ hasText: name.slice(0, 60) }).getByRole("button", { name: "Stop" });
+  const box = await stop.boundingBox();
+  const edge = await page.locator(".scroll").first().boundingBox();
+  assert.ok(box.x + box.width <= edge.x + edge.width, "the button is inside of the table's box");
+  await long.context.close();
+});
+
+test("on a phone the lit place is in sight", async () => {
+  const phone = await browser.newContext({ viewport: { width: 390, height: 800 } });
+  await phone.addCookies(await context.cookies());
+  const page = await phone.newPage();
+  for (const path of ["/?show=trash", `/?app=${probe.appId}`, "/admin/log"]) {
+    await page.goto(server.origin + path);
+    const box = await page.locator(".rail [aria-current]").boundingBox();
+    assert.ok(box.x >= 0 && box.x + box.width <= 390, `${path}: ${JSON.stringify(box)}`);
+  }
+  await phone.close();
+});
+
+// ---- Keys ----
+
+test("F2 on a row leads to its title; walking out of a menu closes it", async () => {
+  const grain = await makeProbe(page, "Keyed");
+  await page.locator(".title-menu summary").focus();
+  await page.keyboard.press("Enter");
+  assert.ok(await page.locator(".title-menu").evaluate((el) => el.open));
+  await page.keyboard.press("Shift+Tab");
+  assert.ok(!await page.locator(".title-menu").evaluate((el) => el.open));
+  await page.goto(`${server.origin}/?q=keyed`);
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("F2");
+  await page.waitForURL(`${server.origin}/grains/${grain}/details#title-field`);
+  await eventually("the title has the focus", () => page.evaluate(() => document.activeElement.id === "title-field"), 5);
+  await page.keyboard.type("Keyed anew");
+  await page.keyboard.press("Enter");
+  await page.getByText("Renamed to Keyed anew.").first().waitFor();
+});
