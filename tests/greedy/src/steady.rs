@@ -17,6 +17,7 @@ pub const FLOODS: &[(&str, Steady)] = &[
     ("calls", calls),
     ("refused-calls", refused_calls),
     ("finishes", finishes),
+    ("same-finish", same_finish),
     ("releases", releases),
     ("resolves", resolves),
 ];
@@ -99,6 +100,14 @@ fn refused_calls(peer: &mut Raw, field: &Field) -> u64 {
 
 fn finishes(peer: &mut Raw, field: &Field) -> u64 {
     pour(peer, field, 1, |q| finish(q, false))
+}
+
+/// Of a call that is never answered, so that it stays known.
+fn same_finish(peer: &mut Raw, field: &Field) -> u64 {
+    let target = peer.ask_bootstrap();
+    peer.send(&call_on(1, target, method::NEVER_ANSWER, |_| {}));
+    peer.drain();
+    pour(peer, field, 1, |_| finish(1, true))
 }
 
 fn releases(peer: &mut Raw, field: &Field) -> u64 {

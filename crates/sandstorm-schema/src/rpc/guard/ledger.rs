@@ -215,6 +215,9 @@ impl Ledger {
             self.unanswered -= 1;
             self.abandoned += 1;
             too_many("calls given up before their answer", self.abandoned, limits.abandoned_calls)?;
+        } else {
+            // A call is finished once: whatever comes again is owed for nothing.
+            self.pace.spend(1);
         }
         exports.into_iter().try_for_each(|export| self.release_export(export, 1))
     }
@@ -353,4 +356,30 @@ fn slot<T: Clone + Default>(table: &mut Vec<T>, id: u32) -> &mut T {
         table.resize(id + 1, T::default());
     }
     &mut table[id]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Like every other message that nothing of ours led to: one call must not pay for a flood.
+    #[test]
+    fn a_finish_that_is_repeated_is_paced() {
+        let limits = GuardLimits::app();
+        for answered in [false, true] {
+            let mut ledger = Ledger::new(&limits);
+            ledger.call_arrived(1, false, 0, 0);
+            if answered {
+                ledger.return_sent(1, true, 0, Vec::new(), &limits).unwrap();
+            }
+            let finishes = (0..2 * limits.messages_per_second)
+                .take_while(|_| {
+                    ledger.finish_arrived(1, true, &limits).unwrap();
+                    ledger.pace.rest().is_none()
+                })
+                .count();
+            // What a peer that was quiet may send at once, and what this loop's own time allows.
+            assert!(finishes < limits.messages_per_second as usize, "{finishes}");
+        }
+    }
 }
