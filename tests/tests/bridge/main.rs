@@ -8,5 +8,6 @@ mod grain;
 mod http;
 mod pool;
 mod process;
+mod smuggling;
 mod streams;
 mod websocket;

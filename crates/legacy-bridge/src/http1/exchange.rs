@@ -147,27 +147,30 @@ impl Upstream {
         body: Option<Bytes>,
     ) -> Result<(Head, Incoming)> {
         self.ready().await;
-        let (is_head, is_safe) = (request.is_head(), request.is_safe());
+        let is_head = request.is_head();
+        // With a body, whatever the method: an app that reads none there would take it for the next
+        // request of a connection that is used again, with headers of a stranger's making.
+        let shares = request.is_safe() && body.as_ref().is_none_or(Bytes::is_empty);
         let length = match &body {
             None => BodyLength::None,
             Some(bytes) => BodyLength::Known(bytes.len() as u64),
         };
-        let mut head_bytes = request.finish(length, !is_safe);
+        let mut head_bytes = request.finish(length, !shares);
         let mut rest = body.unwrap_or_default();
         if rest.len() <= WRITE_AHEAD {
             head_bytes.extend_from_slice(&rest);
             rest = Bytes::new();
         }
-        if is_safe && let Some(conn) = self.pool.take() {
+        if shares && let Some(conn) = self.pool.take() {
             self.note_request();
-            match self.attempt(conn, &head_bytes, &rest, is_head, is_safe).await {
+            match self.attempt(conn, &head_bytes, &rest, is_head, shares).await {
                 // The app closed it while it was idle: nothing of this request was answered.
                 Err(Error::NoAnswer) => self.pool.note_failure(),
                 other => return other,
             }
         }
         let conn = self.connect().await?;
-        self.attempt(conn, &head_bytes, &rest, is_head, is_safe).await
+        self.attempt(conn, &head_bytes, &rest, is_head, shares).await
     }
 
     async fn attempt(

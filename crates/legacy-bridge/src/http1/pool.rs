@@ -1,8 +1,8 @@
 //! Idle connections to the app, kept for a moment so that a page's many small requests do not each
 //! open one.
 //!
-//! Reuse is a speed-up that must never be seen. So: only safe requests use an idle connection;
-//! only a complete and unsuspicious answer returns one; none lives longer than a second (apps close
+//! Reuse is a speed-up that must never be seen. So: only safe requests without a body use an idle
+//! connection; only a complete and unsuspicious answer returns one; none lives longer than a second (apps close
 //! theirs after five or more); and a simple server that serves one connection at a time must not
 //! wait for us, so all idle ones are closed as soon as any request waits long for its answer. An
 //! app on which reuse fails again and again is spared it for good.

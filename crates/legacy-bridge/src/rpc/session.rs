@@ -435,7 +435,12 @@ impl http_ext::Server for SessionImpl {
             encoding: p.get_encoding()?.to_str()?,
             bytes,
         };
-        let bodiless = bytes.is_empty() && matches!(method, "GET" | "HEAD" | "DELETE" | "OPTIONS");
+        let bodiless = match method {
+            // A body has no meaning there (RFC 9110, 9.3.1), and many servers leave it unread.
+            "GET" | "HEAD" => true,
+            "DELETE" | "OPTIONS" => bytes.is_empty(),
+            _ => false,
+        };
         let content = if bodiless { None } else { Some(content) };
         let request = self.prepare(method, p.get_path(), p.get_context(), content, &[])?;
         drop(params);
