@@ -146,6 +146,18 @@ test("a grain that is moved to the trash in another tab tells the one in which i
   await other.close();
 });
 
+test("Back to a grain that was stopped meanwhile shows it as it was", async () => {
+  await makeProbe(page, "Stopped");
+  await page.locator(".bar .menu:not(.title-menu) summary").click();
+  await page.getByRole("button", { name: "Stop" }).click();
+  await page.waitForURL(/\/details$/);
+  await page.goBack();
+  await grainFrame(page);
+  // Else the frame has the page's own colours behind it, which an app does not expect, and what is
+  // told later would cover it.
+  await page.locator("body.shown").waitFor({ timeout: 10_000 });
+});
+
 // ---- A slow network ----
 
 test("a second press on a slow network makes no second grain", async () => {

@@ -320,7 +320,8 @@ function stateOf(el, state) {
     return;
   }
   if (el.id !== "state") return;
-  if (state === "running" && loaded) reveal();
+  // Asleep, too: Back brings the frame out of the browser's memory, and nothing wakes for it.
+  if ((state === "running" || state === "asleep") && loaded) reveal();
   if (state === "crashed") unseen("The app stopped.");
   if (state === "trash") unseen("It was moved to the trash.");
 }
