@@ -31,6 +31,13 @@ pub struct OwnedFrame {
     segments: Vec<(usize, usize)>,
 }
 
+impl OwnedFrame {
+    /// Words of all segments.
+    pub fn words(&self) -> usize {
+        self.words.len()
+    }
+}
+
 impl ReaderSegments for OwnedFrame {
     fn get_segment(&self, idx: u32) -> Option<&[u8]> {
         let &(start, len) = self.segments.get(idx as usize)?;
