@@ -56,7 +56,8 @@ fn descend(
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Node>> {
     let mut nodes = Vec::new();
-    for name in list(path)? {
+    // Only the root may be a link.
+    for name in list(path, relative.is_empty())? {
         let relative = join(relative, &name);
         if options.hidden.contains(&relative) {
             continue;

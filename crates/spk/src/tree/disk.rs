@@ -178,14 +178,20 @@ pub fn look(
     Ok(Seen::Node(Node { name: name.into(), mtime_ns, kind }))
 }
 
-/// Names in a directory, without `.` and `..`.
+/// Names in a directory, without `.` and `..`. Without `follow` a link is no directory, whatever
+/// stood there when it was looked at.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn list(path: &Path) -> Result<Vec<Vec<u8>>> {
+pub fn list(path: &Path, follow: bool) -> Result<Vec<Vec<u8>>> {
     let failed = |errno| Error::sys(display_path(path))(errno);
-    let fd =
-        open_long(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).map_err(failed)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let fd = match open_long(path, if follow { flags } else { flags | OFlag::O_NOFOLLOW }) {
+        Err(Errno::ELOOP | Errno::ENOTDIR) if !follow => {
+            return Err(Error::source(path.as_os_str().as_bytes(), SourceFault::Changed));
+        }
+        other => other.map_err(failed)?,
+    };
     let mut dir = nix::dir::Dir::from_fd(fd).map_err(failed)?;
     let mut names = Vec::new();
     for entry in dir.iter() {
@@ -248,4 +254,22 @@ fn shorten<T>(
         bytes = &bytes[cut + 1..];
     }
     call(dir.as_ref(), Path::new(std::ffi::OsStr::from_bytes(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_a_link_is_not_listed() {
+        let home = tempfile::tempdir().unwrap();
+        let (inside, link) = (home.path().join("inside"), home.path().join("link"));
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::write(inside.join("secret"), "x").unwrap();
+        std::os::unix::fs::symlink(&inside, &link).unwrap();
+        assert_eq!(list(&link, true).unwrap(), [b"secret"]);
+        assert_eq!(list(&inside, false).unwrap(), [b"secret"]);
+        let refused = list(&link, false).unwrap_err();
+        assert!(matches!(refused, Error::Source { fault: SourceFault::Changed, .. }), "{refused}");
+    }
 }

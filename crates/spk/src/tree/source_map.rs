@@ -207,7 +207,7 @@ impl<'a> Collector<'a> {
             let root = strip(path, &mapping.package).is_some_and(<[_]>::is_empty);
             match stat_long(&place, root) {
                 Ok(stat) if stat.st_mode & nix::libc::S_IFMT == nix::libc::S_IFDIR => {
-                    names.extend(list(&place)?);
+                    names.extend(list(&place, root)?);
                 }
                 Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
                 Err(errno) => return Err(Error::sys(display_path(&place))(errno)),
