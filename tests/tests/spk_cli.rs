@@ -146,11 +146,21 @@ fn keys_are_never_overwritten_and_never_packed() {
     for copy in ["secret.key", "etc/backup"] {
         fs::create_dir_all(author.path("app/etc")).unwrap();
         fs::copy(author.path("key"), author.path("app").join(copy)).unwrap();
-        author.refused(&["pack", "app", "key"], 1, &format!("{copy}: this is the signing key"));
+        author.refused(&["pack", "app", "key"], 1, &format!("{copy}: a signing key is in it"));
+        fs::remove_file(author.path("app").join(copy)).unwrap();
+    }
+    // Two keys in one file, a backup, an image of a disk.
+    author.ok(&["keygen", "other"]);
+    let other = fs::read(author.path("other")).unwrap();
+    let ring = [&other[..], &key].concat();
+    let image = [&vec![7; 300_001][..], &key, b"more"].concat();
+    for (copy, bytes) in [("ring", ring), ("etc/image", image)] {
+        fs::write(author.path("app").join(copy), bytes).unwrap();
+        author.refused(&["pack", "app", "key"], 1, &format!("{copy}: a signing key is in it"));
         fs::remove_file(author.path("app").join(copy)).unwrap();
     }
     fs::hard_link(author.path("key"), author.path("app/k")).unwrap();
-    author.refused(&["pack", "app", "app/k"], 1, "k: this is the signing key");
+    author.refused(&["pack", "app", "app/k"], 1, "k: a signing key is in it");
     fs::remove_file(author.path("app/k")).unwrap();
     // A package may replace a package, an empty file or nothing.
     fs::write(author.path("app.spk"), "").unwrap();

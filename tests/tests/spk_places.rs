@@ -85,3 +85,45 @@ fn half_a_definition_is_not_left_behind() {
     let output = run(dir.path(), &args);
     assert!(output.status.success(), "{}", stderr(&output));
 }
+
+/// Calls of `spk` that make something last or give it a name, with the paths that they are about.
+fn lasting(dir: &Path, args: &[&str]) -> String {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let output = Command::new("strace")
+        .args(["-f", "-y", "-qq", "-e", "trace=fsync,fdatasync,rename,renameat,renameat2", "-o"])
+        .arg(log.path())
+        .arg(sandstorm_tests::program("spk"))
+        .args(args)
+        .current_dir(dir)
+        .env("HOME", dir)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    fs::read_to_string(log.path()).unwrap()
+}
+
+/// A name that a power cut leaves over must stand for the whole file.
+#[test]
+fn what_has_a_name_is_on_the_disk() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        sandstorm_tests::skip!("strace is not installed");
+    }
+    let home = tempfile::tempdir().unwrap();
+    let dir = fs::canonicalize(home.path()).unwrap();
+    fs::create_dir(dir.join("app")).unwrap();
+    for (args, name, renamed) in [
+        (&["keygen", "new.key"][..], "new.key", false),
+        (&["keygen"], ".sandstorm-keyring", true),
+        (&["pack", "app", "new.key", "new.spk"], "new.spk", true),
+        (&["unpack", "--tar", "new.spk", "new.tar"], "new.tar", true),
+    ] {
+        let calls = lasting(&dir, args);
+        let find = |words: &[String]| {
+            calls.lines().position(|line| words.iter().all(|word| line.contains(word.as_str())))
+        };
+        let file = find(&["sync(".into(), format!("<{}/", dir.display())]);
+        let parent = find(&["sync(".into(), format!("<{}>", dir.display())]);
+        let rename = find(&["rename".into(), format!("{name}\")")]).or(file.filter(|_| !renamed));
+        assert!(file.is_some() && file <= rename && rename < parent, "{args:?}:\n{calls}");
+    }
+}

@@ -91,7 +91,7 @@ pub enum SourceFault {
     TooMany,
     #[error("its time stamp cannot be written as nanoseconds since 1970 in 64 bits")]
     Time,
-    #[error("this is the signing key; it must never be part of a package")]
+    #[error("a signing key is in it, and no key may ever be part of a package")]
     SigningKey,
     #[error("the package would contain itself; write it outside of the tree")]
     Output,

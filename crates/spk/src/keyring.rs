@@ -14,10 +14,13 @@ use sandstorm_schema::package_capnp::key_file;
 
 use crate::error::{Error, Result, display_path};
 use crate::format::{frame, limits};
-use crate::sys::scratch::fill_random;
+use crate::sys::scratch::{fill_random, sync_parent, working_name};
 
 /// Bytes of a keyring that are read at most: some hundred thousand keys.
 const MAX_KEYRING_BYTES: u64 = 16 << 20;
+
+/// Bytes of the private half of a key, as it stands in a file: the seed, then the public half.
+pub const PRIVATE_BYTES: usize = 64;
 
 /// One key.
 #[derive(Clone)]
@@ -49,12 +52,17 @@ impl Key {
         &self.0
     }
 
+    /// The private half as it stands in a file.
+    pub fn private_bytes(&self) -> [u8; PRIVATE_BYTES] {
+        self.0.to_keypair_bytes()
+    }
+
     /// The key as it stands in a file, 128 bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut message = Builder::new_default();
         let mut root = message.init_root::<key_file::Builder<'_>>();
         root.set_public_key(self.0.verifying_key().as_bytes());
-        root.set_private_key(&self.0.to_keypair_bytes());
+        root.set_private_key(&self.private_bytes());
         capnp::serialize::write_message_to_words(&message)
     }
 }
@@ -76,15 +84,12 @@ impl Keyring {
     }
 
     fn read(path: &Path, file: File) -> Result<Keyring> {
+        Keyring::parse(path, &read_bytes(path, &file)?)
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Keyring> {
         let bad = |fault: String| Error::Key { path: display_path(path), fault };
-        let mut bytes = Vec::new();
-        file.take(MAX_KEYRING_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(Error::io(display_path(path)))?;
-        if bytes.len() as u64 > MAX_KEYRING_BYTES {
-            return Err(bad("too large to be a key file".into()));
-        }
-        let mut rest = &bytes[..];
+        let mut rest = bytes;
         let mut keys = Vec::new();
         loop {
             let frame = match frame::read_or_end(&mut rest, limits::MAX_KEY_WORDS) {
@@ -141,12 +146,25 @@ impl Keyring {
     }
 }
 
+fn read_bytes(path: &Path, file: &File) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(MAX_KEYRING_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io(display_path(path)))?;
+    if bytes.len() as u64 > MAX_KEYRING_BYTES {
+        let fault = "too large to be a key file".into();
+        return Err(Error::Key { path: display_path(path), fault });
+    }
+    Ok(bytes)
+}
+
 fn parse(message: &Reader<frame::OwnedFrame>) -> std::result::Result<Key, String> {
     let root = message.get_root::<key_file::Reader<'_>>().map_err(|e| e.to_string())?;
     let public = root.get_public_key().map_err(|e| e.to_string())?;
     let private = root.get_private_key().map_err(|e| e.to_string())?;
     let public: &[u8; 32] = public.try_into().map_err(|_| "its public key is not 32 bytes")?;
-    let private: &[u8; 64] = private.try_into().map_err(|_| "its private key is not 64 bytes")?;
+    let private: &[u8; PRIVATE_BYTES] =
+        private.try_into().map_err(|_| "its private key is not 64 bytes")?;
     match SigningKey::from_keypair_bytes(private) {
         Ok(key) if key.verifying_key().as_bytes() == public => Ok(Key(key)),
         _ => Err("its private and its public half do not belong together".into()),
@@ -171,36 +189,65 @@ pub fn create(path: &Path, key: &Key) -> Result<()> {
         }
         other => other.map_err(Error::io(display_path(path)))?,
     };
-    let written = file.write_all(&key.to_bytes()).and_then(|()| file.sync_all());
+    let written = file
+        .write_all(&key.to_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| sync_parent(path));
     if written.is_err() {
         let _ = std::fs::remove_file(path);
     }
     written.map_err(Error::io(display_path(path)))
 }
 
-/// Adds a key to a keyring, which is made if it is missing.
+/// Adds a key to a keyring, which is made if it is missing. The file is replaced by a longer one: a
+/// power cut in the middle of an append would leave a part of a key, and every key before it unread.
 ///
 /// # Errors
 /// What is there is not a keyring; those of writing, after which it is what it was.
 pub fn append(path: &Path, key: &Key) -> Result<()> {
     let failed = |e| Error::io(display_path(path))(e);
-    let file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
-    // Two keygens at once must not interleave.
-    let mut file =
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))?;
-    Keyring::read(path, file.try_clone().map_err(failed)?)?;
-    let before = file.metadata().map_err(failed)?.len();
-    let written = file.write_all(&key.to_bytes()).and_then(|()| file.sync_all());
+    let old = lock(path).map_err(failed)?;
+    let mut bytes = read_bytes(path, &old)?;
+    Keyring::parse(path, &bytes)?;
+    bytes.extend(key.to_bytes());
+    // Through a link to the file that it names.
+    let target = std::fs::canonicalize(path).map_err(failed)?;
+    let name = target.file_name().unwrap_or_default();
+    let working = target.with_file_name(working_name(name.as_encoded_bytes())?);
+    let written = replace(&old, &bytes, &working, &target);
     if written.is_err() {
-        let _ = file.set_len(before);
+        let _ = std::fs::remove_file(&working);
     }
-    written.map_err(failed)
+    written.and_then(|()| sync_parent(&target)).map_err(failed)
+}
+
+/// Opens a keyring that nobody else changes as long as the result lives.
+fn lock(path: &Path) -> std::io::Result<Flock<File>> {
+    loop {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
+        let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+        // Whoever had the lock before us has put another file there.
+        let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+        let named = std::fs::metadata(path).map(identity);
+        if matches!(named, Ok(named) if named == identity(file.metadata()?)) {
+            return Ok(file);
+        }
+    }
+}
+
+/// Writes a file in place of another one, with the same owner and mode.
+fn replace(old: &File, bytes: &[u8], working: &Path, target: &Path) -> std::io::Result<()> {
+    let before = old.metadata()?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(working)?;
+    let ours = file.metadata()?;
+    if (ours.uid(), ours.gid()) != (before.uid(), before.gid()) {
+        std::os::unix::fs::fchown(&file, Some(before.uid()), Some(before.gid()))?;
+    }
+    file.set_permissions(before.permissions())?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(working, target)
 }
 
 /// A warning when others may read a key file.
@@ -277,5 +324,41 @@ mod tests {
         std::fs::write(&path, b"not a keyring").unwrap();
         assert!(append(&path, &keys[0]).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"not a keyring");
+    }
+
+    #[test]
+    fn a_keyring_is_replaced_and_never_written_into() {
+        let home = tempfile::tempdir().unwrap();
+        let (path, link) = (home.path().join("ring"), home.path().join("link"));
+        std::os::unix::fs::symlink("ring", &link).unwrap();
+        append(&link, &Key::from_seed(&[1; 32])).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let mut before = File::open(&path).unwrap();
+        append(&link, &Key::from_seed(&[2; 32])).unwrap();
+        // A reader who was there has the keyring that it was.
+        let mut bytes = Vec::new();
+        before.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len(), 128);
+        assert_eq!(Keyring::load(&path).unwrap().keys().len(), 2);
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn keys_that_are_made_at_once_are_all_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("ring");
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for number in 0..8 {
+                        append(path, &Key::from_seed(&[8 * thread + number; 32])).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(Keyring::load(&path).unwrap().keys().len(), 64);
     }
 }

@@ -12,6 +12,7 @@ pub mod keyring;
 pub mod pack;
 pub mod pgp;
 pub mod progress;
+pub mod secrets;
 pub mod sys;
 pub mod tarball;
 pub mod tree;

@@ -12,7 +12,8 @@ use crate::format::limits::MAGIC;
 use crate::format::{signature, xz};
 use crate::keyring::Key;
 use crate::progress::{Progress, Step};
-use crate::sys::scratch::working_name;
+use crate::secrets::{Search, Secrets};
+use crate::sys::scratch::{sync_parent, working_name};
 use crate::tree::Tree;
 
 /// Cores of this machine, or of what the process may use of it.
@@ -21,22 +22,27 @@ pub fn cores() -> usize {
 }
 
 /// Writes the package of `tree`, signed with `key`, to `sink`. `threads` compress; the bytes do
-/// not depend on their number.
+/// not depend on their number. No key may be in it: neither this one nor any of `others`.
 ///
 /// # Errors
-/// A tree that no package can hold, a file that cannot be read or changed meanwhile, those of
-/// `sink`.
+/// A tree that no package can hold or that has a key in it, a file that cannot be read or changed
+/// meanwhile, those of `sink`.
 pub fn write(
     tree: &Tree,
     key: &Key,
+    others: &[Key],
     sink: impl Write,
     threads: u32,
     progress: &dyn Progress,
 ) -> Result<()> {
     let layout = Layout::of(tree)?;
-    tree.must_not_hold(&key.to_bytes())?;
+    let secrets = Secrets::of(others.iter().chain([key]));
+    let mut search = Search::new(&secrets);
     progress.begin(Step::Hash, layout.bytes());
-    let hashed = layout.write(tree, &mut std::io::sink(), None, progress)?;
+    let hashed = layout.write(tree, &mut search, None, progress)?;
+    if search.found() {
+        return secrets.refuse(tree);
+    }
 
     progress.begin(Step::Compress, layout.bytes());
     let failed = |e| Error::io("cannot write the package")(e);
@@ -121,15 +127,17 @@ impl Output {
         &self.file
     }
 
-    /// Gives the file its name.
+    /// Gives the file its name, which from then on stands for all of it: after a power cut too.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn finish(mut self) -> Result<()> {
         let Some(working) = &self.working else { return Ok(()) };
-        std::fs::rename(working, &self.target).map_err(Error::io(display_path(&self.target)))?;
+        let failed = |e| Error::io(display_path(&self.target))(e);
+        self.file.sync_all().map_err(failed)?;
+        std::fs::rename(working, &self.target).map_err(failed)?;
         self.working = None;
-        Ok(())
+        sync_parent(&self.target).map_err(Error::io(display_path(&self.target)))
     }
 }
 

@@ -45,13 +45,14 @@ fn defined(global: &Global, options: &Definitions, out: &Path) -> Result<()> {
     let app = definition.app_id()?;
     let signer = replacement::signer_of(app);
     let ring_path = keyring::path(global.keyring.as_deref())?;
-    let key = Keyring::load(&ring_path)?.find(signer)?.clone();
+    let ring = Keyring::load(&ring_path)?;
+    let key = ring.find(signer)?;
     Output::check(out, pack::is_package)?;
     let mut forbidden = Forbidden::default();
     forbidden.key(&ring_path);
     forbidden.output(out);
     let tree = definition.tree(&forbidden)?;
-    write(&tree, &key, out)?;
+    write(&tree, key, ring.keys(), out)?;
     super::print(format_args!("{signer}\n"))
 }
 
@@ -77,7 +78,7 @@ fn directory(source: &Path, key_file: &Path, out: Option<&Path>, only_id: bool) 
     for missing in missing_parts(&tree) {
         super::warn(format_args!("{}: {missing}", display_path(source)));
     }
-    write(&tree, &key, &out)?;
+    write(&tree, &key, &[], &out)?;
     if only_id {
         super::print(format_args!("{}\n", key.app_id()))
     } else {
@@ -85,15 +86,15 @@ fn directory(source: &Path, key_file: &Path, out: Option<&Path>, only_id: bool) 
     }
 }
 
-/// Compresses, signs and names the package.
-pub fn write(tree: &Tree, key: &Key, out: &Path) -> Result<()> {
+/// Compresses, signs and names the package. Neither `key` nor `others` may be in it.
+pub fn write(tree: &Tree, key: &Key, others: &[Key], out: &Path) -> Result<()> {
     for warning in &tree.warnings {
         super::warn(format_args!("{warning}"));
     }
     let progress = Terminal::default();
     let threads = xz::encoder_threads(pack::cores());
     let output = Output::create(out)?;
-    pack::write(tree, key, output.file(), threads, &progress)?;
+    pack::write(tree, key, others, output.file(), threads, &progress)?;
     output.finish()
 }
 

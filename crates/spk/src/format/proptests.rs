@@ -182,7 +182,7 @@ proptest! {
         let key = Key::from_seed(&[3; 32]);
         let pack = |threads| {
             let mut bytes = Vec::new();
-            crate::pack::write(&tree, &key, &mut bytes, threads, &Silent).unwrap();
+            crate::pack::write(&tree, &key, &[], &mut bytes, threads, &Silent).unwrap();
             bytes
         };
         let package = pack(1);
@@ -208,7 +208,7 @@ proptest! {
         let tree = Tree { root: vec![Node::generated(b"f", vec![7; 3000])], ..Tree::default() };
         let key = Key::from_seed(&[4; 32]);
         let mut package = Vec::new();
-        crate::pack::write(&tree, &key, &mut package, 1, &Silent).unwrap();
+        crate::pack::write(&tree, &key, &[], &mut package, 1, &Silent).unwrap();
         let at = at.index(package.len());
         package[at] ^= 1 << bit;
         let scratch = Scratch::new().unwrap();
@@ -236,7 +236,7 @@ fn large_packages_do_not_depend_on_threads() {
     let key = Key::from_seed(&[5; 32]);
     let hash = |threads| {
         let mut package = Vec::new();
-        crate::pack::write(&tree, &key, &mut package, threads, &Silent).unwrap();
+        crate::pack::write(&tree, &key, &[], &mut package, threads, &Silent).unwrap();
         package
     };
     assert!(hash(1) == hash(3));

@@ -87,6 +87,26 @@ pub fn working_name(target: &[u8]) -> Result<String> {
     Ok(format!(".{safe}.{}", hex::encode(random)))
 }
 
+/// Makes a new name in its directory last: without this a power cut may take it back.
+///
+/// # Errors
+/// Those of the file system, but for a directory that cannot be synced: some file systems have no
+/// such thing, and a directory that may be written to need not be readable.
+pub fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match File::open(parent.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all()) {
+        Err(e)
+            if matches!(
+                Errno::from_raw(e.raw_os_error().unwrap_or(0)),
+                Errno::EINVAL | Errno::EACCES
+            ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 /// Fills `room` with random bytes of the kernel.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ pub mod tar;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
-use crate::error::{Error, Result, SourceFault, display_bytes};
+use crate::error::{Error, Result, display_bytes};
 use crate::format::archive::check_name;
 use disk::DiskFile;
 use tar::TarFile;
@@ -101,29 +101,6 @@ impl Tree {
             (Source::Tar(_), None) => {}
         }
         Ok(bytes)
-    }
-
-    /// Refuses a tree that holds this file under any name: a signing key, for one.
-    ///
-    /// # Errors
-    /// [`SourceFault::SigningKey`] with the path; a file that cannot be read.
-    pub fn must_not_hold(&self, secret: &[u8]) -> Result<()> {
-        fn search(tree: &Tree, nodes: &[Node], path: &[u8], secret: &[u8]) -> Result<()> {
-            for node in nodes {
-                let path = dir::join(path, &node.name);
-                match &node.kind {
-                    Kind::Directory(children) => search(tree, children, &path, secret)?,
-                    Kind::File { size, .. } if *size != secret.len() as u64 => {}
-                    Kind::File { .. } if tree.read(node)? != secret => {}
-                    Kind::File { .. } => {
-                        return Err(Error::source(&path, SourceFault::SigningKey));
-                    }
-                    Kind::Symlink(_) => {}
-                }
-            }
-            Ok(())
-        }
-        search(self, &self.root, b"", secret)
     }
 
     /// The entry of this name in the root.
