@@ -131,8 +131,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
     }
     Ok(Action::Run(Box::new(Args {
         home,
-        package: package_name(package)?,
-        grain: grain_name(grain)?,
+        package: name("package", package)?,
+        grain: name("grain", grain)?,
         new,
         start,
         environ,
@@ -170,29 +170,14 @@ fn environment(bytes: Vec<u8>) -> Result<CString, Error> {
 }
 
 /// Four times a package id; far below what a file system takes.
-const MAX_PACKAGE_NAME: usize = 128;
+const MAX_NAME: usize = 128;
 
-/// A directory name below `apps/`: letters, digits, `-`, `_` and `.`, not starting with a dot.
-fn package_name(bytes: Vec<u8>) -> Result<CString, Error> {
+/// A directory name below `apps/` or `grains/`: letters, digits, `-`, `_` and `.`, not starting with a dot.
+fn name(what: &str, bytes: Vec<u8>) -> Result<CString, Error> {
     let fine = |b: &u8| b.is_ascii_alphanumeric() || b"-_.".contains(b);
-    if bytes.is_empty()
-        || bytes.len() > MAX_PACKAGE_NAME
-        || bytes[0] == b'.'
-        || !bytes.iter().all(fine)
-    {
+    if bytes.is_empty() || bytes.len() > MAX_NAME || bytes[0] == b'.' || !bytes.iter().all(fine) {
         return Err(Error::Usage(format!(
-            "{} is no package name (letters, digits, - _ . and no leading dot)",
-            show(&bytes)
-        )));
-    }
-    c_string(bytes)
-}
-
-/// A grain id: 8 to 64 letters and digits.
-fn grain_name(bytes: Vec<u8>) -> Result<CString, Error> {
-    if !(8..=64).contains(&bytes.len()) || !bytes.iter().all(u8::is_ascii_alphanumeric) {
-        return Err(Error::Usage(format!(
-            "{} is no grain id (8 to 64 letters and digits)",
+            "{} is no {what} name (at most {MAX_NAME} letters, digits, - _ . and no leading dot)",
             show(&bytes)
         )));
     }
@@ -317,9 +302,10 @@ mod tests {
             (&["../pkg", "grainid12"][..], "package name"),
             (&[".pkg", "grainid12"], "package name"),
             (&["", "grainid12"], "package name"),
-            (&["pkg", "grain/id"], "grain id"),
-            (&["pkg", ".."], "grain id"),
-            (&["pkg", "short"], "grain id"),
+            (&["pkg", "grain/id"], "grain name"),
+            (&["pkg", ".."], "grain name"),
+            (&["pkg", ""], "grain name"),
+            (&["pkg", &"g".repeat(MAX_NAME + 1)], "grain name"),
             (&["pkg", "grainid12", "third"], "PACKAGE, GRAIN"),
             (&["pkg"], "PACKAGE, GRAIN"),
         ] {

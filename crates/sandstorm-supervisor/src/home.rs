@@ -49,8 +49,15 @@ pub struct GrainDirs {
 pub fn open(args: &Args, caller: Caller) -> Result<GrainDirs, Error> {
     let home_text = CString::new(args.home.as_os_str().as_bytes())
         .map_err(|_| Error::Usage("--home has a NUL byte".into()))?;
-    let home = fd::open(&home_text, OFlags::PATH | OFlags::DIRECTORY)
-        .map_err(storage("open the home", &args.home))?;
+    let home = fd::open(&home_text, OFlags::PATH | OFlags::DIRECTORY).map_err(or_missing(
+        storage("open the home", &args.home),
+        || {
+            format!(
+                "there is no home {}; --home names the directory that has apps/ and grains/",
+                args.home.display()
+            )
+        },
+    ))?;
     let home_path = if args.home.is_absolute() {
         args.home.clone()
     } else {
@@ -63,22 +70,28 @@ pub fn open(args: &Args, caller: Caller) -> Result<GrainDirs, Error> {
     let apps = open_checked(home.as_fd(), c"apps", &home_path, caller)?;
     let grains = open_checked(home.as_fd(), c"grains", &home_path, caller)?;
     let package_path = home_path.join("apps").join(as_path(&args.package));
-    let package = open_below(apps.as_fd(), &args.package, OFlags::PATH)
-        .map_err(storage("open the package", &package_path))?;
+    let package = open_below(apps.as_fd(), &args.package, OFlags::PATH).map_err(or_missing(
+        storage("open the package", &package_path),
+        || {
+            format!(
+                "there is no package {}; the server unpacks one when its app is installed, \
+                 `spk unpack` does by hand",
+                package_path.display()
+            )
+        },
+    ))?;
 
     let grain_path = home_path.join("grains").join(as_path(&args.grain));
     if args.new {
         make_grain(grains.as_fd(), &args.grain, &grain_path)?;
     }
-    let missing = |e: io::Error| {
-        if e.raw_os_error() == Some(libc::ENOENT) {
-            Error::Grain(format!("there is no grain {}; --new makes one", grain_path.display()))
-        } else {
-            storage("open the grain", &grain_path)(e)
-        }
+    let missing = || {
+        or_missing(storage("open the grain", &grain_path), || {
+            format!("there is no grain {}; --new makes one", grain_path.display())
+        })
     };
-    let grain = open_below(grains.as_fd(), &args.grain, OFlags::RDONLY).map_err(missing)?;
-    let sandbox = open_below(grain.as_fd(), c"sandbox", OFlags::PATH).map_err(missing)?;
+    let grain = open_below(grains.as_fd(), &args.grain, OFlags::RDONLY).map_err(missing())?;
+    let sandbox = open_below(grain.as_fd(), c"sandbox", OFlags::PATH).map_err(missing())?;
     for (what, dir, path) in [
         ("the grain directory", &grain, grain_path.clone()),
         ("the grain's data directory", &sandbox, grain_path.join("sandbox")),
@@ -102,6 +115,14 @@ pub fn open_below(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> io::Result
 
 fn as_path(name: &CStr) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()))
+}
+
+/// Words of its own for what is not there; `other` for all else.
+fn or_missing(
+    other: impl FnOnce(io::Error) -> Error,
+    words: impl FnOnce() -> String,
+) -> impl FnOnce(io::Error) -> Error {
+    move |e| if e.raw_os_error() == Some(libc::ENOENT) { Error::Grain(words()) } else { other(e) }
 }
 
 fn storage<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Error {

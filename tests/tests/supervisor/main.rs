@@ -251,6 +251,14 @@ fn the_app_sees_the_contract_and_nothing_else(bench: &Bench) -> Result<()> {
 }
 
 fn a_failed_start_says_what_is_missing(bench: &Bench) -> Result<()> {
+    let told = |package: &str, options: &[&str]| -> Result<String> {
+        let done = bench.command(options, package, GRAIN, &["/app"]).output()?;
+        ensure!(done.status.code() == Some(5), "{done:?}");
+        Ok(String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    ensure!(told("nothing", &["--new"])?.contains("there is no package"));
+    ensure!(told(PACKAGE, &[])?.contains("--new makes one"));
+    ensure!(told(PACKAGE, &["--home", "/nowhere"])?.contains("there is no home /nowhere"));
     let package = bench.home().join("apps").join(PACKAGE);
     fs::write(package.join("script"), "#!/bin/nowhere\n")?;
     fs::set_permissions(package.join("script"), fs::Permissions::from_mode(0o755))?;
