@@ -25,7 +25,8 @@ pub fn run(file: &Path, json: bool) -> Result<()> {
         Author::Unsigned => None,
         Author::Unchecked => {
             super::warn(format_args!(
-                "the author's PGP signature was not checked: gpg is not installed"
+                "the author's PGP signature was not checked: gpg is not installed, or this kernel has no Landlock to \
+                 confine it with"
             ));
             None
         }

@@ -4,6 +4,7 @@
 //! What a subverted unpacker could still do: answer nonsense (the shell checks it), fill the disk
 //! up to the limits, burn its CPU time.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
@@ -52,17 +53,27 @@ pub fn confine_unpacker(work: BorrowedFd<'_>) -> Result<Option<String>> {
         | AccessFs::MakeDir
         | AccessFs::MakeSym
         | AccessFs::Truncate;
-    let note = landlock(&[(work, allowed)], true)?;
+    let note = match landlock(&[(work, allowed)])? {
+        RulesetStatus::FullyEnforced => None,
+        RulesetStatus::PartiallyEnforced => {
+            Some("this kernel's Landlock lacks some of what we ask for".into())
+        }
+        RulesetStatus::NotEnforced => {
+            Some("this kernel has no Landlock; the system call filter stands alone".into())
+        }
+    };
     filter(unpacker_calls()?)?;
     Ok(note)
 }
 
 /// Confines the process that will run gpg: programs and libraries can be read and run, only
-/// `home` can be written to, nothing can be reached by TCP.
+/// `home` can be written to, no socket can be made.
+///
+/// False when this kernel has no Landlock: then gpg must not run.
 ///
 /// # Errors
-/// Limits cannot be set, or a directory is missing.
-pub fn confine_gpg(home: &Path) -> Result<()> {
+/// Limits or the filter cannot be set, or a directory is missing.
+pub fn confine_gpg(home: &Path) -> Result<bool> {
     harden(&[
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_NOFILE, 128),
@@ -86,8 +97,26 @@ pub fn confine_gpg(home: &Path) -> Result<()> {
     let all = AccessFs::from_all(LANDLOCK) & !(AccessFs::MakeBlock | AccessFs::MakeChar);
     fds.push((open(home)?, all));
     let rules: Vec<_> = fds.iter().map(|(fd, rights)| (fd.as_fd(), *rights)).collect();
-    landlock(&rules, false)?;
-    Ok(())
+    let status = landlock(&rules)?;
+    filter(no_sockets().map_err(|e| failed("seccomp")(e.to_string()))?)?;
+    Ok(status != RulesetStatus::NotEnforced)
+}
+
+/// Allows all but sockets, which Landlock knows of TCP only: gpg starts programs of its own and
+/// loads libraries, so that a list of what it may call would be long and soon outdated.
+fn no_sockets() -> std::result::Result<BpfProgram, seccompiler::BackendError> {
+    // A ring can make sockets too.
+    let calls = [libc::SYS_socket, libc::SYS_connect, libc::SYS_io_uring_setup];
+    // The same calls by x32's numbers, where a kernel has them.
+    let x32 = if cfg!(target_arch = "x86_64") { 0x4000_0000 } else { 0 };
+    let rules = calls.iter().flat_map(|call| [(*call, Vec::new()), (*call | x32, Vec::new())]);
+    SeccompFilter::new(
+        rules.collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPERM as u32),
+        std::env::consts::ARCH.try_into()?,
+    )?
+    .try_into()
 }
 
 fn harden(limits: &[(Resource, u64)]) -> Result<()> {
@@ -102,34 +131,21 @@ fn harden(limits: &[(Resource, u64)]) -> Result<()> {
         .map_err(|e| failed("no new privileges")(e.to_string()))
 }
 
-/// Takes away every access to files but `rules`, all TCP, and (with `scopes`) signals and
-/// abstract sockets outwards.
-fn landlock(
-    rules: &[(BorrowedFd<'_>, BitFlags<AccessFs>)],
-    scopes: bool,
-) -> Result<Option<String>> {
+/// Takes away every access to files but `rules`, all TCP, and signals and abstract sockets
+/// outwards.
+fn landlock(rules: &[(BorrowedFd<'_>, BitFlags<AccessFs>)]) -> Result<RulesetStatus> {
     let build = || -> std::result::Result<RulesetStatus, landlock::RulesetError> {
-        let mut ruleset = Ruleset::default()
+        let mut created = Ruleset::default()
             .handle_access(AccessFs::from_all(LANDLOCK))?
-            .handle_access(AccessNet::from_all(LANDLOCK))?;
-        if scopes {
-            ruleset = ruleset.scope(Scope::from_all(LANDLOCK))?;
-        }
-        let mut created = ruleset.create()?;
+            .handle_access(AccessNet::from_all(LANDLOCK))?
+            .scope(Scope::from_all(LANDLOCK))?
+            .create()?;
         for (fd, rights) in rules {
             created = created.add_rule(PathBeneath::new(fd, *rights))?;
         }
         Ok(created.restrict_self()?.ruleset)
     };
-    Ok(match build().map_err(|e| failed("Landlock")(e.to_string()))? {
-        RulesetStatus::FullyEnforced => None,
-        RulesetStatus::PartiallyEnforced => {
-            Some("this kernel's Landlock lacks some of what we ask for".into())
-        }
-        RulesetStatus::NotEnforced => {
-            Some("this kernel has no Landlock; the system call filter stands alone".into())
-        }
-    })
+    build().map_err(|e| failed("Landlock")(e.to_string()))
 }
 
 /// What a rule asks of one argument.
@@ -139,12 +155,15 @@ enum Ask {
     Without(u8, u64),
     /// Of the bits in the first mask of this argument exactly those of the second.
     Exactly(u8, u64, u64),
+    /// This command of `fcntl`, and none of these bits in what comes with it. A call may have
+    /// several such rows.
+    Command(libc::c_int, libc::c_int),
 }
 
 /// The calls of the unpacker, by what they are for. Every other call answers ENOSYS: glibc then
 /// takes the older way where there is one.
 fn unpacker_calls() -> Result<BpfProgram> {
-    use Ask::{Exactly, Nothing, Without};
+    use Ask::{Command, Exactly, Nothing, Without};
     let no_setid = |argument| Without(argument, 0o7000);
     let table: &[(libc::c_long, Ask)] = &[
         // The package, the temporary file, the socket.
@@ -160,7 +179,12 @@ fn unpacker_calls() -> Result<BpfProgram> {
         (libc::SYS_fstat, Nothing),
         (libc::SYS_newfstatat, Nothing),
         (libc::SYS_statx, Nothing),
-        (libc::SYS_fcntl, Nothing),
+        // Not the rest: with F_SETOWN and F_SETSIG a descriptor sends any signal to anybody.
+        (libc::SYS_fcntl, Command(libc::F_GETFD, 0)),
+        (libc::SYS_fcntl, Command(libc::F_SETFD, 0)),
+        (libc::SYS_fcntl, Command(libc::F_GETFL, 0)),
+        (libc::SYS_fcntl, Command(libc::F_SETFL, libc::O_ASYNC)),
+        (libc::SYS_fcntl, Command(libc::F_DUPFD_CLOEXEC, 0)),
         (libc::SYS_recvfrom, Nothing),
         (libc::SYS_recvmsg, Nothing),
         (libc::SYS_sendto, Nothing),
@@ -240,20 +264,26 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
 fn compile(
     table: &[(libc::c_long, Ask)],
 ) -> std::result::Result<BpfProgram, seccompiler::BackendError> {
-    let rules = table
-        .iter()
-        .map(|(call, ask)| {
-            let (argument, mask, value) = match ask {
-                Ask::Nothing => return Ok((*call, Vec::new())),
-                Ask::Without(argument, bits) => (*argument, *bits, 0),
-                Ask::Exactly(argument, mask, bits) => (*argument, *mask, *bits),
-            };
-            let compare = SeccompCmpOp::MaskedEq(mask);
-            let condition =
-                SeccompCondition::new(argument, SeccompCmpArgLen::Qword, compare, value)?;
-            Ok((*call, vec![SeccompRule::new(vec![condition])?]))
-        })
-        .collect::<std::result::Result<_, seccompiler::BackendError>>()?;
+    let masked = |argument: u8, mask: u64, value: u64| {
+        let compare = SeccompCmpOp::MaskedEq(mask);
+        SeccompCondition::new(argument, SeccompCmpArgLen::Qword, compare, value)
+    };
+    let mut rules: BTreeMap<_, Vec<SeccompRule>> = BTreeMap::new();
+    for (call, ask) in table {
+        let conditions = match *ask {
+            Ask::Nothing => Vec::new(),
+            Ask::Without(argument, bits) => vec![masked(argument, bits, 0)?],
+            Ask::Exactly(argument, mask, bits) => vec![masked(argument, mask, bits)?],
+            Ask::Command(command, bits) => {
+                let command = masked(1, u32::MAX.into(), command as u64)?;
+                if bits == 0 { vec![command] } else { vec![command, masked(2, bits as u64, 0)?] }
+            }
+        };
+        let known = rules.entry(*call).or_default();
+        if !conditions.is_empty() {
+            known.push(SeccompRule::new(conditions)?);
+        }
+    }
     SeccompFilter::new(
         rules,
         SeccompAction::Errno(libc::ENOSYS as u32),
@@ -293,6 +323,11 @@ mod tests {
             ("a thread", thread),
             ("a file in the work directory", std::fs::write(work.join("f"), "x").is_ok()),
             ("memory", vec![1u8; 8 << 20].iter().all(|b| *b == 1)),
+            ("flags of a descriptor", {
+                use nix::fcntl::{FcntlArg, OFlag, fcntl};
+                ok(fcntl(std::io::stdin(), FcntlArg::F_SETFL(OFlag::empty())).map(drop))
+                    && std::io::stdin().as_fd().try_clone_to_owned().is_ok()
+            }),
             // What it does not.
             ("reading /etc/passwd", std::fs::read("/etc/passwd").is_ok()),
             ("reading /proc/self/environ", std::fs::read("/proc/self/environ").is_ok()),
@@ -306,6 +341,14 @@ mod tests {
             ("an internet socket", sock(AddressFamily::Inet)),
             ("a vsock", sock(AddressFamily::Vsock)),
             ("a signal to the parent", ok(nix::sys::signal::kill(nix::unistd::getppid(), None))),
+            ("signals by a descriptor", {
+                use nix::fcntl::{FcntlArg, OFlag, fcntl};
+                ok(fcntl(std::io::stdin(), FcntlArg::F_SETFL(OFlag::O_ASYNC)).map(drop))
+            }),
+            ("another command of fcntl", {
+                use nix::fcntl::{FcntlArg, fcntl};
+                ok(fcntl(std::io::stdin(), FcntlArg::F_DUPFD(90)).map(drop))
+            }),
             ("a hard link", std::fs::hard_link(work.join("f"), work.join("g")).is_ok()),
             ("a user namespace", ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER))),
             ("changing the owner", std::os::unix::fs::chown(work.join("f"), Some(1), None).is_ok()),
@@ -318,7 +361,7 @@ mod tests {
         ]
     }
 
-    const NEEDED: usize = 3;
+    const NEEDED: usize = 4;
 
     #[test]
     fn only_the_work_is_possible() {
