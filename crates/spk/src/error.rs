@@ -144,10 +144,7 @@ pub fn display_bytes(path: &[u8]) -> String {
     let mut text = String::new();
     for chunk in path.utf8_chunks() {
         for c in chunk.valid().chars() {
-            // Bidirectional controls can make a terminal show another name.
-            let hidden = c.is_control()
-                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-            if hidden || c == '\\' {
+            if c.is_control() || is_hidden(c) || c == '\\' {
                 text.extend(c.escape_default());
             } else {
                 text.push(c);
@@ -165,6 +162,12 @@ pub fn display_bytes(path: &[u8]) -> String {
         text = format!("{head}[…]{tail}");
     }
     if text.is_empty() { "(no name)".to_owned() } else { text }
+}
+
+/// Takes no room, or turns the direction of what follows: a terminal can be made to show another
+/// text by it.
+pub fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// [`display_bytes`] for a path on this machine.

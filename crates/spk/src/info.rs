@@ -9,7 +9,7 @@ use capnp::{dynamic_struct, dynamic_value};
 use sandstorm_schema::ids::{AppId, PackageId};
 use sandstorm_schema::package_capnp::manifest;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_hidden};
 
 /// Texts and data up to this many bytes are printed whole for people.
 const SHORT: usize = 256;
@@ -218,7 +218,7 @@ fn quote(text: &str, style: Style, out: &mut String) {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             // The package chose these; a terminal must not obey them.
-            c if (c as u32) < 0x20 || (0x7f..0xa0).contains(&(c as u32)) => {
+            c if c.is_control() || is_hidden(c) => {
                 let _ = write!(out, "\\u{:04x}", c as u32);
             }
             c => out.push(c),
@@ -310,6 +310,14 @@ mod tests {
             value["metadata"]["description"]["defaultText"].as_str().map(str::len),
             Some(257)
         );
+    }
+
+    #[test]
+    fn nothing_turns_the_direction_of_a_terminal() {
+        let mut out = String::new();
+        quote("a\u{202e}b\u{85}\u{feff}", Style::People, &mut out);
+        assert_eq!(out, "\"a\\u202eb\\u0085\\ufeff\"");
+        assert_eq!(serde_json::from_str::<String>(&out).unwrap(), "a\u{202e}b\u{85}\u{feff}");
     }
 
     #[test]

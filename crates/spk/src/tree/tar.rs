@@ -251,8 +251,8 @@ pub fn decimal_time(text: &[u8]) -> Option<i64> {
         return None;
     }
     let nanos: String = fraction.chars().chain("000000000".chars()).take(9).collect();
-    let total =
-        whole.parse::<i128>().ok()?.checked_mul(1_000_000_000)? + nanos.parse::<i128>().ok()?;
+    let seconds = whole.parse::<i128>().ok()?.checked_mul(1_000_000_000)?;
+    let total = seconds.checked_add(nanos.parse::<i128>().ok()?)?;
     i64::try_from(if negative { -total } else { total }).ok()
 }
 
@@ -277,7 +277,9 @@ mod tests {
         assert_eq!(decimal_time(b"-0.5"), Some(-500_000_000));
         assert_eq!(decimal_time(b"-446752800.000000001"), Some(-446_752_800_000_000_001));
         assert_eq!(decimal_time(b"3.1234567899"), Some(3_123_456_789));
-        for bad in ["", "-", "1.-5", "1e3", "99999999999", ".5"] {
+        // The largest number of seconds whose nanoseconds still fit.
+        let brink = format!("{}.999999999", i128::MAX / 1_000_000_000);
+        for bad in [&brink, "", "-", "1.-5", "1e3", "99999999999", ".5"] {
             assert_eq!(decimal_time(bad.as_bytes()), None, "{bad}");
         }
     }
