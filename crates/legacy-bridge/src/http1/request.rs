@@ -76,7 +76,8 @@ impl RequestHead {
         if value.bytes().any(|b| (b < b' ' && b != b'\t') || b == 0x7f) {
             return Err(Error::BadRequest(format!("header {name} has a control character")));
         }
-        self.asked.conditionally |= name.starts_with("If-");
+        self.asked.conditionally |=
+            name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("if-"));
         for part in [name, ": ", value, "\r\n"] {
             self.bytes.extend_from_slice(part.as_bytes());
         }

@@ -61,6 +61,21 @@ fn heads_that_are_read() {
 }
 
 #[test]
+fn preconditions_are_known_in_any_case() {
+    for (name, conditionally) in [
+        ("If-Match", true),
+        ("if-range", true),
+        ("IF-NONE-MATCH", true),
+        ("Iffy", false),
+        ("I", false),
+    ] {
+        let mut request = RequestHead::new("GET", "/").unwrap();
+        request.header(name, "x").unwrap();
+        assert_eq!(request.asked().conditionally, conditionally, "{name}");
+    }
+}
+
+#[test]
 fn reuse_is_for_answers_without_a_doubt() {
     for (text, head_request, reusable) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", false, true),

@@ -266,7 +266,8 @@ async fn hold_back(commands: &mut mpsc::Receiver<Command>) -> Option<Beginning> 
         };
         match command? {
             Command::Size(size) => {
-                let length = BodyLength::Known(bytes.len() as u64 + size);
+                // Past all numbers it is no length: as if the stream had been dropped.
+                let length = BodyLength::Known((bytes.len() as u64).checked_add(size)?);
                 return Some(Beginning { length, bytes, complete: false });
             }
             Command::Done => {
@@ -334,4 +335,22 @@ async fn write_piece(stream: &TcpStream, bytes: &[u8], chunked: bool) -> std::io
         write_all(stream, &part[skip..]).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_past_all_numbers_is_none() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            for (size, begun) in [(u64::MAX - 1, true), (u64::MAX, false)] {
+                let (sender, mut receiver) = mpsc::channel(QUEUE);
+                let _ = sender.send(Command::Data(Bytes::from_static(b"x"))).await;
+                let _ = sender.send(Command::Size(size)).await;
+                assert_eq!(hold_back(&mut receiver).await.is_some(), begun, "{size}");
+            }
+        });
+    }
 }
