@@ -5,6 +5,8 @@
 
 use http::StatusCode;
 
+use crate::install::failure::Failure;
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +33,9 @@ pub enum Error {
     /// Too much of this kind is under way already; later it works.
     #[error("{0}")]
     Busy(String),
+    /// An app file that was not taken.
+    #[error("{} ({})", .0.words, .0.code)]
+    NotInstalled(Failure),
     /// The grain did not start or ended; `reason` is fit for its owner.
     #[error("the app did not start: {reason}")]
     GrainFailed { reason: String, code: String, log_tail: String },
@@ -52,6 +57,12 @@ pub enum Error {
     Store(#[from] crate::store::StoreError),
     #[error("{0}")]
     Internal(String),
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        Error::NotInstalled(failure)
+    }
 }
 
 impl Error {
@@ -82,6 +93,7 @@ impl Error {
             Error::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Error::Conflict(_) => StatusCode::CONFLICT,
             Error::Unimplemented(_) => StatusCode::NOT_IMPLEMENTED,
+            Error::NotInstalled(failure) => failure.status(),
             Error::Busy(_) | Error::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
             Error::GrainFailed { .. } | Error::Disconnected(_) | Error::BadGateway(_) => {
                 StatusCode::BAD_GATEWAY
@@ -106,6 +118,13 @@ impl Error {
             Error::MediaType(_) => "S-415",
             Error::Conflict(_) => "S-409",
             Error::Busy(_) => "S-BUSY",
+            Error::NotInstalled(failure) => match failure.status() {
+                StatusCode::SERVICE_UNAVAILABLE => "S-BUSY",
+                StatusCode::INSUFFICIENT_STORAGE => "S-DISK",
+                StatusCode::PAYLOAD_TOO_LARGE => "S-413",
+                StatusCode::UNPROCESSABLE_ENTITY => "S-422",
+                _ => "S-INST",
+            },
             Error::GrainFailed { .. } => "G-START",
             Error::Disconnected(_) => "G-GONE",
             Error::Unimplemented(_) => "G-NOIMPL",

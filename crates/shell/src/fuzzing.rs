@@ -27,6 +27,7 @@ fn place(how: u8) -> (GrainHost, Marks) {
 fn is_our_name(name: &str) -> bool {
     name == "sandstorm-sid"
         || name.starts_with("sandstorm-sid-")
+        || name.starts_with("sandstorm-port")
         || name.eq_ignore_ascii_case("__Host-Http-sandstorm")
         || name.eq_ignore_ascii_case("sandstorm-shell")
 }

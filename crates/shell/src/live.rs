@@ -16,17 +16,14 @@ use http::HeaderMap;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::error::Error;
 use crate::grains::TabGuard;
-use crate::identity::{Login, check_origin};
+use crate::identity::{Login, RECHECK, check_origin};
 use crate::ids::{GrainId, PackageId};
 use crate::pages::PageError;
 use crate::state::{App, Event};
 
 /// Proxies cut what is silent for a minute.
 const PING: Duration = Duration::from_secs(25);
-/// The sign-in is looked at again this often, in case an event was missed.
-const RECHECK: Duration = Duration::from_secs(60);
 /// The page has nothing long to say (bytes).
 const MAX_MESSAGE: usize = 1024;
 
@@ -134,11 +131,16 @@ async fn name_of(
 ) -> Result<Option<String>, SignedOut> {
     Ok(match event {
         Event::GrainChanged(id) => {
-            let mine = app.store.grain(id.as_ref()).await;
-            let owner = mine.map_err(Error::from).ok().flatten().map(|grain| grain.owner);
-            // One that is deleted for good is nobody's any more; its page must still hear of it.
-            let theirs = owner == Some(login.id()) || open.as_ref() == Some(&id);
-            theirs.then(|| format!("grain:{id}"))
+            match app.store.grain(id.as_ref()).await {
+                Ok(Some(grain)) if grain.owner == login.id() => Some(format!("grain:{id}")),
+                // One that is deleted for good is nobody's any more; its page must still hear of it.
+                Ok(_) => (open.as_ref() == Some(&id)).then(|| format!("grain:{id}")),
+                // Whose it is cannot be told just now: look at everything that is shown.
+                Err(error) => {
+                    tracing::warn!("a grain's owner could not be looked up: {error}");
+                    Some("all".to_owned())
+                }
+            }
         }
         Event::AccountChanged(id) => (id == login.id()).then(|| "account".to_owned()),
         // A package's id is all that one needs to have it, so nobody is told one that they do not

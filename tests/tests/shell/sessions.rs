@@ -216,3 +216,25 @@ async fn signing_out_ends_it(browser: &Browser, frame: &Client) -> Result<()> {
     ensure!(frame.get("/echo").await?.status == 403);
     Ok(())
 }
+
+/// Whatever a grain wrote, its log's end is what one wants to read.
+#[tokio::test]
+async fn a_running_grains_log_is_downloaded_to_its_end() -> Result<()> {
+    let probe = probe!();
+    let browser = Browser::sign_in(&probe.server).await?;
+    ensure!(probe.client.get("/echo").await?.status == 200);
+    let log = probe.server.installation.grain_dir(&probe.grain).join("log");
+    let mut file = std::fs::OpenOptions::new().append(true).open(&log)?;
+    let lines: String = (0..100_000).map(|n| format!("line {n:06}\n")).collect();
+    std::io::Write::write_all(&mut file, lines.as_bytes())?;
+    ensure!(probe.server.state(&probe.grain)?.as_deref() == Some("running"));
+    let text = browser.shell.get(&format!("/grains/{}/log/text", probe.grain)).await?.text();
+    ensure!(
+        text.contains("line 000000\n") && text.contains("line 099999\n"),
+        "{} bytes",
+        text.len()
+    );
+    let page = browser.shell.get(&format!("/grains/{}/log", probe.grain)).await?.text();
+    ensure!(page.contains("line 099999\n") && !page.contains("line 000000\n"));
+    Ok(())
+}

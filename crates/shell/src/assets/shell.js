@@ -226,6 +226,7 @@ function showLost(on, seconds) {
 }
 const pending = new Map();
 function refresh(what) {
+  if (over) return;
   if (what === "signed-out") return ended();
   for (const el of $$("[data-live]")) {
     const on = el.dataset.on;
@@ -239,7 +240,8 @@ function refresh(what) {
 async function load(el) {
   try {
     const answer = await fetch(el.dataset.live, part);
-    if (answer.ok) {
+    if (over) return;
+    if (answer.ok && !answer.redirected) {
       const html = await answer.text();
       const page = new DOMParser().parseFromString(html, "text/html");
       const focus = document.activeElement;
@@ -494,7 +496,9 @@ function upload(file) {
   };
   request.onload = () => {
     if (request.status === 200) location.assign(`/install/${request.responseText.trim()}`);
-    else fail(request.status === 422 ? request.responseText : "The server did not take the file. Load the page again.");
+    // Why it was not taken comes as plain text; a page is not for this.
+    else if (request.getResponseHeader("content-type")?.startsWith("text/plain")) fail(request.responseText);
+    else fail("The server did not take the file. Load the page again.");
   };
   request.onerror = () => fail("The connection ended before the file was whole. Send it again.");
   request.onabort = () => fail("Cancelled. Nothing was installed.");
@@ -540,7 +544,8 @@ const log = $("#log[data-stream]");
 if (log) {
   (async () => {
     try {
-      const answer = await fetch(log.dataset.stream);
+      const answer = await fetch(log.dataset.stream, part);
+      if (!answer.ok || answer.redirected) return;
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let first = true;
       for (;;) {

@@ -14,7 +14,7 @@ pub mod route;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
@@ -46,6 +46,8 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 const FIRST_BYTE_TIME: Duration = Duration::from_secs(15);
 /// More open connections than this wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 16_384;
+/// What keeps failing is told this often.
+const TELL: Duration = Duration::from_secs(60);
 /// How long `SIGTERM` waits for answers that are under way.
 const DRAIN_TIME: Duration = Duration::from_secs(20);
 
@@ -83,6 +85,7 @@ impl Edge {
     /// Accepts until the drain begins.
     pub async fn listen(self, listener: TcpListener, via: Via) {
         limit_receive_buffer(&listener);
+        let mut told = None;
         loop {
             let Ok(slot) = self.0.slots.clone().acquire_owned().await else { return };
             let accepted = tokio::select! {
@@ -93,8 +96,13 @@ impl Edge {
                 Ok(accepted) => accepted,
                 Err(e) => {
                     // A connection that was reset while it waited, or no file descriptors left:
-                    // neither may end the loop, and the second must not spin.
-                    tracing::debug!("accept: {e}");
+                    // neither may end the loop, and the second must not spin, nor fill the log.
+                    if !is_of_this_machine(&e) {
+                        tracing::debug!("accept: {e}");
+                    } else if told.is_none_or(|at: Instant| at.elapsed() >= TELL) {
+                        tracing::error!("no connection can be accepted: {e}");
+                        told = Some(Instant::now());
+                    }
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     continue;
                 }
@@ -228,6 +236,12 @@ impl Edge {
     }
 }
 
+/// Whether this machine has run out of something, so that nobody gets in.
+fn is_of_this_machine(error: &std::io::Error) -> bool {
+    let out_of = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|code| out_of.contains(&code))
+}
+
 /// Bounds what the kernel holds of each connection's upload; what is accepted inherits it. Left
 /// alone it grows to 32 MiB and more on newer kernels, for every browser that sends to a slow app.
 fn limit_receive_buffer(listener: &TcpListener) {
@@ -291,5 +305,17 @@ impl Inner {
             Target::Unknown => reply::misdirected(&self.app.config, &request),
             Target::Grain(_) => reply::internal(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_resets_a_connection_is_told_apart_from_a_machine_that_has_no_descriptors_left() {
+        let of = |code| is_of_this_machine(&std::io::Error::from_raw_os_error(code));
+        assert!(of(libc::EMFILE) && of(libc::ENFILE));
+        assert!(!of(libc::ECONNABORTED) && !of(libc::EINTR));
     }
 }

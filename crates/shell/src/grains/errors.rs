@@ -104,7 +104,7 @@ impl Fault {
             other => {
                 let fault = told(
                     "We could not finish this",
-                    "Something went wrong on this server. Nothing was changed".into(),
+                    "Something went wrong on this server".into(),
                     "Try again. If it happens again, whoever runs this server finds the code in \
                      its log.",
                 );

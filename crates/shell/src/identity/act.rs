@@ -58,6 +58,19 @@ impl<T: DeserializeOwned> FromRequest<App> for ActForm<T> {
     type Rejection = PageError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, PageError> {
+        let act = Act::check(request, app).await?;
+        Ok(ActForm { form: parse(&act.body)?, login: act.login })
+    }
+}
+
+/// A form whose sender is known, before anything of it is read.
+struct Act {
+    login: Login,
+    body: Bytes,
+}
+
+impl Act {
+    async fn check(request: Request, app: &App) -> Result<Act, PageError> {
         check_origin(app, request.headers())?;
         let Some(login) = Login::find(app, request.headers()).await? else {
             return Err(PageError::SignIn);
@@ -71,7 +84,28 @@ impl<T: DeserializeOwned> FromRequest<App> for ActForm<T> {
             )
             .into());
         }
-        Ok(ActForm { login, form: parse(&body)? })
+        Ok(Act { login, body })
+    }
+}
+
+/// [`ActForm`] of an administrator; for others what takes it is not there.
+#[derive(Debug)]
+pub struct AdminForm<T> {
+    /// Who.
+    pub login: Login,
+    /// The form's fields.
+    pub form: T,
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for AdminForm<T> {
+    type Rejection = PageError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, PageError> {
+        let act = Act::check(request, app).await?;
+        if !act.login.is_admin() {
+            return Err(PageError::not_found());
+        }
+        Ok(AdminForm { form: parse(&act.body)?, login: act.login })
     }
 }
 

@@ -148,7 +148,7 @@ mod tests {
             store.account_for_credential(CredentialKind::Dev, "ada", "Ada", role).await.unwrap();
         let mut logins = Vec::new();
         for _ in 0..2 {
-            let secret = store.create_login(ada.id, "").await.unwrap().secret;
+            let secret = store.create_login(ada.id, "").await.unwrap().unwrap().secret;
             logins.push(Login { session: store.login(&secret).await.unwrap().unwrap(), secret });
         }
         let token = logins[0].token();

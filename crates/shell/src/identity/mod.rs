@@ -9,16 +9,23 @@ pub mod cookie;
 pub mod login;
 pub mod text;
 
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+
 use crate::error::{Error, Result};
 use crate::ids::{AccountId, GrainId, LoginId};
 use crate::state::{App, Event};
 use crate::store::{Account, CredentialKind, LinkPurpose, Role, Store};
 
-pub use act::{ActForm, check_origin};
+pub use act::{ActForm, AdminForm, check_origin};
 pub use login::Login;
 
 /// An administrator's link works this long (seconds): the person may come back after lunch.
 pub const ADMIN_LINK_SECONDS: i64 = 24 * 3600;
+/// What outlives its request looks at its sign-in this often, in case an event was missed, or no
+/// event says it: a sign-in that expires, an account that is suspended.
+pub const RECHECK: Duration = Duration::from_secs(60);
 /// A link that opens one grain (seconds).
 pub const OPEN_LINK_SECONDS: i64 = 3600;
 
@@ -77,4 +84,26 @@ pub async fn sign_out(app: &App, account: AccountId, login: LoginId) -> Result<b
         app.events.send(Event::LoginEnded(login));
     }
     Ok(ended)
+}
+
+/// Waits until a sign-in is over: for what outlives the request that proved it.
+pub async fn ended(app: App, login: LoginId) {
+    let mut events = app.events.subscribe();
+    // The first tick comes at once: it may have ended before we listened.
+    let mut recheck = tokio::time::interval(RECHECK);
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Ok(Event::LoginEnded(id)) if id == login => return,
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => recheck.reset_immediately(),
+                Err(RecvError::Closed) => return,
+            },
+            _ = recheck.tick() => match app.store.login_by_id(login).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                Err(error) => tracing::warn!("a sign-in could not be looked at: {error}"),
+            },
+        }
+    }
 }

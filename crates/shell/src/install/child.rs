@@ -15,7 +15,7 @@ use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::limits::INSTALL_RESERVE;
 use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
 use sandstorm_schema::unpack_capnp::{Step, progress, unpacker};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::failure::{Failure, free_bytes};
 use super::manifest;
@@ -108,11 +108,10 @@ async fn talk(
     let mut child = spawn(spk, theirs.into(), file.into(), work.into()).map_err(start)?;
     let stderr = child.stderr.take();
     let log = tokio::task::spawn_local(async move {
-        let mut text = String::new();
-        if let Some(stderr) = stderr {
-            let _ = stderr.take(MAX_STDERR).read_to_string(&mut text).await;
+        match stderr {
+            Some(stderr) => words(stderr).await,
+            None => String::new(),
         }
-        text
     });
     ours.set_nonblocking(true).map_err(start)?;
     let stream = tokio::net::UnixStream::from_std(ours).map_err(start)?;
@@ -166,6 +165,14 @@ async fn talk(
         }
     }
     result
+}
+
+/// What a child writes, as far as it is text: names in a package may be anything.
+async fn words(from: impl AsyncRead + Unpin) -> String {
+    let mut bytes = Vec::new();
+    // What came before an error is told.
+    let _ = from.take(MAX_STDERR).read_to_end(&mut bytes).await;
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The child's `failed` is about the file, everything else about the machine.
@@ -274,4 +281,15 @@ fn spawn(
 /// A copy of the descriptor with a number of 10 or more.
 fn above(fd: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(fd, 10)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_byte_that_is_no_text_hides_no_other_word() {
+        let said = words(&b"bad entry \xff: \xc3\xa4\nsecond line\n"[..]).await;
+        assert_eq!(said, "bad entry \u{fffd}: ä\nsecond line\n");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use http::StatusCode;
 use sandstorm_schema::limits::INSTALL_RESERVE;
 
 use crate::disk::Disk;
@@ -18,6 +19,19 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Of the answer that tells it.
+    pub fn status(&self) -> StatusCode {
+        let is = |kind: &str| self.code.starts_with(kind);
+        match self.again {
+            false => StatusCode::UNPROCESSABLE_ENTITY,
+            true if is("PKG-BUSY") => StatusCode::SERVICE_UNAVAILABLE,
+            true if is("PKG-DISK") => StatusCode::INSUFFICIENT_STORAGE,
+            // More than this person may have; the server itself is well.
+            true if is(super::budget::NO_ROOM) => StatusCode::PAYLOAD_TOO_LARGE,
+            true => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
     /// The file is at fault.
     pub fn file(kind: &str, words: impl Into<String>) -> Failure {
         Failure { code: coded(kind), words: words.into(), again: false }
@@ -131,6 +145,16 @@ mod tests {
         ] {
             assert_eq!(bytes(n), text);
         }
+    }
+
+    #[test]
+    fn the_status_says_whose_fault_it_is() {
+        let of = |failure: Failure| failure.status().as_u16();
+        assert_eq!(of(Failure::file("PKG-BAD", "")), 422);
+        assert_eq!(of(Failure::machine("PKG-BUSY", "")), 503);
+        assert_eq!(of(Failure::disk_full(std::path::Path::new("/"), None)), 507);
+        assert_eq!(of(Failure::machine("PKG-BUDGET", "")), 413);
+        assert_eq!(of(Failure::machine("S-DB", "")), 500);
     }
 
     #[test]

@@ -9,13 +9,6 @@ use super::budget::Taken;
 use super::*;
 use crate::store::{NewPackage, now_ms};
 
-/// A file that is whole, whose bytes hash to the id that was asked for.
-struct Whole {
-    file: TempFile,
-    size: u64,
-    turn: Turn,
-}
-
 /// What unpacking brought.
 struct Ready {
     unpacked: child::Unpacked,
@@ -37,11 +30,15 @@ impl Source {
     /// The step that it begins with.
     pub(super) fn begins(&self) -> Moment {
         match self {
-            Source::File(_, size, _) => {
-                Moment { state: InstallState::Check, done: 0, total: *size }
-            }
+            Source::File(whole) => whole.begins(),
             Source::Url(..) => Moment { state: InstallState::Get, done: 0, total: 0 },
         }
+    }
+}
+
+impl Whole {
+    fn begins(&self) -> Moment {
+        Moment { state: InstallState::Check, done: 0, total: self.size }
     }
 }
 
@@ -55,28 +52,27 @@ impl Installer {
     ) -> std::result::Result<(), Failure> {
         // This try brings its own bytes; a file kept from an earlier one is not needed any more.
         drop(lock(&self.0.kept).remove(id));
-        let whole = self.get(id, first, sources).await?;
+        let mut whole = self.get(id, first, sources).await?;
+        let done = self.install(id, &mut whole).await;
+        match &done {
+            Err(failure) if failure.again => self.keep_for_retry(id, whole, failure),
+            _ => {}
+        }
+        done
+    }
+
+    /// What follows once the file is whole.
+    async fn install(&self, id: &PackageId, whole: &mut Whole) -> std::result::Result<(), Failure> {
+        let by = whole.turn.by();
+        let Moment { state, total, .. } = whole.begins();
+        self.enter(id, state, total, None, Some(by)).await?;
         if self.known(&id.to_string()).await? {
             return Ok(());
         }
-        let sent_by = whole.turn.by();
-        let failure = match self.unpack(id, &whole.file, sent_by).await {
-            Ok(ready) => {
-                let placing = self.0.placing.lock().await;
-                match self.admit(id, sent_by, ready.takes).await {
-                    Ok(place) => return self.place(whole, ready, place).await,
-                    Err(failure) => {
-                        drop(placing);
-                        failure
-                    }
-                }
-            }
-            Err(failure) => failure,
-        };
-        if failure.again {
-            self.keep_for_retry(id, whole.file, whole.size, sent_by);
-        }
-        Err(failure)
+        let ready = self.unpack(id, &whole.file, by).await?;
+        let _placing = self.0.placing.lock().await;
+        let place = self.admit(id, by, ready.takes).await?;
+        self.place(whole, ready, place).await
     }
 
     /// Whose it will be, with a note that its files come: from here on a kill, or a database that
@@ -105,12 +101,7 @@ impl Installer {
         let mut next = Some(first);
         loop {
             match next.take() {
-                Some(Source::File(file, size, turn)) => {
-                    if !downloads.is_empty() {
-                        self.enter(id, InstallState::Check, size, None, Some(turn.by())).await?;
-                    }
-                    return Ok(Whole { file, size, turn });
-                }
+                Some(Source::File(whole)) => return Ok(whole),
                 // Twice from one address is no faster.
                 Some(Source::Url(url, turn)) if addresses.insert(url.clone()) => {
                     downloads.push(self.fetch(id, url, turn));
@@ -120,11 +111,7 @@ impl Installer {
             tokio::select! {
                 Some(source) = sources.recv() => next = Some(source),
                 Some(done) = downloads.next() => match done {
-                    Ok(whole) => {
-                        let by = Some(whole.turn.by());
-                        self.enter(id, InstallState::Check, whole.size, None, by).await?;
-                        return Ok(whole);
-                    }
+                    Ok(whole) => return Ok(whole),
                     Err(failure) if downloads.is_empty() => return Err(failure),
                     Err(failure) => {
                         tracing::info!(package = %id, code = failure.code,
@@ -161,7 +148,7 @@ impl Installer {
                 ),
             ));
         }
-        Ok(Whole { file: received.file, size: received.size, turn })
+        Ok(Whole::new(received, turn))
     }
 
     /// A package that is in place already only has to be confirmed.
@@ -238,21 +225,26 @@ impl Installer {
         }
     }
 
-    /// Files and row, or neither.
+    /// Files and row, or neither: then `whole` has its file again.
     async fn place(
         &self,
-        whole: Whole,
+        whole: &mut Whole,
         ready: Ready,
         place: Place,
     ) -> std::result::Result<(), Failure> {
         let Ready { unpacked, summary, work, takes } = ready;
         let (home, of) = (self.0.home.clone(), place.name.clone());
-        let kept = tokio::task::spawn_blocking(move || {
-            place::keep(&home, &of, work, whole.file)
-                .map_err(|error| Failure::io(&home, "put the package in place", &error))
+        let packed = home.join("packages").join(format!("{of}.spk"));
+        let mut file = std::mem::take(&mut whole.file);
+        let stopping = || Failure::machine("PKG-IO", "The server is stopping. Try again.");
+        let (file, kept) = tokio::task::spawn_blocking(move || {
+            let kept = place::keep(&home, &of, work, &mut file)
+                .map_err(|error| Failure::io(&home, "put the package in place", &error));
+            (file, kept)
         })
         .await
-        .unwrap_or_else(|_| Err(Failure::machine("PKG-IO", "The server is stopping. Try again.")));
+        .map_err(|_| stopping())?;
+        whole.file = file;
         let fingerprint = Some(unpacked.fingerprint)
             .filter(|f| !f.is_empty() && f.len() <= 64 && f.bytes().all(|b| b.is_ascii_hexdigit()));
         let package = Package {
@@ -281,7 +273,13 @@ impl Installer {
         let (name, app) = (&package.package_id, &package.app_id);
         match &done {
             Ok(()) => tracing::info!(package = name, app, "installed {}", package.title),
-            Err(_) if place.noted => self.remove_aside(self.set_aside(name).await),
+            Err(_) if place.noted => {
+                if let Err(error) = whole.file.take_back(&packed) {
+                    tracing::error!(package = name, "its file could not be kept: {error}");
+                }
+                self.remove_aside(self.set_aside(name).await);
+            }
+            // What is in place now is of a package that has its row.
             Err(_) => {}
         }
         done
@@ -293,18 +291,20 @@ impl Installer {
         progress: impl FnMut(crate::net::Progress),
     ) -> std::result::Result<Receiver, Failure> {
         let url = checked_url(url).map_err(|e| Failure::file("PKG-URL", format!("{e}.")))?;
-        let mut receiver = Receiver::begin(&self.0.home, None)?;
+        let mut download = Download::begin(&self.0.home)?;
         let limits = crate::net::Limits {
             max_bytes: MAX_FILE,
             total_time: DOWNLOAD,
             stall_time: STALL,
             allow_private: self.0.allow_private,
         };
-        match crate::net::fetch(&url, &mut receiver, limits, progress).await {
+        let fetched = crate::net::fetch(&url, &mut download, limits, progress).await;
+        let receiver = download.into_receiver()?;
+        match fetched {
             Ok(_) => Ok(receiver),
-            Err(error) => Err(receiver.refused.take().unwrap_or_else(|| {
-                Failure::machine("PKG-GET", format!("The download did not work: {error}."))
-            })),
+            Err(error) => {
+                Err(Failure::machine("PKG-GET", format!("The download did not work: {error}.")))
+            }
         }
     }
 
@@ -370,7 +370,12 @@ impl Installer {
     }
 
     /// Keeps the file for another try, but of one account no more than it may send at once.
-    fn keep_for_retry(&self, id: &PackageId, file: TempFile, size: u64, by: AccountId) {
+    pub(super) fn keep_for_retry(&self, id: &PackageId, whole: Whole, failure: &Failure) {
+        let Whole { file, size, turn } = whole;
+        if !file.path().exists() {
+            return;
+        }
+        let (by, failure) = (turn.by(), failure.clone());
         let mut kept = lock(&self.0.kept);
         kept.retain(|_, kept| kept.since.elapsed() < KEEP);
         let own = kept.iter().filter(|(_, kept)| kept.by == by);
@@ -379,7 +384,7 @@ impl Installer {
         {
             kept.remove(&oldest);
         }
-        kept.insert(*id, Kept { since: Instant::now(), file, size, by });
+        kept.insert(*id, Kept { since: Instant::now(), file, size, by, failure });
     }
 }
 

@@ -29,9 +29,9 @@ use crate::error::{Error, Result};
 use crate::ids::{AccountId, PackageId};
 use crate::limits::Chosen;
 use crate::state::{Event, Events};
-use crate::store::{Install, InstallState, Package, Store};
+use crate::store::{Install, InstallState, Package, Store, now_ms};
 use failure::Failure;
-use receive::{Receiver, TempFile};
+use receive::{Download, Received, Receiver, TempFile};
 use turns::{Turn, Turns};
 
 pub use receive::MAX_FILE;
@@ -84,6 +84,15 @@ struct Kept {
     file: TempFile,
     size: u64,
     by: AccountId,
+    /// Why it was not installed.
+    failure: Failure,
+}
+
+/// A file that is whole, whose bytes hash to the id that was asked for.
+struct Whole {
+    file: TempFile,
+    size: u64,
+    turn: Turn,
 }
 
 /// Where a running job is at this moment.
@@ -100,7 +109,7 @@ pub struct Moment {
 /// Where a job's bytes come from. The turn is its sender's until the job is over: what waits to be
 /// unpacked fills the disk as much as what is still coming.
 enum Source {
-    File(TempFile, u64, Turn),
+    File(Whole),
     Url(String, Turn),
 }
 
@@ -112,9 +121,15 @@ impl Job {
     }
 }
 
+impl Whole {
+    fn new(received: Received, turn: Turn) -> Whole {
+        Whole { file: received.file, size: received.size, turn }
+    }
+}
+
 impl Source {
     fn by(&self) -> AccountId {
-        let (Source::File(.., turn) | Source::Url(_, turn)) = self;
+        let (Source::File(Whole { turn, .. }) | Source::Url(_, turn)) = self;
         turn.by()
     }
 }
@@ -158,7 +173,7 @@ impl Installer {
         let turn = self.turn(by).await?;
         let received = Receiver::begin(&self.0.home, announced)?.receive(stream).await?;
         let id = received.id;
-        self.begin(id, Source::File(received.file, received.size, turn)).await;
+        self.begin(id, Source::File(Whole::new(received, turn))).await;
         Ok(id)
     }
 
@@ -178,18 +193,17 @@ impl Installer {
 
     /// Downloads, without knowing the id beforehand, installs, and waits for the end.
     pub async fn install_url(&self, url: &str, by: AccountId) -> Result<Package> {
-        let turn = self.turn(by).await.map_err(into_error)?;
-        let receiver = self.download(url, |_| ()).await.map_err(into_error)?;
-        let received = receiver.finish().map_err(into_error)?;
+        let turn = self.turn(by).await?;
+        let received = self.download(url, |_| ()).await?.finish()?;
         let id = received.id;
-        self.begin(id, Source::File(received.file, received.size, turn)).await;
+        self.begin(id, Source::File(Whole::new(received, turn))).await;
         self.finished(&id, by).await
     }
 
     /// Starts the download of the package `id` from `url`; whoever watches sees it come.
     ///
     /// # Errors
-    /// `BadRequest` for an address that is none, `Busy` while all places are taken.
+    /// `BadRequest` for an address that is none, `NotInstalled` while all places are taken.
     pub async fn start_url(&self, id: PackageId, url: &str, by: AccountId) -> Result<()> {
         let url = checked_url(url)?;
         // What is here is not got again: nobody shall hold a slow address against those who use it.
@@ -199,7 +213,7 @@ impl Installer {
         {
             return Ok(());
         }
-        let turn = self.turn(by).await.map_err(into_error)?;
+        let turn = self.turn(by).await?;
         self.begin(id, Source::Url(url, turn)).await;
         Ok(())
     }
@@ -208,17 +222,19 @@ impl Installer {
     /// known; false when there is neither.
     ///
     /// # Errors
-    /// `Busy` while all places are taken.
+    /// `NotInstalled` while all places are taken.
     pub async fn retry(&self, id: &PackageId, by: AccountId) -> Result<bool> {
-        let turn = self.turn(by).await.map_err(into_error)?;
+        let turn = self.turn(by).await?;
+        let install = self.status(id).await?;
+        // From here to the job nothing fails and nobody is waited for: the file is tried, or stays.
         if let Some(job) = lock(&self.0.jobs).get_mut(id) {
             // Pressed twice, or by two people.
             job.ask(by);
             return Ok(true);
         }
         let kept = lock(&self.0.kept).remove(id);
-        let source = match (kept, self.status(id).await?) {
-            (Some(kept), _) => Source::File(kept.file, kept.size, turn),
+        let source = match (kept, install) {
+            (Some(kept), _) => Source::File(Whole { file: kept.file, size: kept.size, turn }),
             (None, Some(Install { state: InstallState::Failed, url: Some(url), .. })) => {
                 Source::Url(url, turn)
             }
@@ -262,7 +278,7 @@ impl Installer {
     pub async fn status(&self, id: &PackageId) -> Result<Option<Install>> {
         let before = self.watch(id).map(|watch| *watch.borrow());
         let Some(mut install) = self.0.store.install(&id.to_string()).await? else {
-            return Ok(None);
+            return Ok(self.kept_alone(id));
         };
         match before {
             Some(moment) if install.state == moment.state => {
@@ -283,6 +299,24 @@ impl Installer {
             None => {}
         }
         Ok(Some(install))
+    }
+
+    /// An installation that the database did not take, whose file waits for another try.
+    fn kept_alone(&self, id: &PackageId) -> Option<Install> {
+        let kept = lock(&self.0.kept);
+        let kept = kept.get(id)?;
+        let age = i64::try_from(kept.since.elapsed().as_millis()).unwrap_or(0);
+        Some(Install {
+            package_id: id.to_string(),
+            state: InstallState::Failed,
+            step: InstallState::Check,
+            done: 0,
+            total: i64::try_from(kept.size).unwrap_or(0),
+            url: None,
+            failure: Some((kept.failure.code.clone(), kept.failure.words.clone())),
+            started_by: Some(kept.by),
+            updated: now_ms() - age,
+        })
     }
 
     /// Waits until the job is over; the package, or why not, as it is told to `by`.
@@ -327,7 +361,12 @@ impl Installer {
             loop {
                 let result = match entered {
                     Ok(()) => this.run(&id, source, &mut sources).await,
-                    Err(failure) => Err(failure),
+                    Err(failure) => {
+                        if let Source::File(whole) = source {
+                            this.keep_for_retry(&id, whole, &failure);
+                        }
+                        Err(failure)
+                    }
                 };
                 if let Err(failure) = &result {
                     this.failed(&id, failure).await;
@@ -374,7 +413,9 @@ impl Installer {
             }
             let kept = lock(&self.0.kept).remove(id);
             return Some(match (source, kept) {
-                (Source::Url(_, turn), Some(kept)) => Source::File(kept.file, kept.size, turn),
+                (Source::Url(_, turn), Some(kept)) => {
+                    Source::File(Whole { file: kept.file, size: kept.size, turn })
+                }
                 (source, _) => source,
             });
         }
@@ -410,14 +451,6 @@ fn checked_url(url: &str) -> Result<String> {
             "The address must begin with http:// or https://, like https://example.org/app.spk"
                 .into(),
         )),
-    }
-}
-
-fn into_error(failure: Failure) -> Error {
-    let words = format!("{} ({})", failure.words, failure.code);
-    match failure.code.starts_with("PKG-BUSY") {
-        true => Error::Busy(words),
-        false => Error::BadRequest(words),
     }
 }
 

@@ -86,7 +86,7 @@ impl Drop for WorkDir {
 }
 
 /// Moves tree and file to `apps/ID` and `packages/ID.spk`. Blocks until both are on the disk.
-pub fn keep(home: &Path, id: &str, mut work: WorkDir, file: TempFile) -> io::Result<()> {
+pub fn keep(home: &Path, id: &str, mut work: WorkDir, file: &mut TempFile) -> io::Result<()> {
     let (apps, packages) = (home.join("apps"), home.join("packages"));
     // One sync of the file system: an fsync for each of many thousand files would take minutes.
     nix::unistd::syncfs(&work.open()?).map_err(io::Error::from)?;
@@ -202,7 +202,7 @@ mod tests {
         fs::write(work.path().join("new"), "").unwrap();
         let mut receiver = Receiver::begin(home.path(), None).unwrap();
         receiver.push(b"spk").unwrap();
-        keep(home.path(), "abc", work, receiver.finish().unwrap().file).unwrap();
+        keep(home.path(), "abc", work, &mut receiver.finish().unwrap().file).unwrap();
         assert!(home.path().join("apps/abc/new").exists());
         assert!(!home.path().join("apps/abc/old").exists());
         assert_eq!(fs::read(home.path().join("packages/abc.spk")).unwrap(), b"spk");

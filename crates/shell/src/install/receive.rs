@@ -3,15 +3,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use sandstorm_schema::limits::INSTALL_RESERVE;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWrite;
 
 use super::failure::{Failure, bytes, free_bytes};
 use crate::ids::PackageId;
@@ -28,6 +25,13 @@ const LOOK: u64 = 16 << 20;
 pub struct TempFile {
     path: PathBuf,
     kept: bool,
+}
+
+/// Stands for one that is elsewhere just now.
+impl Default for TempFile {
+    fn default() -> TempFile {
+        TempFile { path: PathBuf::new(), kept: true }
+    }
 }
 
 impl TempFile {
@@ -50,9 +54,18 @@ impl TempFile {
     }
 
     /// Gives it its final name.
-    pub fn rename(mut self, to: &Path) -> io::Result<()> {
+    pub fn rename(&mut self, to: &Path) -> io::Result<()> {
         std::fs::rename(&self.path, to)?;
         self.kept = true;
+        Ok(())
+    }
+
+    /// Takes a name that it was given away again; nothing where it was given none.
+    pub fn take_back(&mut self, from: &Path) -> io::Result<()> {
+        if self.kept {
+            std::fs::rename(from, &self.path)?;
+            self.kept = false;
+        }
         Ok(())
     }
 }
@@ -92,8 +105,6 @@ pub struct Receiver {
     /// The size at which the free space is looked at next.
     look_at: u64,
     home: PathBuf,
-    /// Why it took no more of a download, whose own errors have no such words.
-    pub(super) refused: Option<Failure>,
 }
 
 impl Receiver {
@@ -108,7 +119,7 @@ impl Receiver {
         let (temp, file) = TempFile::create(&home.join("tmp"))
             .map_err(|error| Failure::io(home, "make a temporary file", &error))?;
         let (hash, home) = (Sha256::new(), home.to_owned());
-        Ok(Receiver { temp, file, hash, size: 0, look_at: 0, home, refused: None })
+        Ok(Receiver { temp, file, hash, size: 0, look_at: 0, home })
     }
 
     /// The next bytes. Blocks on the disk.
@@ -123,6 +134,14 @@ impl Receiver {
         }
         self.hash.update(data);
         self.file.write_all(data).map_err(|error| Failure::io(&self.home, "store the file", &error))
+    }
+
+    /// [`Receiver::push`] elsewhere: large writes go to a full page cache now and then, and hashing
+    /// takes its time, too.
+    async fn store(mut self, data: Bytes) -> Result<Receiver, Failure> {
+        tokio::task::spawn_blocking(move || self.push(&data).map(|()| self))
+            .await
+            .map_err(|_| Failure::machine("PKG-IO", "The upload was stopped. Try again."))?
     }
 
     /// The file is whole.
@@ -169,12 +188,7 @@ impl Receiver {
                     format!("The upload ended before the file was whole ({error}). Send it again."),
                 )
             })?;
-            // Large writes go to a full page cache now and then: not on the runtime's own threads.
-            self = tokio::task::spawn_blocking(move || self.push(&chunk).map(|()| self))
-                .await
-                .map_err(|_| {
-                Failure::machine("PKG-IO", "The upload was stopped. Try again.")
-            })??;
+            self = self.store(chunk).await?;
         }
         self.finish()
     }
@@ -193,27 +207,30 @@ fn check_size(size: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Downloads go through `net::fetch`, which writes.
-impl AsyncWrite for Receiver {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(match self.push(data) {
-            Ok(()) => Ok(data.len()),
-            Err(failure) => {
-                let error = io::Error::other(failure.words.clone());
-                self.refused = Some(failure);
-                Err(error)
-            }
-        })
+/// A file that `net::fetch` brings.
+#[derive(Debug)]
+pub struct Download(Result<Receiver, Failure>);
+
+impl Download {
+    /// Begins one.
+    pub fn begin(home: &Path) -> Result<Download, Failure> {
+        Receiver::begin(home, None).map(|receiver| Download(Ok(receiver)))
     }
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+
+    /// The receiver, or why it took no more: `fetch` itself has no such words.
+    pub fn into_receiver(self) -> Result<Receiver, Failure> {
+        self.0
     }
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+}
+
+impl crate::net::Sink for Download {
+    async fn take(&mut self, data: Bytes) -> io::Result<()> {
+        let cut = || Err(Failure::machine("PKG-GET", "The download was stopped. Try again."));
+        self.0 = match std::mem::replace(&mut self.0, cut()) {
+            Ok(receiver) => receiver.store(data).await,
+            refused => refused,
+        };
+        self.0.as_ref().map(drop).map_err(|failure| io::Error::other(failure.words.clone()))
     }
 }
 
@@ -236,6 +253,42 @@ mod tests {
         }));
         let refused = Receiver::begin(home.path(), None).unwrap().receive(trickle).await;
         assert!(refused.unwrap_err().words.contains("12 hours"));
+    }
+
+    /// On a runtime of one thread nothing else happens while that thread writes.
+    #[tokio::test]
+    async fn a_download_is_not_written_on_the_runtimes_threads() {
+        use crate::net::Sink;
+        let home = home();
+        let mut download = Download::begin(home.path()).unwrap();
+        let large = Bytes::from(vec![7; 64 << 20]);
+        let mut ticks = 0;
+        {
+            let taken = download.take(large);
+            tokio::pin!(taken);
+            loop {
+                tokio::select! {
+                    biased;
+                    taken = &mut taken => break taken.unwrap(),
+                    () = tokio::time::sleep(Duration::from_millis(1)) => ticks += 1,
+                }
+            }
+        }
+        assert!(ticks > 0, "the thread was taken for the whole write");
+        let received = download.into_receiver().unwrap().finish().unwrap();
+        assert_eq!(received.size, 64 << 20);
+        // What is refused is refused in its own words, and stays so.
+        let mut download = Download::begin(&home.path().join("gone")).map(drop).unwrap_err();
+        assert!(download.code.starts_with("PKG-IO"), "{download}");
+        let mut full = Download::begin(home.path()).unwrap();
+        if let Ok(receiver) = &mut full.0 {
+            receiver.size = MAX_FILE;
+        }
+        for _ in 0..2 {
+            full.take(Bytes::from_static(b"x")).await.unwrap_err();
+        }
+        download = full.into_receiver().unwrap_err();
+        assert!(download.code.starts_with("PKG-SIZE"), "{download}");
     }
 
     fn home() -> tempfile::TempDir {

@@ -13,7 +13,6 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
@@ -41,6 +40,13 @@ pub struct Progress {
     pub total: Option<u64>,
 }
 
+/// Where a download goes.
+pub trait Sink: Send {
+    /// Takes the next bytes; an error ends the download. Whoever writes to a disk does so elsewhere:
+    /// this is called on the runtime's own threads.
+    fn take(&mut self, data: Bytes) -> impl Future<Output = std::io::Result<()>> + Send;
+}
+
 fn fail<T>(text: impl Into<String>) -> Result<T> {
     Err(Error::BadRequest(text.into()))
 }
@@ -50,9 +56,9 @@ fn fail<T>(text: impl Into<String>) -> Result<T> {
 ///
 /// # Errors
 /// `BadRequest` with a sentence that names what was wrong with the address or the answer.
-pub async fn fetch<W: AsyncWrite + Unpin>(
+pub async fn fetch<S: Sink>(
     url: &str,
-    sink: &mut W,
+    sink: &mut S,
     limits: Limits,
     progress: impl FnMut(Progress),
 ) -> Result<u64> {
@@ -63,9 +69,9 @@ pub async fn fetch<W: AsyncWrite + Unpin>(
     }
 }
 
-async fn fetch_all<W: AsyncWrite + Unpin>(
+async fn fetch_all<S: Sink>(
     url: &str,
-    sink: &mut W,
+    sink: &mut S,
     limits: Limits,
     progress: impl FnMut(Progress),
 ) -> Result<u64> {
@@ -138,9 +144,9 @@ async fn get(url: &Url, limits: Limits) -> Result<http::Response<Incoming>> {
         .map_err(say)
 }
 
-async fn receive<W: AsyncWrite + Unpin>(
+async fn receive<S: Sink>(
     answer: http::Response<Incoming>,
-    sink: &mut W,
+    sink: &mut S,
     limits: Limits,
     mut progress: impl FnMut(Progress),
 ) -> Result<u64> {
@@ -178,13 +184,12 @@ async fn receive<W: AsyncWrite + Unpin>(
         if done > limits.max_bytes {
             return too_large();
         }
-        sink.write_all(&data).await.map_err(Error::io("writing the download"))?;
+        sink.take(data).await.map_err(Error::io("writing the download"))?;
         if told.elapsed() >= TELL {
             told = Instant::now();
             progress(Progress { done, total });
         }
     }
-    sink.flush().await.map_err(Error::io("writing the download"))?;
     progress(Progress { done, total });
     Ok(done)
 }

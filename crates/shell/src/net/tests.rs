@@ -1,4 +1,4 @@
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -9,6 +9,13 @@ const LIMITS: Limits = Limits {
     stall_time: Duration::from_millis(500),
     allow_private: true,
 };
+
+impl Sink for Vec<u8> {
+    async fn take(&mut self, data: Bytes) -> std::io::Result<()> {
+        self.extend_from_slice(&data);
+        Ok(())
+    }
+}
 
 /// A server that gives each connection the next of `answers`; `{port}` stands for its own.
 async fn server(answers: Vec<String>) -> u16 {

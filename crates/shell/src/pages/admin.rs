@@ -14,7 +14,7 @@ use super::viewer::{NAME_SETTING, Viewer};
 use crate::error::Error;
 use crate::grains::GrainState;
 use crate::grains::report::summary;
-use crate::identity::ActForm;
+use crate::identity::AdminForm;
 use crate::identity::login::Admin;
 use crate::identity::text::one_line;
 use crate::ids::{AccountId, GrainId};
@@ -226,10 +226,7 @@ pub struct AdminAct {
 }
 
 /// `POST /admin`.
-pub async fn act(State(app): State<App>, act: ActForm<AdminAct>) -> PageResult {
-    if !act.login.is_admin() {
-        return Err(super::PageError::not_found());
-    }
+pub async fn act(State(app): State<App>, act: AdminForm<AdminAct>) -> PageResult {
     let by = act.login.id();
     match act.form.act.as_str() {
         "name" => {

@@ -13,7 +13,7 @@ use super::layout::{self, token_field};
 use super::parts::{fingerprint, number};
 use super::viewer::Viewer;
 use crate::error::Error;
-use crate::identity::ActForm;
+use crate::identity::AdminForm;
 use crate::identity::login::Admin;
 use crate::ids::AccountId;
 use crate::limits::fits;
@@ -199,10 +199,7 @@ pub struct LimitAct {
 }
 
 /// `POST /admin/limits`.
-pub async fn act(State(app): State<App>, act: ActForm<LimitAct>) -> PageResult {
-    if !act.login.is_admin() {
-        return Err(super::PageError::not_found());
-    }
+pub async fn act(State(app): State<App>, act: AdminForm<LimitAct>) -> PageResult {
     let (by, form) = (act.login.id(), &act.form);
     let subject = subject(&app, &form.subject, form.act == "clear").await?;
     let bad = |text: String| Error::BadRequest(text);

@@ -36,8 +36,8 @@ impl From<Error> for PageError {
         let words = match &error {
             error if error.is_disk_full() => {
                 tracing::error!("{error}");
-                "Nothing was changed, since it could not be saved. Ask whoever runs this server to \
-                 make room on its disk, then try again"
+                "Not everything could be saved. Ask whoever runs this server to make room on its \
+                 disk, then look at what was done and try again"
                     .into()
             }
             // What broke inside is for the log.
@@ -99,7 +99,7 @@ impl Asked {
     /// Where the page's buttons lead: the address that was asked for, or, since a form's own is no
     /// page, the page on which the form stood.
     fn back<'a>(&'a self, root: &str) -> &'a str {
-        if matches!(self.method, Method::GET | Method::HEAD) {
+        if self.reads() {
             return &self.path;
         }
         self.headers
@@ -107,6 +107,10 @@ impl Asked {
             .and_then(|from| from.to_str().ok()?.strip_prefix(root))
             .and_then(local_path)
             .unwrap_or("/")
+    }
+
+    fn reads(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
     }
 }
 
@@ -138,7 +142,7 @@ pub fn of_the_framework(reads: bool, response: &Response) -> Option<PageError> {
 pub async fn page(app: &App, asked: &Asked, error: PageError) -> Response {
     let (status, kind, words) = match error {
         // A part of a page would get the sign-in form into its midst.
-        PageError::SignIn if asked.method == Method::GET && !asked.part => {
+        PageError::SignIn if asked.reads() && !asked.part => {
             let mut query = url::form_urlencoded::Serializer::new(String::new());
             query.append_pair("to", &asked.path);
             return layout::redirect(&format!("/sign-in?{}", query.finish()));
@@ -157,7 +161,7 @@ pub async fn page(app: &App, asked: &Asked, error: PageError) -> Response {
     let back = asked.back(&app.config.root.to_string());
     let viewer = Viewer::for_error(app, &asked.headers, back).await;
     let heading = if kind == SIGNED_OUT { "You are signed out" } else { heading(status) };
-    let content = content(&viewer, status, heading, &code, &words);
+    let content = content(&viewer, asked, status, heading, &code, &words);
     layout::respond(&viewer, Page::plain(&format!("Error: {heading}"), content).status(status))
 }
 
@@ -174,7 +178,7 @@ pub fn loggable(path: &str) -> &str {
 
 fn heading(status: StatusCode) -> &'static str {
     match status.as_u16() {
-        400 => "This could not be done",
+        400 | 422 => "This could not be done",
         403 | 404 => "Not here for you",
         405 => "Not done this way",
         409 => "It changed meanwhile",
@@ -187,7 +191,14 @@ fn heading(status: StatusCode) -> &'static str {
     }
 }
 
-fn content(viewer: &Viewer, status: StatusCode, heading: &str, code: &str, words: &str) -> Markup {
+fn content(
+    viewer: &Viewer,
+    asked: &Asked,
+    status: StatusCode,
+    heading: &str,
+    code: &str,
+    words: &str,
+) -> Markup {
     let words = sentence(words);
     html! {
         section.problem {
@@ -202,7 +213,14 @@ fn content(viewer: &Viewer, status: StatusCode, heading: &str, code: &str, words
                         }
                     }
                 }
-                500 => { p { "Something went wrong on this server. Nothing was changed." } }
+                500 => {
+                    p {
+                        "Something went wrong on this server. "
+                        @if !asked.reads() {
+                            "Look at what was done before you try again: it may be a part. "
+                        }
+                    }
+                }
                 _ => {}
             }
             @if status != StatusCode::NOT_FOUND && !words.is_empty() { p { (words) } }

@@ -71,7 +71,10 @@ pub async fn page(
     let again = another(app, &person.login, &grain).await?;
     let starred = app.store.starred(person.login.id(), &grain.id).await?;
     if grain.last_used + OPENED_EVERY_MS < now_ms() {
-        app.store.grain_opened(&grain.id).await?;
+        // Opening goes on when nothing can be written.
+        if let Err(error) = app.store.grain_opened(&grain.id).await {
+            tracing::warn!(grain = id, "its last use could not be noted: {error}");
+        }
     }
     let frame = if crashed {
         None

@@ -55,9 +55,10 @@ pub async fn on_one(
     let page = format!("/grain/{id}");
     let details = format!("/grains/{id}/details");
     let to = |default: &str| local_path(&act.form.to).unwrap_or(default).to_owned();
+    let mut told = None;
     let to = match act.form.act.as_str() {
         "rename" => {
-            rename(&app, login, &grain, &act.form.title).await?;
+            told = rename(&app, login, &grain, &act.form.title).await?;
             to(&details)
         }
         "star" | "unstar" => {
@@ -107,8 +108,9 @@ pub async fn on_one(
         }
         _ => return Err(Error::BadRequest("this button is not known here".into()).into()),
     };
-    if !act.form.quiet.is_empty() {
-        app.store.take_notices(login.id()).await?;
+    // Others that wait to be read stay.
+    if let (Some(notice), false) = (told, act.form.quiet.is_empty()) {
+        app.store.notice_shown(login.id(), notice).await?;
     }
     app.events.send(Event::GrainChanged(grain_id));
     Ok(layout::redirect(&to))
@@ -155,18 +157,19 @@ pub async fn on_list(State(app): State<App>, viewer: Viewer, act: ActForm<ListAc
     Ok(layout::redirect(to))
 }
 
-async fn rename(app: &App, login: &Login, grain: &Grain, title: &str) -> Result<()> {
+/// The answer is the notice that tells it.
+async fn rename(app: &App, login: &Login, grain: &Grain, title: &str) -> Result<Option<i64>> {
     let title = one_line(title, MAX_TITLE);
     if title.is_empty() {
         return Err(Error::BadRequest("a title needs at least one letter; write one".into()));
     }
     if title == grain.title {
-        return Ok(());
+        return Ok(None);
     }
     app.store.rename_grain(&grain.id, &title).await?;
     let undo = format!("rename {} {}", grain.id, grain.title);
-    app.store.notify(login.id(), Tone::Good, &format!("Renamed to {title}."), Some(&undo)).await?;
-    Ok(())
+    let text = format!("Renamed to {title}.");
+    Ok(Some(app.store.notify(login.id(), Tone::Good, &text, Some(&undo)).await?))
 }
 
 fn not_in_trash(grain: &Grain) -> Result<()> {

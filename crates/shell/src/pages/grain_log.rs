@@ -3,39 +3,36 @@
 //! Trust: the app writes these bytes. They are served as plain text that no browser takes for
 //! anything else, without terminal sequences and other control characters.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{HeaderValue, header};
 use maud::html;
-use tokio::sync::mpsc;
 
 use super::grain::mine;
 use super::layout::{self, Page, guard};
 use super::parts::icon;
 use super::viewer::Person;
 use super::{PageError, PageResult};
-use crate::identity::Login;
+use crate::error::Error;
+use crate::identity::{self, Login};
+use crate::ids::GrainId;
 use crate::state::App;
 
 /// How much of the past is shown (bytes).
 const BACKLOG: u64 = 64 * 1024;
-/// The page without script waits so long for the past to arrive.
-const SETTLE: Duration = Duration::from_millis(250);
+/// How much of it is downloaded (bytes): as much as is kept, of a grain with the largest log.
+const DOWNLOAD: u64 = 16 << 20;
 
 /// `GET /grains/ID/log`.
 pub async fn page(State(app): State<App>, Path(id): Path<String>, person: Person) -> PageResult {
     let (grain_id, grain) = mine(&app, &person.login, &id).await?;
-    let text = match app.grains.log(&grain_id, BACKLOG).await {
-        Ok(receiver) => so_far(receiver).await,
-        Err(error) => {
-            tracing::info!(grain = id, "log: {error}");
-            String::new()
-        }
-    };
+    let text = so_far(&app, &grain_id, BACKLOG).await.unwrap_or_else(|error| {
+        tracing::info!(grain = id, "log: {error}");
+        String::new()
+    });
     let source = format!("/grains/{id}/log/text");
     let body = html! {
         div.heading {
@@ -58,7 +55,8 @@ pub async fn page(State(app): State<App>, Path(id): Path<String>, person: Person
     Ok(layout::respond(&person.viewer, Page::plain(&title, body).wide()))
 }
 
-/// `GET /grains/ID/log/text`: what there is; with `?follow` what comes, too, until the reader goes.
+/// `GET /grains/ID/log/text`: what there is; with `?follow` what comes, too, until the reader goes
+/// or is signed out.
 pub async fn text(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -66,9 +64,8 @@ pub async fn text(
     login: Login,
 ) -> Result<Response, PageError> {
     let (grain_id, _) = mine(&app, &login, &id).await?;
-    let receiver =
-        app.grains.log(&grain_id, if query.is_some() { BACKLOG } else { 16 << 20 }).await?;
     let body = if query.is_some() {
+        let receiver = app.grains.log(&grain_id, BACKLOG).await?;
         let clean = Cleaner::default();
         let stream =
             futures::stream::unfold((receiver, clean), |(mut receiver, mut clean)| async {
@@ -76,9 +73,10 @@ pub async fn text(
                 let text = clean.push(&chunk);
                 Some((Ok::<_, std::io::Error>(Bytes::from(text)), (receiver, clean)))
             });
-        Body::from_stream(stream)
+        let end = identity::ended(app, login.session.id);
+        Body::from_stream(stream.take_until(Box::pin(end)))
     } else {
-        Body::from(so_far(receiver).await)
+        Body::from(so_far(&app, &grain_id, DOWNLOAD).await?)
     };
     let mut response = body.into_response();
     let headers = response.headers_mut();
@@ -91,16 +89,13 @@ pub async fn text(
     Ok(response)
 }
 
-async fn so_far(mut receiver: mpsc::Receiver<Bytes>) -> String {
-    let mut clean = Cleaner::default();
-    let mut text = String::new();
-    while let Ok(Some(chunk)) = tokio::time::timeout(SETTLE, receiver.recv()).await {
-        text.push_str(&clean.push(&chunk));
-        if text.len() as u64 > 2 * BACKLOG {
-            break;
-        }
-    }
-    text
+/// The last `bytes` as they stand in the files, whether the grain runs or not.
+async fn so_far(app: &App, grain: &GrainId, bytes: u64) -> Result<String, Error> {
+    let log = app.grains.log_so_far(grain, bytes).await?;
+    // A tenth of a second for the longest: not on the runtime's own threads.
+    tokio::task::spawn_blocking(move || Cleaner::default().push(&log))
+        .await
+        .map_err(|e| Error::Internal(e.to_string()))
 }
 
 /// Takes terminal sequences, control characters and broken UTF-8 out of a stream of bytes.

@@ -233,7 +233,7 @@ fn rows(person: &Person, wanted: &Wanted, query: &GrainQuery, list: &GrainPage) 
             }
             (heads(wanted, query, if trash { "Trashed" } else { "Opened" }))
             @if query.sort == Sort::Opened && !query.reverse && !trash {
-                // Days in the reader's own zone; without script the list stays one.
+                // By the server's clock: it does not know where the reader's day begins.
                 @let today = crate::store::now_ms() - 24 * 3600 * 1000;
                 @let (new, old): (Vec<_>, Vec<_>) =
                     list.rows.iter().partition(|row| row.grain.last_used >= today);

@@ -113,8 +113,7 @@ fn refused(viewer: &Viewer, failure: &Failure) -> Response {
     let body = chooser(viewer, note);
     layout::respond(
         viewer,
-        Page::new("Error: the file was not taken", Nav::Apps, body)
-            .status(StatusCode::UNPROCESSABLE_ENTITY),
+        Page::new("Error: the file was not taken", Nav::Apps, body).status(failure.status()),
     )
 }
 
@@ -140,7 +139,7 @@ pub async fn upload_raw(
         Ok(id) => (StatusCode::OK, id.to_string()),
         Err(failure) => {
             tracing::info!(code = failure.code, "upload refused: {}", failure.words);
-            (StatusCode::UNPROCESSABLE_ENTITY, failure.to_string())
+            (failure.status(), failure.to_string())
         }
     };
     let mut response = (status, text).into_response();

@@ -1,5 +1,7 @@
 //! Signing in and out: development accounts where they are switched on, and links that work once.
 
+use std::borrow::Cow;
+
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -15,9 +17,8 @@ use crate::identity::act::OpenForm;
 use crate::identity::login::{decode_secret, encode_secret};
 use crate::identity::text::one_line;
 use crate::identity::{self, ActForm, Login, cookie};
-use crate::ids::AccountId;
 use crate::state::App;
-use crate::store::{CredentialKind, LinkPurpose, Role};
+use crate::store::{ByLink, CredentialKind, NewLogin, Role};
 
 /// A path of our own, fit for `Location`: anything else could lead to another site.
 pub fn local_path(to: &str) -> Option<&str> {
@@ -154,19 +155,33 @@ pub async fn dev(
     let subject = name.to_lowercase();
     let account =
         app.store.account_for_credential(CredentialKind::Dev, &subject, &name, role).await?;
-    if account.suspended.is_some() {
-        return Err(Error::Forbidden("this account is suspended".into()).into());
-    }
-    enter(&app, &headers, account.id, local_path(&form.to).unwrap_or("/")).await
+    let login = app.store.create_login(account.id, &agent(&headers)).await?;
+    let login = login.ok_or_else(suspended)?;
+    Ok(enter(&app, &headers, &login, local_path(&form.to).unwrap_or("/")).await)
 }
 
-/// Gives this browser a fresh session, ends the one it had, and leads on.
-async fn enter(app: &App, headers: &HeaderMap, account: AccountId, to: &str) -> PageResult {
-    if let Some(old) = Login::find(app, headers).await? {
-        identity::sign_out(app, old.id(), old.session.id).await?;
+fn suspended() -> Error {
+    Error::Forbidden("this account is suspended".into())
+}
+
+/// The browser's own words.
+fn agent(headers: &HeaderMap) -> Cow<'_, str> {
+    let agent = headers.get(header::USER_AGENT);
+    agent.map_or(Cow::default(), |agent| String::from_utf8_lossy(agent.as_bytes()))
+}
+
+/// Gives this browser its fresh session, ends the one it had, and leads on.
+async fn enter(app: &App, headers: &HeaderMap, login: &NewLogin, to: &str) -> Response {
+    let ended = async {
+        match Login::find(app, headers).await? {
+            Some(old) => identity::sign_out(app, old.id(), old.session.id).await,
+            None => Ok(false),
+        }
+    };
+    // The new sign-in is made, and its link used up: what fails now does not take it back.
+    if let Err(error) = ended.await {
+        tracing::warn!("the sign-in before could not be ended: {error}");
     }
-    let agent = headers.get(header::USER_AGENT).map(|v| String::from_utf8_lossy(v.as_bytes()));
-    let login = app.store.create_login(account, &agent.unwrap_or_default()).await?;
     // By way of a page that looks whether the cookie comes back.
     let mut response = layout::redirect(&format!("/sign-in/done?{}", layout::to_query(to)));
     let headers = response.headers_mut();
@@ -174,7 +189,7 @@ async fn enter(app: &App, headers: &HeaderMap, account: AccountId, to: &str) -> 
         .append(header::SET_COOKIE, cookie::set(&app.config.root, &encode_secret(&login.secret)));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    Ok(response)
+    response
 }
 
 /// `GET /link/SECRET`: uses the link up, swaps it for a cookie, and leads away from its address.
@@ -206,28 +221,18 @@ pub async fn link(
         harden(&mut response);
         return Ok(response);
     }
-    let redeemed = match secret {
-        Some(secret) => app.store.redeem_link(&secret).await?,
-        None => None,
+    let opened = match secret {
+        Some(secret) => app.store.sign_in_by_link(&secret, &agent(&headers)).await?,
+        None => ByLink::NotGood,
     };
-    let Some(link) = redeemed else { return Ok(used_up(&viewer)) };
-    let (account, to) = match link.purpose {
-        LinkPurpose::Admin => {
-            let account = app
-                .store
-                .account_for_credential(CredentialKind::Operator, "local", "Operator", Role::Admin)
-                .await?;
-            app.store.audit(Some(account.id), "sign-in", "server", "administrator's link").await?;
-            (account.id, "/".to_owned())
+    match opened {
+        ByLink::NotGood => Ok(used_up(&viewer)),
+        ByLink::Suspended => Err(suspended().into()),
+        ByLink::In { login, grain } => {
+            let to = grain.map_or("/".to_owned(), |grain| format!("/grain/{grain}"));
+            Ok(enter(&app, &headers, &login, &to).await)
         }
-        LinkPurpose::OpenGrain => {
-            let account = link.account.ok_or(Error::NotFound("account"))?;
-            let grain = link.target.unwrap_or_default();
-            app.store.audit(Some(account), "sign-in", &grain, "operator's link to a grain").await?;
-            (account, format!("/grain/{grain}"))
-        }
-    };
-    enter(&app, &headers, account, &to).await
+    }
 }
 
 fn used_up(viewer: &Viewer) -> Response {

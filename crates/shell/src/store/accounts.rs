@@ -158,58 +158,10 @@ impl Store {
         name: &str,
         role: Role,
     ) -> Result<Account> {
-        let now = now_ms();
         let mut tx = self.write.begin().await?;
-        let found: Option<AccountId> = sqlx::query_scalar(
-            "UPDATE credentials SET last_used = $3 WHERE kind = $1 AND subject = $2
-             RETURNING account",
-        )
-        .bind(kind.as_str())
-        .bind(subject)
-        .bind(now)
-        .fetch_optional(&mut *tx)
-        .await?;
-        let id = match found {
-            Some(id) => {
-                if role == Role::Admin {
-                    sqlx::query("UPDATE accounts SET role = 'admin' WHERE id = $1")
-                        .bind(id)
-                        .execute(&mut *tx)
-                        .await?;
-                }
-                id
-            }
-            None => {
-                let handle = free_handle(&mut tx, name).await?;
-                let id: AccountId = sqlx::query_scalar(
-                    "INSERT INTO accounts (display_name, handle, role, created)
-                     VALUES ($1, $2, $3, $4) RETURNING id",
-                )
-                .bind(name)
-                .bind(&handle)
-                .bind(role.as_str())
-                .bind(now)
-                .fetch_one(&mut *tx)
-                .await?;
-                sqlx::query(
-                    "INSERT INTO credentials (kind, subject, account, created, last_used)
-                     VALUES ($1, $2, $3, $4, $4)",
-                )
-                .bind(kind.as_str())
-                .bind(subject)
-                .bind(id)
-                .bind(now)
-                .execute(&mut *tx)
-                .await?;
-                id
-            }
-        };
-        let row: AccountRow = sqlx::query_as("SELECT * FROM accounts WHERE id = $1")
-            .bind(id)
-            .fetch_one(&mut *tx)
-            .await?;
+        let account = of_credential(&mut tx, kind, subject, name, role).await?;
         tx.commit().await?;
-        row.try_into()
+        Ok(account)
     }
 
     /// Changes what a person is called.
@@ -254,6 +206,64 @@ impl Store {
             value: format!("{} bytes", bytes.len()),
         })
     }
+}
+
+/// [`Store::account_for_credential`], as a part of something larger.
+pub(super) async fn of_credential(
+    tx: &mut sqlx::SqliteConnection,
+    kind: CredentialKind,
+    subject: &str,
+    name: &str,
+    role: Role,
+) -> Result<Account> {
+    let now = now_ms();
+    let found: Option<AccountId> = sqlx::query_scalar(
+        "UPDATE credentials SET last_used = $3 WHERE kind = $1 AND subject = $2
+         RETURNING account",
+    )
+    .bind(kind.as_str())
+    .bind(subject)
+    .bind(now)
+    .fetch_optional(&mut *tx)
+    .await?;
+    let id = match found {
+        Some(id) => {
+            if role == Role::Admin {
+                sqlx::query("UPDATE accounts SET role = 'admin' WHERE id = $1")
+                    .bind(id)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            id
+        }
+        None => {
+            let handle = free_handle(tx, name).await?;
+            let id: AccountId = sqlx::query_scalar(
+                "INSERT INTO accounts (display_name, handle, role, created)
+                 VALUES ($1, $2, $3, $4) RETURNING id",
+            )
+            .bind(name)
+            .bind(&handle)
+            .bind(role.as_str())
+            .bind(now)
+            .fetch_one(&mut *tx)
+            .await?;
+            sqlx::query(
+                "INSERT INTO credentials (kind, subject, account, created, last_used)
+                 VALUES ($1, $2, $3, $4, $4)",
+            )
+            .bind(kind.as_str())
+            .bind(subject)
+            .bind(id)
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+            id
+        }
+    };
+    let row: AccountRow =
+        sqlx::query_as("SELECT * FROM accounts WHERE id = $1").bind(id).fetch_one(&mut *tx).await?;
+    row.try_into()
 }
 
 /// A handle made of the name, with a number behind it when the plain one is taken.

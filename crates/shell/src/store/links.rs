@@ -2,7 +2,12 @@
 
 use std::str::FromStr;
 
-use super::{AccountId, Result, Store, hash_secret, now_ms, random, word};
+use super::accounts::of_credential;
+use super::notices::write_audit;
+use super::sessions::{NewLogin, new_login};
+use super::{
+    AccountId, CredentialKind, Result, Role, Store, StoreError, hash_secret, now_ms, random, word,
+};
 
 /// What a link does when it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,15 +39,20 @@ impl FromStr for LinkPurpose {
     }
 }
 
-/// A link that has just been used up.
+/// What became of a link that somebody opened.
 #[derive(Debug)]
-pub struct RedeemedLink {
-    /// What it is for.
-    pub purpose: LinkPurpose,
-    /// Whom it signs in, unless the purpose says.
-    pub account: Option<AccountId>,
-    /// What it opens.
-    pub target: Option<String>,
+pub enum ByLink {
+    /// It is none, or was used, or is too old.
+    NotGood,
+    /// Its account is suspended; the link stays as it is.
+    Suspended,
+    /// It has just been used up.
+    In {
+        /// The sign-in that it made.
+        login: NewLogin,
+        /// The grain that it opens; none for one that opens the server's own pages.
+        grain: Option<String>,
+    },
 }
 
 impl Store {
@@ -71,7 +81,7 @@ impl Store {
         Ok(secret)
     }
 
-    /// Whether [`Store::redeem_link`] would take it.
+    /// Whether [`Store::sign_in_by_link`] would take it.
     pub async fn is_link_good(&self, secret: &[u8; 32]) -> Result<bool> {
         let found: i64 = sqlx::query_scalar(
             "SELECT COUNT(*) FROM one_time_links WHERE hash = $1 AND used IS NULL AND expires > $2",
@@ -83,8 +93,10 @@ impl Store {
         Ok(found > 0)
     }
 
-    /// Uses a link up. One statement, so of two who try at once one gets it.
-    pub async fn redeem_link(&self, secret: &[u8; 32]) -> Result<Option<RedeemedLink>> {
+    /// Uses a link up and signs in, with a line in the audit log: all of it or nothing, so that a
+    /// link is not used up for somebody who does not come in. Of two who try at once one gets it.
+    pub async fn sign_in_by_link(&self, secret: &[u8; 32], user_agent: &str) -> Result<ByLink> {
+        let mut tx = self.write.begin().await?;
         let row: Option<(String, Option<AccountId>, Option<String>)> = sqlx::query_as(
             "UPDATE one_time_links SET used = $2
              WHERE hash = $1 AND used IS NULL AND expires > $2
@@ -92,11 +104,31 @@ impl Store {
         )
         .bind(&hash_secret(secret)[..])
         .bind(now_ms())
-        .fetch_optional(&self.write)
+        .fetch_optional(&mut *tx)
         .await?;
-        row.map(|(purpose, account, target)| {
-            Ok(RedeemedLink { purpose: word("purpose", &purpose)?, account, target })
-        })
-        .transpose()
+        let Some((purpose, account, target)) = row else { return Ok(ByLink::NotGood) };
+        let purpose: LinkPurpose = word("purpose", &purpose)?;
+        let (account, grain) = match (purpose, account, target) {
+            (LinkPurpose::Admin, ..) => {
+                let (kind, role) = (CredentialKind::Operator, Role::Admin);
+                (of_credential(&mut tx, kind, "local", "Operator", role).await?.id, None)
+            }
+            (LinkPurpose::OpenGrain, Some(account), Some(grain)) => (account, Some(grain)),
+            (LinkPurpose::OpenGrain, ..) => {
+                let value = "one to a grain, without its account or grain".into();
+                return Err(StoreError::Value { what: "link", value });
+            }
+        };
+        let Some(login) = new_login(&mut tx, account, user_agent).await? else {
+            tx.rollback().await?;
+            return Ok(ByLink::Suspended);
+        };
+        let (what, how) = match &grain {
+            None => ("server", "administrator's link"),
+            Some(grain) => (grain.as_str(), "operator's link to a grain"),
+        };
+        write_audit(&mut tx, Some(account), "sign-in", what, how).await?;
+        tx.commit().await?;
+        Ok(ByLink::In { login, grain })
     }
 }

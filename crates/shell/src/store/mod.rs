@@ -38,12 +38,12 @@ pub use grain_sessions::GrainSessionRow;
 pub use grains::{Grain, NewGrain};
 pub use installs::{Install, InstallState};
 pub use limits::{LimitRow, LimitSubject};
-pub use links::LinkPurpose;
+pub use links::{ByLink, LinkPurpose};
 pub use notices::{Notice, Tone};
 pub use package_uses::{Brought, Removal, Uses};
 pub use packages::{Action, AppRow, NewPackage, Package};
 pub use ports::PortGrant;
-pub use sessions::LoginSession;
+pub use sessions::{LoginSession, NewLogin};
 
 /// Why the database did not do what was asked.
 #[derive(Debug, thiserror::Error)]

@@ -146,17 +146,42 @@ impl Store {
         if waiting == 0 {
             return Ok(Vec::new());
         }
-        let mut rows: Vec<NoticeRow> = sqlx::query_as(
+        let marked = sqlx::query_as(
             "UPDATE notices SET shown = $2 WHERE account = $1 AND shown IS NULL
              RETURNING id, created, tone, text, undo",
         )
         .bind(account)
         .bind(now_ms())
         .fetch_all(&self.write)
-        .await?;
+        .await;
+        let mut rows: Vec<NoticeRow> = match marked {
+            Ok(rows) => rows,
+            // Shown twice is better than a page that cannot be read.
+            Err(error) => {
+                tracing::warn!("notices could not be marked as shown: {error}");
+                sqlx::query_as(
+                    "SELECT id, created, tone, text, undo FROM notices
+                     WHERE account = $1 AND shown IS NULL",
+                )
+                .bind(account)
+                .fetch_all(&self.read)
+                .await?
+            }
+        };
         rows.sort_by_key(|row| row.id);
         let many = rows.len().saturating_sub(MOST_AT_ONCE);
         rows.into_iter().skip(many).map(Notice::try_from).collect()
+    }
+
+    /// Marks one notice as shown: the person saw what happened in another way.
+    pub async fn notice_shown(&self, account: AccountId, id: i64) -> Result<()> {
+        sqlx::query("UPDATE notices SET shown = $3 WHERE id = $2 AND account = $1")
+            .bind(account)
+            .bind(id)
+            .bind(now_ms())
+            .execute(&self.write)
+            .await?;
+        Ok(())
     }
 
     /// The latest notices, shown or not.
@@ -198,17 +223,8 @@ impl Store {
         target: &str,
         detail: &str,
     ) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO audit (at, account, action, target, detail) VALUES ($1, $2, $3, $4, $5)",
-        )
-        .bind(now_ms())
-        .bind(account)
-        .bind(action)
-        .bind(target)
-        .bind(detail)
-        .execute(&self.write)
-        .await?;
-        Ok(())
+        let mut writer = self.write.acquire().await?;
+        write_audit(&mut writer, account, action, target, detail).await
     }
 
     /// The latest lines of the audit log.
@@ -220,4 +236,25 @@ impl Store {
         .fetch_all(&self.read)
         .await?)
     }
+}
+
+/// [`Store::audit`], as a part of something larger.
+pub(super) async fn write_audit(
+    tx: &mut sqlx::SqliteConnection,
+    account: Option<AccountId>,
+    action: &str,
+    target: &str,
+    detail: &str,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO audit (at, account, action, target, detail) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(now_ms())
+    .bind(account)
+    .bind(action)
+    .bind(target)
+    .bind(detail)
+    .execute(tx)
+    .await?;
+    Ok(())
 }

@@ -73,24 +73,16 @@ const COLUMNS: &str = "s.id, s.created, s.last_seen, s.user_agent, s.account,
     FROM login_sessions s JOIN accounts a ON a.id = s.account";
 
 impl Store {
-    /// Signs an account in on one browser.
-    pub async fn create_login(&self, account: AccountId, user_agent: &str) -> Result<NewLogin> {
-        let secret = random::<32>();
-        let now = now_ms();
-        let agent: String = user_agent.chars().filter(|c| !c.is_control()).take(300).collect();
-        let id = sqlx::query_scalar(
-            "INSERT INTO login_sessions
-               (hash, account, created, last_seen, expires, user_agent)
-             VALUES ($1, $2, $3, $3, $4, $5) RETURNING id",
-        )
-        .bind(&hash_secret(&secret)[..])
-        .bind(account)
-        .bind(now)
-        .bind(now + SESSION_DAYS * DAY)
-        .bind(agent)
-        .fetch_one(&self.write)
-        .await?;
-        Ok(NewLogin { secret, id })
+    /// Signs an account in on one browser; none for an account that is suspended.
+    pub async fn create_login(
+        &self,
+        account: AccountId,
+        user_agent: &str,
+    ) -> Result<Option<NewLogin>> {
+        let mut tx = self.write.begin().await?;
+        let login = new_login(&mut tx, account, user_agent).await?;
+        tx.commit().await?;
+        Ok(login)
     }
 
     /// The live session of this secret, of an account that is not suspended.
@@ -105,12 +97,17 @@ impl Store {
         .await?;
         let Some(row) = row else { return Ok(None) };
         if row.last_seen + SEEN_EVERY < now {
-            sqlx::query("UPDATE login_sessions SET last_seen = $2, expires = $3 WHERE id = $1")
-                .bind(row.id)
-                .bind(now)
-                .bind(now + SESSION_DAYS * DAY)
-                .execute(&self.write)
-                .await?;
+            let seen =
+                sqlx::query("UPDATE login_sessions SET last_seen = $2, expires = $3 WHERE id = $1")
+                    .bind(row.id)
+                    .bind(now)
+                    .bind(now + SESSION_DAYS * DAY)
+                    .execute(&self.write)
+                    .await;
+            // Reading goes on when nothing can be written: who makes room must be let in.
+            if let Err(error) = seen {
+                tracing::warn!("a sign-in's last use could not be noted: {error}");
+            }
         }
         row.try_into().map(Some)
     }
@@ -171,4 +168,28 @@ impl Store {
         tx.commit().await?;
         Ok(())
     }
+}
+
+/// [`Store::create_login`], as a part of something larger.
+pub(super) async fn new_login(
+    tx: &mut sqlx::SqliteConnection,
+    account: AccountId,
+    user_agent: &str,
+) -> Result<Option<NewLogin>> {
+    let secret = random::<32>();
+    let now = now_ms();
+    let agent: String = user_agent.chars().filter(|c| !c.is_control()).take(300).collect();
+    let id = sqlx::query_scalar(
+        "INSERT INTO login_sessions (hash, account, created, last_seen, expires, user_agent)
+         SELECT $1, id, $3, $3, $4, $5 FROM accounts WHERE id = $2 AND suspended IS NULL
+         RETURNING id",
+    )
+    .bind(&hash_secret(&secret)[..])
+    .bind(account)
+    .bind(now)
+    .bind(now + SESSION_DAYS * DAY)
+    .bind(agent)
+    .fetch_optional(tx)
+    .await?;
+    Ok(id.map(|id| NewLogin { secret, id }))
 }

@@ -89,7 +89,7 @@ async fn a_database_of_the_first_version_migrates() {
             .await
             .unwrap();
     assert!(!columns.contains(&"host_key".to_owned()), "{columns:?}");
-    store.create_login(session.account.id, "another browser").await.unwrap();
+    store.create_login(session.account.id, "another browser").await.unwrap().unwrap();
     // And it stays at this version.
     store.close().await;
     assert!(Store::open(&path).await.unwrap().login(&secret).await.unwrap().is_some());
@@ -120,7 +120,7 @@ async fn one_credential_is_one_account() {
 async fn a_login_lives_until_it_is_ended() {
     let (_dir, store) = store().await;
     let (ada, ben) = (person(&store, "Ada").await, person(&store, "Ben").await);
-    let login = store.create_login(ada.id, "Firefox\u{7}").await.unwrap();
+    let login = store.create_login(ada.id, "Firefox\u{7}").await.unwrap().unwrap();
     let found = store.login(&login.secret).await.unwrap().unwrap();
     assert_eq!((found.account.id, found.user_agent.as_str()), (ada.id, "Firefox"));
     let mut wrong = login.secret;
@@ -136,19 +136,81 @@ async fn a_login_lives_until_it_is_ended() {
 async fn a_suspended_account_is_signed_out() {
     let (_dir, store) = store().await;
     let ada = person(&store, "Ada").await;
-    let login = store.create_login(ada.id, "x").await.unwrap();
+    let login = store.create_login(ada.id, "x").await.unwrap().unwrap();
+    let link = store.create_link(LinkPurpose::OpenGrain, Some(ada.id), Some("g"), 60).await;
+    let link = link.unwrap();
     sqlx::query("UPDATE accounts SET suspended = 1").execute(&store.write).await.unwrap();
     assert!(store.login(&login.secret).await.unwrap().is_none());
+    // Nor does it come in by another door; its link waits.
+    assert!(store.create_login(ada.id, "x").await.unwrap().is_none());
+    assert!(matches!(store.sign_in_by_link(&link, "x").await.unwrap(), ByLink::Suspended));
+    assert!(store.is_link_good(&link).await.unwrap());
+    assert!(store.audit_lines(1).await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn a_link_works_once_and_expires() {
     let (_dir, store) = store().await;
     let secret = store.create_link(LinkPurpose::Admin, None, None, 60).await.unwrap();
-    let (a, b) = tokio::join!(store.redeem_link(&secret), store.redeem_link(&secret));
-    assert_eq!(a.unwrap().is_some() as u8 + b.unwrap().is_some() as u8, 1);
+    let (a, b) =
+        tokio::join!(store.sign_in_by_link(&secret, "a"), store.sign_in_by_link(&secret, "b"));
+    let is_in = |by: &ByLink| matches!(by, ByLink::In { grain: None, .. });
+    assert_eq!([a.unwrap(), b.unwrap()].iter().filter(|by| is_in(by)).count(), 1);
     let late = store.create_link(LinkPurpose::Admin, None, None, -1).await.unwrap();
-    assert!(store.redeem_link(&late).await.unwrap().is_none());
+    assert!(matches!(store.sign_in_by_link(&late, "").await.unwrap(), ByLink::NotGood));
+}
+
+#[tokio::test]
+async fn a_link_is_not_used_up_for_who_does_not_come_in() {
+    let (_dir, store) = store().await;
+    let secret = store.create_link(LinkPurpose::Admin, None, None, 60).await.unwrap();
+    for (table, last) in [("accounts", false), ("audit", false), ("login_sessions", true)] {
+        let trigger = format!(
+            "CREATE TRIGGER broken BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'no'); END"
+        );
+        sqlx::query(&trigger).execute(&store.write).await.unwrap();
+        store.sign_in_by_link(&secret, "").await.unwrap_err();
+        sqlx::query("DROP TRIGGER broken").execute(&store.write).await.unwrap();
+        assert!(store.is_link_good(&secret).await.unwrap(), "{table}");
+        assert!(!store.has_admin().await.unwrap(), "{table}");
+        if last {
+            let entered = store.sign_in_by_link(&secret, "Firefox").await.unwrap();
+            let ByLink::In { login, grain: None } = entered else { panic!("{entered:?}") };
+            let session = store.login(&login.secret).await.unwrap().unwrap();
+            assert_eq!(session.account.role, Role::Admin);
+            assert_eq!(store.audit_lines(9).await.unwrap().len(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_only_read_needs_no_writing() {
+    let (_dir, store) = store().await;
+    let ada = person(&store, "Ada").await;
+    let login = store.create_login(ada.id, "x").await.unwrap().unwrap();
+    store.notify(ada.id, Tone::Good, "Moved", None).await.unwrap();
+    store.break_writing().await;
+    store.notify(ada.id, Tone::Good, "Lost", None).await.unwrap_err();
+    assert!(store.login(&login.secret).await.unwrap().is_some());
+    for _ in 0..2 {
+        let notices = store.take_notices(ada.id).await.unwrap();
+        assert_eq!(notices.iter().map(|n| n.text.as_str()).collect::<Vec<_>>(), ["Moved"]);
+    }
+}
+
+impl Store {
+    /// From here on nothing can be written, as on a full disk, and every sign-in was last seen long
+    /// ago.
+    pub async fn break_writing(&self) {
+        for sql in ["UPDATE login_sessions SET last_seen = 0", "PRAGMA query_only = 1"] {
+            sqlx::query(sql).execute(&self.write).await.unwrap();
+        }
+    }
+
+    /// Ends what [`Store::break_writing`] began.
+    pub async fn mend_writing(&self) {
+        sqlx::query("PRAGMA query_only = 0").execute(&self.write).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -45,16 +45,31 @@ impl Server {
         SqliteConnection::connect_with(&options).await.unwrap()
     }
 
-    /// A package that is unpacked and judged, and its file.
-    async fn unpacked(&self, by: AccountId) -> (PackageId, Whole, Ready) {
+    /// A file that is whole, and where it is.
+    fn whole(&self, by: AccountId) -> (PackageId, Whole, std::path::PathBuf) {
         let mut receiver = Receiver::begin(self.home.path(), None).unwrap();
         receiver.push(b"spk").unwrap();
         let received = receiver.finish().unwrap();
-        let id = received.id;
+        let (id, path) = (received.id, received.file.path().to_owned());
+        (id, Whole::new(received, self.installer.0.turns.take(by, false).ok().unwrap()), path)
+    }
+
+    async fn no_job_runs(&self) {
+        for _ in 0..500 {
+            if lock(&self.installer.0.jobs).is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the job stands still");
+    }
+
+    /// A package that is unpacked and judged, and its file.
+    async fn unpacked(&self, by: AccountId) -> (PackageId, Whole, Ready) {
+        let (id, whole, _) = self.whole(by);
         let name = id.to_string();
         let store = &self.installer.0.store;
         store.install_step(&name, InstallState::Unpack, 0, None, Some(by)).await.unwrap();
-        let turn = self.installer.0.turns.take(by, false).ok().unwrap();
         let unpacked = child::Unpacked {
             app_id: "a".into(),
             package_id: name,
@@ -70,7 +85,6 @@ impl Server {
         };
         let work = place::WorkDir::create(self.home.path()).unwrap();
         let takes = Taken { bytes: 8192, entries: 1 };
-        let whole = Whole { file: received.file, size: 3, turn };
         (id, whole, Ready { unpacked, summary, work, takes })
     }
 
@@ -98,10 +112,13 @@ async fn a_package_that_gets_no_row_leaves_no_files() {
     let ada = server.member("Ada").await;
     let no = "CREATE TRIGGER no BEFORE INSERT ON packages BEGIN SELECT RAISE(ABORT, 'full'); END";
     sqlx::query(no).execute(&mut server.database().await).await.unwrap();
-    let (id, whole, ready) = server.unpacked(ada).await;
+    let (id, mut whole, ready) = server.unpacked(ada).await;
     let place = server.installer.admit(&id, ada, ready.takes).await.unwrap();
-    let failure = server.installer.place(whole, ready, place).await.unwrap_err();
+    let failure = server.installer.place(&mut whole, ready, place).await.unwrap_err();
     assert!(failure.code.starts_with("S-DB") && failure.again, "{failure}");
+    // But the file itself, for another try.
+    assert_eq!(std::fs::read(whole.file.path()).unwrap(), b"spk");
+    drop(whole);
     server.nothing_is_left().await;
 }
 
@@ -111,9 +128,9 @@ async fn files_that_a_kill_left_without_a_row_go_at_the_next_start() {
     for state in ["unpack", "failed"] {
         let mut server = Server::start().await;
         let ada = server.member("Ada").await;
-        let (id, whole, ready) = server.unpacked(ada).await;
+        let (id, mut whole, ready) = server.unpacked(ada).await;
         server.installer.admit(&id, ada, ready.takes).await.unwrap();
-        place::keep(server.home.path(), &id.to_string(), ready.work, whole.file).unwrap();
+        place::keep(server.home.path(), &id.to_string(), ready.work, &mut whole.file).unwrap();
         if state == "failed" {
             let store = &server.installer.0.store;
             store.install_failed(&id.to_string(), "PKG-X", "No.").await.unwrap();
@@ -122,14 +139,14 @@ async fn files_that_a_kill_left_without_a_row_go_at_the_next_start() {
         server.start_again().await;
         server.nothing_is_left().await;
         // What has its row stays, also where it came again because its files were lost.
-        let (id, whole, ready) = server.unpacked(ada).await;
+        let (id, mut whole, ready) = server.unpacked(ada).await;
         let place = server.installer.admit(&id, ada, ready.takes).await.unwrap();
-        server.installer.place(whole, ready, place).await.unwrap();
+        server.installer.place(&mut whole, ready, place).await.unwrap();
         std::fs::remove_dir(server.home.path().join("apps").join(id.to_string())).unwrap();
-        let (id, whole, ready) = server.unpacked(ada).await;
+        let (id, mut whole, ready) = server.unpacked(ada).await;
         let place = server.installer.admit(&id, ada, ready.takes).await.unwrap();
         assert!(!place.noted);
-        place::keep(server.home.path(), &id.to_string(), ready.work, whole.file).unwrap();
+        place::keep(server.home.path(), &id.to_string(), ready.work, &mut whole.file).unwrap();
         server.start_again().await;
         server.installer.finish_removals().await;
         assert_eq!(server.left(), 2);
@@ -179,13 +196,7 @@ async fn whoever_leaves_while_a_job_begins_blocks_nobody() {
     assert!(tokio::time::timeout(Duration::from_millis(300), sending).await.is_err());
     assert_eq!(lock(&server.installer.0.jobs).len(), 1);
     sqlx::query("ROLLBACK").execute(&mut busy).await.unwrap();
-    for _ in 0..500 {
-        if lock(&server.installer.0.jobs).is_empty() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the job stands still");
+    server.no_job_runs().await;
 }
 
 /// An installation that nobody works on is not shown as under way for ever.
@@ -203,4 +214,46 @@ async fn what_nobody_works_on_has_failed() {
     assert!(matches!(other, Err(Error::Forbidden(_))), "{other:?}");
     server.installer.forget(&id, ada, false).await.unwrap();
     assert!(server.installer.status(&id).await.unwrap().is_none());
+}
+
+/// "Try again" must find the file, whichever statement it was that failed, and also where no row
+/// tells of it.
+#[tokio::test]
+async fn a_whole_file_outlives_an_error_of_the_database() {
+    let breaks = [
+        (
+            "CREATE TRIGGER no BEFORE INSERT ON installs BEGIN SELECT RAISE(ABORT, 'no'); END",
+            "DROP TRIGGER no",
+        ),
+        ("ALTER TABLE packages RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO packages"),
+    ];
+    for (breaks, mends) in breaks {
+        let server = Server::start().await;
+        let ada = server.member("Ada").await;
+        let mut database = server.database().await;
+        sqlx::query(breaks).execute(&mut database).await.unwrap();
+        let (id, whole, kept) = server.whole(ada);
+        server.installer.begin(id, Source::File(whole)).await;
+        server.no_job_runs().await;
+        assert_eq!(std::fs::read(&kept).unwrap(), b"spk", "{breaks}");
+        let install = server.installer.status(&id).await.unwrap().expect("it is told");
+        assert_eq!((install.state, install.started_by), (InstallState::Failed, Some(ada)));
+        assert!(install.failure.as_ref().unwrap().0.starts_with("S-DB"), "{install:?}");
+        assert!(server.installer.can_retry(&install, &id));
+        // Trying again while the database does not answer does not lose it either.
+        let gone = "ALTER TABLE installs RENAME TO nowhere";
+        sqlx::query(gone).execute(&mut database).await.unwrap();
+        server.installer.retry(&id, ada).await.unwrap_err();
+        assert!(kept.exists(), "{breaks}");
+        let back = "ALTER TABLE nowhere RENAME TO installs";
+        sqlx::query(back).execute(&mut database).await.unwrap();
+        sqlx::query(mends).execute(&mut database).await.unwrap();
+        assert!(server.installer.retry(&id, ada).await.unwrap());
+        server.no_job_runs().await;
+        let install = server.installer.status(&id).await.unwrap().unwrap();
+        // There is no program to unpack with.
+        assert!(install.failure.as_ref().unwrap().0.starts_with("PKG-CHILD"), "{install:?}");
+        server.installer.forget(&id, ada, false).await.unwrap();
+        assert!(!kept.exists(), "{breaks}");
+    }
 }

@@ -1,0 +1,118 @@
+//! What fails half-way, and what ends meanwhile.
+
+use std::time::Duration;
+
+use super::*;
+use crate::state::Event;
+use crate::store::Tone;
+
+#[tokio::test]
+async fn a_followed_log_ends_with_the_sign_in() {
+    let server = Server::start(true).await;
+    let ada = server.person("Ada", "member").await;
+    let grain = server.grain("ada", "x").await;
+    let path = format!("/grains/{grain}/log/text?follow");
+    let mut body = server.ask(&ada, Request::get(&path)).await.into_body();
+    let more = tokio::time::timeout(Duration::from_millis(200), body.frame()).await;
+    assert!(more.is_err(), "it ended while somebody was signed in: {more:?}");
+    assert_eq!(ada.post("/sign-out", "").await.status, StatusCode::SEE_OTHER);
+    let end = tokio::time::timeout(Duration::from_secs(5), body.frame()).await;
+    assert!(end.expect("an end").is_none());
+}
+
+/// Nobody told: an account that is suspended, an event that was lost.
+#[tokio::test]
+async fn a_sign_in_is_looked_at_again_when_news_were_missed() {
+    let server = Server::start(true).await;
+    server.person("Ada", "member").await;
+    let store = &server.app.store;
+    let ada = store.account_by_handle("ada").await.unwrap().unwrap().id;
+    let session = store.logins_of(ada).await.unwrap()[0].id;
+    let mut end = Box::pin(crate::identity::ended(server.app.clone(), session));
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut end).await.is_err());
+    assert!(store.end_login(ada, session).await.unwrap());
+    for _ in 0..2000 {
+        server.app.events.send(Event::AccountChanged(ada));
+    }
+    tokio::time::timeout(Duration::from_secs(5), &mut end).await.expect("it looks again");
+    // And where it had ended before anybody listened.
+    let end = crate::identity::ended(server.app.clone(), session);
+    tokio::time::timeout(Duration::from_secs(5), end).await.expect("it looks at once");
+}
+
+#[tokio::test]
+async fn a_quiet_act_leaves_other_news_to_be_read() {
+    let server = Server::start(true).await;
+    let ada = server.person("Ada", "member").await;
+    let grain = server.grain("ada", "Plan").await;
+    let owner = server.app.store.account_by_handle("ada").await.unwrap().unwrap().id;
+    server.app.store.notify(owner, Tone::Warning, "The disk is full.", None).await.unwrap();
+    let act = format!("/grains/{grain}/act");
+    for form in ["act=star&quiet=1", "act=rename&title=Better+plan&quiet=1"] {
+        assert_eq!(ada.post(&act, form).await.status, StatusCode::SEE_OTHER, "{form}");
+    }
+    let home = ada.get("/").await.body;
+    assert!(home.contains("The disk is full."));
+    assert!(!home.contains("Renamed to Better plan."));
+    assert!(ada.get("/notices").await.body.contains("Renamed to Better plan."));
+}
+
+#[tokio::test]
+async fn pages_are_read_while_the_database_cannot_write() {
+    let server = Server::start(true).await;
+    let ada = server.person("Ada", "admin").await;
+    let owner = server.app.store.account_by_handle("ada").await.unwrap().unwrap().id;
+    server.app.store.notify(owner, Tone::Good, "Moved.", None).await.unwrap();
+    server.app.store.break_writing().await;
+    for path in ["/", "/admin", "/notices", "/you"] {
+        assert_eq!(ada.get(path).await.status, StatusCode::OK, "{path}");
+    }
+    server.app.store.mend_writing().await;
+}
+
+/// The script shows what it gets for a part, so the sign-in page is no answer to it; and who only
+/// looks gets what who reads would get.
+#[tokio::test]
+async fn who_is_signed_out_is_told_in_the_way_they_asked() {
+    let server = Server::start(true).await;
+    let nobody = server.nobody();
+    let path = format!("/grains/{}/status", "a".repeat(22));
+    let status = async |head: http::request::Builder| server.ask(&nobody, head).await.status();
+    assert_eq!(status(Request::get(&path)).await, StatusCode::SEE_OTHER);
+    assert_eq!(status(Request::head(&path)).await, StatusCode::SEE_OTHER);
+    let part = Request::get(&path).header("x-sandstorm-part", "1");
+    assert_eq!(status(part).await, StatusCode::FORBIDDEN);
+}
+
+/// A script and a form are told the same, with a status that says whose fault it is.
+#[tokio::test]
+async fn what_is_not_taken_has_the_status_of_its_reason() {
+    let server = Server::start(true).await;
+    let ada = server.person("Ada", "member").await;
+    let token = ada.token().await;
+    let upload = async |body: &'static str| {
+        let request = same_origin(Request::post("/upload"))
+            .header(header::COOKIE, &ada.cookie)
+            .header("x-sandstorm-token", &token);
+        server.send(request.body(Body::from(body)).unwrap()).await
+    };
+    let empty = upload("").await;
+    assert_eq!(empty.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", empty.body);
+    // Four files of one account at once are the most.
+    let pending = || Box::pin(futures::stream::pending::<Result<axum::body::Bytes, String>>());
+    let by = server.app.store.account_by_handle("ada").await.unwrap().unwrap().id;
+    let mut senders = Vec::new();
+    for _ in 0..4 {
+        let installer = server.app.installer.clone();
+        let stream = pending();
+        senders.push(tokio::spawn(async move { installer.receive(stream, None, by).await }));
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let busy = upload("x").await;
+    assert_eq!(busy.status, StatusCode::SERVICE_UNAVAILABLE, "{}", busy.body);
+    assert!(busy.body.contains("PKG-BUSY"), "{}", busy.body);
+    let id = "a".repeat(32);
+    let get = ada.post(&format!("/install/{id}"), "act=get&url=http://127.0.0.1:1/x").await;
+    assert_eq!(get.status, StatusCode::SERVICE_UNAVAILABLE, "{}", get.body);
+    senders.iter().for_each(tokio::task::JoinHandle::abort);
+}
