@@ -73,7 +73,7 @@ async fn slow_downloads_hold_up_nobody() -> Result<()> {
     let fifth = fetch(&ada, &"2".repeat(32), &tarpit).await?;
     ensure!(fifth.status == 503 && fifth.text().contains("are on their way"), "{fifth:?}");
     let file = upload(&ada, one.clone()).await?;
-    ensure!(file.status == 422 && file.text().contains("are on their way"), "{file:?}");
+    ensure!(file.status == 503 && file.text().contains("are on their way"), "{file:?}");
     eventually_async("four downloads hang", Duration::from_secs(10), async || {
         (open.lock().unwrap().len() == 4).then_some(())
     })
