@@ -66,10 +66,15 @@ impl Drop for UploadImpl {
         if !self.done.get()
             && let Some(stream) = &*self.way.borrow()
         {
-            let fd = std::os::fd::AsRawFd::as_raw_fd(&**stream);
-            let _ = nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Write);
+            end(stream);
         }
     }
+}
+
+/// Nothing more will be written.
+fn end(stream: &TcpStream) {
+    let fd = std::os::fd::AsRawFd::as_raw_fd(stream);
+    let _ = nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Write);
 }
 
 struct Answer {
@@ -303,8 +308,11 @@ async fn send_body(
             // Too late to matter: the framing is chosen.
             Some(Command::Size(_)) => {}
             Some(Command::Done) => complete = true,
-            // Dropped half-way: see `UploadImpl::drop`.
-            None => return Ok(()),
+            // Dropped half-way: see `UploadImpl::drop`, which may have come before the connection.
+            None => {
+                end(stream);
+                return Ok(());
+            }
         }
     }
     if chunked { write_all(stream, b"0\r\n\r\n").await } else { Ok(()) }
@@ -351,6 +359,30 @@ mod tests {
                 let _ = sender.send(Command::Size(size)).await;
                 assert_eq!(hold_back(&mut receiver).await.is_some(), begun, "{size}");
             }
+        });
+    }
+
+    #[test]
+    fn dropped_before_there_is_a_connection_it_ends_all_the_same() {
+        use tokio::io::AsyncReadExt;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let addr = listener.local_addr().unwrap();
+            let upstream = Upstream::new(addr);
+            let head = RequestHead::new("PUT", "/").unwrap();
+            let upload = UploadImpl::new(Rc::clone(&upstream), head, None);
+            let _ = upload.commands.send(Command::Size(10)).await;
+            let _waits = upload.answer.borrow_mut().take();
+            tokio::task::yield_now().await;
+            drop(upload);
+            upstream.set_ready(addr, Conn::connect(addr).await.unwrap());
+            let _first = listener.accept().await.unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut all = String::new();
+            let read = stream.read_to_string(&mut all);
+            tokio::time::timeout(Duration::from_secs(5), read).await.expect("an end").unwrap();
+            assert!(all.starts_with("PUT / ") && all.ends_with("\r\n\r\n"), "{all}");
         });
     }
 }
