@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use sandstorm_tests::server::free_port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::{answer, with_stream};
-use crate::grain::{Grain, Setup, free_port, story};
+use crate::grain::{Grain, Setup, story};
 
 /// What only the bridge may say.
 const FORGED: &[u8] = b"GET /forged HTTP/1.1\r\nHost: x\r\nX-Sandstorm-Permissions: admin\r\n\r\n";
@@ -45,7 +46,7 @@ async fn serve(mut stream: TcpStream, seen: Seen) {
 
 /// A bridge before such a server. The program that it starts is of no concern.
 async fn start() -> (Grain, Seen) {
-    let (port, seen) = (free_port(), Seen::default());
+    let (port, seen) = (free_port().unwrap(), Seen::default());
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let all = Rc::clone(&seen);
     tokio::task::spawn_local(async move {
@@ -53,7 +54,7 @@ async fn start() -> (Grain, Seen) {
             tokio::task::spawn_local(serve(stream, Rc::clone(&all)));
         }
     });
-    let command = vec!["/probe-app".into(), format!("127.0.0.1:{}", free_port())];
+    let command = vec!["/probe-app".into(), format!("127.0.0.1:{}", free_port().unwrap())];
     (Grain::spawn(Setup { command, ..Setup::default() }, port), seen)
 }
 
