@@ -166,7 +166,7 @@ async fn a_reader_that_stalls_stalls_the_app(probe: &Probe) -> Result<()> {
     Ok(())
 }
 
-/// An app that knows only whole bodies for PUT, and no method beyond those of the interface.
+/// An app that knows only whole bodies in one place, and no method beyond those of the interface.
 #[tokio::test]
 async fn what_an_app_cannot_take_has_its_status() -> Result<()> {
     let Some(server) = Server::start(Mode::Setuid)? else { return Ok(()) };
@@ -176,7 +176,7 @@ async fn what_an_app_cannot_take_has_its_status() -> Result<()> {
     std::fs::write(file.path(), vec![1; (16 << 20) + 1])?;
     let body = format!("@{}", file.path().display());
     let options = ["-X", "PUT", "--data-binary", &body, "-o", "/dev/null", "-w", "%{http_code}"];
-    let done = client.run_curl("/", &options)?;
+    let done = client.run_curl("/whole", &options)?;
     ensure!(done.stdout == b"413", "{done:?}");
     let answer = client.request("PROPFIND", "/", &[("content-type", "text/plain")], "x").await?;
     ensure!(answer.status == 415, "{answer:?}");

@@ -139,7 +139,6 @@ impl web_session::Server for Session {
         self.save(&body, form, results)
     }
 
-    /// There is no `putStreaming`: an app may know only whole bodies.
     async fn put(
         self: Rc<Self>,
         params: web_session::PutParams,
@@ -147,6 +146,19 @@ impl web_session::Server for Session {
     ) -> Result<(), Error> {
         let body = params.get()?.get_content()?.get_content()?.to_vec();
         self.save(&body, false, results)
+    }
+
+    async fn put_streaming(
+        self: Rc<Self>,
+        params: web_session::PutStreamingParams,
+        mut results: web_session::PutStreamingResults,
+    ) -> Result<(), Error> {
+        // As an app that knows only whole bodies.
+        if params.get()?.get_path()?.to_str()? == "whole" {
+            return Err(Error::unimplemented("bodies come whole here".into()));
+        }
+        results.get().set_stream(self.upload(false));
+        Ok(())
     }
 
     async fn post_streaming(
