@@ -150,10 +150,13 @@ impl Sessions {
         Some(session)
     }
 
-    /// One that the database does not know any more.
-    fn end(&self, sid_hash: &[u8; 32]) {
-        if let Some(session) = self.tables().by_sid.remove(sid_hash) {
-            session.revoked.cancel();
+    /// One of this host that the database does not know any more.
+    fn end(&self, sid_hash: &[u8; 32], host: &GrainHost) {
+        let mut tables = self.tables();
+        if tables.by_sid.get(sid_hash).is_some_and(|session| session.host == *host) {
+            if let Some(session) = tables.by_sid.remove(sid_hash) {
+                session.revoked.cancel();
+            }
         }
     }
 
@@ -291,7 +294,7 @@ impl Shared {
         for _ in 0..TRIES {
             let ended = self.sessions.ended();
             let Some(row) = self.store.grain_session(&row_key(host, &sid_hash)).await? else {
-                self.sessions.end(&sid_hash);
+                self.sessions.end(&sid_hash, host);
                 return Ok(None);
             };
             if !bool::from(subtle::ConstantTimeEq::ct_eq(&row.sid_hash[..], &sid_hash[..])) {
