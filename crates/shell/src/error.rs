@@ -5,6 +5,7 @@
 
 use http::StatusCode;
 
+use crate::grains::Pause;
 use crate::install::failure::Failure;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -39,6 +40,10 @@ pub enum Error {
     /// The grain did not start or ended; `reason` is fit for its owner.
     #[error("the app did not start: {reason}")]
     GrainFailed { reason: String, code: String, log_tail: String },
+    /// The grain ended several times in a row soon after its start; for a while only people start
+    /// it. `reason` is that of the last end, fit for its owner.
+    #[error("the app stopped {} times in a row soon after its start: {reason}", .pause.times)]
+    GrainPaused { reason: String, code: String, log_tail: String, pause: Pause },
     /// A supervisor or app broke the rules of the connection, or went away.
     #[error("the app's connection ended: {0}")]
     Disconnected(String),
@@ -94,7 +99,9 @@ impl Error {
             Error::Conflict(_) => StatusCode::CONFLICT,
             Error::Unimplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Error::NotInstalled(failure) => failure.status(),
-            Error::Busy(_) | Error::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Busy(_) | Error::Overloaded(_) | Error::GrainPaused { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Error::GrainFailed { .. } | Error::Disconnected(_) | Error::BadGateway(_) => {
                 StatusCode::BAD_GATEWAY
             }
@@ -126,6 +133,7 @@ impl Error {
                 _ => "S-INST",
             },
             Error::GrainFailed { .. } => "G-START",
+            Error::GrainPaused { .. } => "G-PAUSE",
             Error::Disconnected(_) => "G-GONE",
             Error::Unimplemented(_) => "G-NOIMPL",
             Error::Overloaded(_) => "G-BUSY",

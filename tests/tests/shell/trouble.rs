@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use sandstorm_tests::eventually_async;
 
 use crate::probe;
@@ -66,4 +66,57 @@ async fn a_failed_start_says_why() -> Result<()> {
         (probe.client.get("/echo").await.ok()?.status == 200).then_some(())
     })
     .await
+}
+
+/// What ends soon after each start gets a pause, which people can end; requests are told so.
+#[tokio::test]
+async fn an_app_that_stops_again_and_again_gets_a_pause() -> Result<()> {
+    let probe = probe!();
+    let (server, grain, client) = (&probe.server, &probe.grain, &probe.client);
+    let link = server.json(&["grain", "open", grain])?;
+    let owner = server.client()?.sign_in(link["url"].as_str().context("a link")?).await?;
+    let starts = || server.grain_log(grain).matches("** SANDSTORM SUPERVISOR: limits by").count();
+    let die = async || -> Result<()> {
+        let status = client.post("/exit?code=3", "text/plain", "").await?.status;
+        ensure!(status == 502, "{status}");
+        // Its bridge may have answered with its last breath.
+        server.wait_state(grain, "asleep", Duration::from_secs(5))
+    };
+    let page = format!("/grain/{grain}");
+    // A few ends cost nothing.
+    for number in 1..=4 {
+        die().await?;
+        let answer = client.get("/echo").await?;
+        ensure!(answer.status == 200, "after end {number}: {answer:?}");
+    }
+    die().await?;
+    let told = client.get("/echo").await?;
+    let before = starts();
+    let shown = owner.get(&page).await?.text();
+    ensure!(told.status == 503, "{told:?}");
+    let wait: u64 = told.header("retry-after").parse().context("Retry-After")?;
+    ensure!((1..=2).contains(&wait), "Retry-After: {wait}");
+    let words = "stopped 5 times in a row soon after its start";
+    for part in [words, "status 3", "in a row"] {
+        ensure!(told.text().contains(part), "{part:?} is not in {}", told.text());
+    }
+    for part in [words, "starts it now", "Start again"] {
+        ensure!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+    ensure!(!shown.contains("<iframe"), "a frame would only be told to wait");
+    ensure!(client.websocket("/ws", &[]).await.is_err());
+    println!("{}", told.text());
+    ensure!(starts() == before, "it was started in its pause");
+
+    // When that is over it starts; the next pause is longer, and a person does not have to wait.
+    tokio::time::sleep(Duration::from_secs(wait)).await;
+    die().await?;
+    let told = client.get("/echo").await?;
+    let wait: u64 = told.header("retry-after").parse().context("Retry-After")?;
+    ensure!(told.status == 503 && (3..=4).contains(&wait), "{told:?}");
+    ensure!(
+        owner.submit(&page, &format!("/grains/{grain}/act"), "act=restart").await?.status == 303
+    );
+    ensure!(client.get("/echo").await?.status == 200);
+    Ok(())
 }

@@ -59,7 +59,10 @@ pub struct Conn {
     pub answered: Cell<bool>,
     /// It is on record that the grain has set itself up.
     pub settled: Cell<bool>,
-    pub since: std::time::Instant,
+    /// When the grain came up, as far as we know; kept over a change of connections.
+    pub since: Cell<std::time::Instant>,
+    /// Its end is counted.
+    pub counted_end: Cell<bool>,
     dead: Cell<bool>,
     /// Calls that were given up before their answer: the RPC layer never forgets those.
     given_up: Cell<u32>,
@@ -178,7 +181,8 @@ impl Conn {
             child,
             answered: Cell::new(false),
             settled: Cell::new(false),
-            since: std::time::Instant::now(),
+            since: Cell::new(std::time::Instant::now()),
+            counted_end: Cell::new(false),
             dead: Cell::new(false),
             given_up: Cell::new(0),
             stopping: Cell::new(false),
@@ -205,6 +209,11 @@ impl Conn {
 
     pub fn is_alive(&self) -> bool {
         !self.dead.get() && !self.stopping.get()
+    }
+
+    /// For how long the grain has run.
+    pub fn ran(&self) -> Duration {
+        self.since.get().elapsed()
     }
 
     /// Waits until the connection is over.

@@ -17,6 +17,8 @@ pub struct Fault {
     pub code: String,
     /// Last lines of the app's log, for its owner only.
     pub log_tail: String,
+    /// Seconds after which another try makes sense, where that is known.
+    pub retry_after: Option<u64>,
 }
 
 impl Fault {
@@ -34,6 +36,7 @@ impl Fault {
             advice: advice.into(),
             code: code(kind),
             log_tail: String::new(),
+            retry_after: None,
         }
     }
 
@@ -54,7 +57,22 @@ impl Fault {
                     .into(),
                 code,
                 log_tail: if owner { log_tail } else { String::new() },
+                retry_after: None,
             },
+            Error::GrainPaused { reason, code, log_tail, pause } => {
+                let waits = pause.words().unwrap_or_default();
+                Fault {
+                    status,
+                    title: "The app stops again and again".into(),
+                    why: if owner { format!("{} {waits}", sentence(&reason)) } else { waits },
+                    advice: "What was saved is still there. Wait, then try again. Its owner can \
+                             restart it at once from its menu, and read its log there."
+                        .into(),
+                    code,
+                    log_tail: if owner { log_tail } else { String::new() },
+                    retry_after: Some(pause.seconds().unwrap_or(1)),
+                }
+            }
             Error::Disconnected(why) => told(
                 "The app stopped",
                 if owner { why } else { "It went away before it answered.".into() },
@@ -143,7 +161,7 @@ impl Fault {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+            headers.insert(header::RETRY_AFTER, self.retry_after.unwrap_or(2).into());
         }
         if self.status == StatusCode::UPGRADE_REQUIRED {
             // RFC 9110 §15.5.22, RFC 6455 §4.4.

@@ -11,6 +11,7 @@ mod errors;
 mod gateway;
 mod log;
 mod manifest;
+mod pause;
 mod policy;
 pub mod pool;
 pub mod ports;
@@ -37,6 +38,7 @@ use crate::error::{Error, Result};
 use crate::ids::{AccountId, GrainId, LoginId, PackageId};
 use crate::state::{Event, Events};
 use crate::store::{NewGrain, Store, random};
+pub use pause::Pause;
 use pool::{Local, Thread};
 pub use proxy::GrainBody;
 pub use shared::Live;
@@ -59,11 +61,13 @@ pub enum GrainState {
     Running,
     Stopping,
     /// It did not start, or ended by itself. `reason` is a sentence; `code` as on error pages;
-    /// `log_tail` the last lines of its log, control characters removed (owner only).
+    /// `log_tail` the last lines of its log, control characters removed (owner only); `pause` is
+    /// set while requests do not start it again.
     Crashed {
         reason: String,
         code: String,
         log_tail: String,
+        pause: Option<Pause>,
     },
 }
 

@@ -3,7 +3,7 @@
 //! One start at a time: whoever needs the grain meanwhile waits for the same start. A start that
 //! somebody gives up waiting for goes on.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 
 use super::conn::Conn;
 use super::manifest::{self, Which};
+use super::pause::{Failure, Pauses};
 use super::pool::Local;
 use super::shared::Entry;
 use super::spawn::{self, Child, Started, printable, sentence};
@@ -34,16 +35,7 @@ use crate::store::Tone;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long a supervisor has to end its grain before it is killed.
 const STOP_TIME: Duration = Duration::from_secs(10);
-/// After a failed start, requests get the same answer for so long: a page that reloads itself
-/// must not become a fork bomb.
-const FAILURE_TIME: Duration = Duration::from_secs(3);
-/// A grain that was ended because it takes disk space without end is not started by requests for
-/// so long, and twice as long each time until it has run well for a while: each start gets it a
-/// little further. A person can start it at any time, so that its owner can delete something.
-const GREED_TIME: Duration = Duration::from_secs(10);
-const GREED_MOST: Duration = Duration::from_secs(6 * 3600);
-const WELL: Duration = Duration::from_secs(600);
-/// How the reason begins then.
+/// How the reason of an end for taking disk space without end begins.
 const GREED: &str = "Ended: it went on taking disk space";
 /// A first run that lasted this long has set the grain up.
 const SETTLED: Duration = Duration::from_secs(5);
@@ -58,49 +50,7 @@ pub struct Slot {
     starting: RefCell<Option<Starting>>,
     /// Start and stop exclude each other.
     gate: Mutex<()>,
-    failed: RefCell<Option<Held>>,
-    /// Times in a row that it was ended for taking disk space without end.
-    greed: Cell<u32>,
-}
-
-/// Why requests do not start the grain, and for how long.
-struct Held {
-    until: Instant,
-    failure: Failure,
-    /// Not even for a second try.
-    firmly: bool,
-}
-
-/// An error that can be told to several who wait.
-#[derive(Clone)]
-enum Failure {
-    Grain { reason: String, code: String, log_tail: String },
-    NotFound,
-    Other(String),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        match error {
-            Error::GrainFailed { reason, code, log_tail } => {
-                Failure::Grain { reason, code, log_tail }
-            }
-            Error::NotFound(_) => Failure::NotFound,
-            other => Failure::Other(other.to_string()),
-        }
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
-        match failure {
-            Failure::Grain { reason, code, log_tail } => {
-                Error::GrainFailed { reason, code, log_tail }
-            }
-            Failure::NotFound => Error::NotFound("grain"),
-            Failure::Other(text) => Error::Internal(text),
-        }
-    }
+    pauses: Pauses,
 }
 
 impl Local {
@@ -114,8 +64,7 @@ impl Local {
                     conn: RefCell::new(None),
                     starting: RefCell::new(None),
                     gate: Mutex::new(()),
-                    failed: RefCell::new(None),
-                    greed: Cell::new(0),
+                    pauses: Pauses::default(),
                 })
             })
             .clone()
@@ -133,11 +82,11 @@ impl Slot {
         if let Some(conn) = self.running() {
             return Ok(conn);
         }
-        if let Some(held) = &*self.failed.borrow() {
-            if (!again || held.firmly) && Instant::now() < held.until {
-                return Err(held.failure.clone().into());
-            }
+        if let Some(lost) = &*self.conn.borrow() {
+            // Whoever saw the end before its watch did must not start the grain in a pause.
+            self.ended(lost);
         }
+        self.pauses.admit(again)?;
         let starting = {
             let mut starting = self.starting.borrow_mut();
             match &*starting {
@@ -160,7 +109,7 @@ impl Slot {
 
     /// The same for a person who asked for a start.
     pub async fn conn_for_person(self: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
-        *self.failed.borrow_mut() = None;
+        self.pauses.lift();
         self.conn(local, true).await
     }
 
@@ -216,14 +165,14 @@ impl Slot {
             child.exited(STOP_TIME).await;
         }
         self.conn.borrow_mut().take_if(|held| Rc::ptr_eq(held, &conn));
-        *self.failed.borrow_mut() = None;
+        self.pauses.lift();
         self.entry.set_state(GrainState::Asleep);
         Ok(())
     }
 
     /// The grain has set itself up: from now on the continue command runs.
     pub async fn settle(&self, local: &Local, conn: &Conn) {
-        if conn.settled.get() || !(conn.answered.get() || conn.since.elapsed() > SETTLED) {
+        if conn.settled.get() || !(conn.answered.get() || conn.ran() > SETTLED) {
             return;
         }
         match local.shared.store.grain_started(self.entry.grain.as_str()).await {
@@ -253,9 +202,11 @@ impl Slot {
         }
         new.answered.set(old.answered.get());
         new.settled.set(old.settled.get());
+        new.since.set(old.since.get());
         old.stopping.set(true);
         self.install(local, &new);
         old.disconnect().await;
+        tracing::info!("grain {}: a fresh connection for a worn one", self.entry.grain);
     }
 
     fn install(self: &Rc<Slot>, local: &Rc<Local>, conn: &Rc<Conn>) {
@@ -297,11 +248,7 @@ async fn start(slot: Rc<Slot>, local: Rc<Local>) -> std::result::Result<Rc<Conn>
     *slot.starting.borrow_mut() = None;
     result.map_err(|error| {
         let failure = Failure::from(error);
-        let mut held = slot.failed.borrow_mut();
-        if held.as_ref().is_none_or(|held| !held.firmly) {
-            let until = Instant::now() + FAILURE_TIME;
-            *held = Some(Held { until, failure: failure.clone(), firmly: false });
-        }
+        slot.pauses.failed(&failure);
         failure
     })
 }
@@ -319,7 +266,7 @@ async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
             let started = launch(slot, local, &row).await;
             match started {
                 Ok(conn) => conn,
-                Err(error) => return Err(slot.crashed(local, error, None).await),
+                Err(error) => return Err(slot.did_not_start(local, error, None).await),
             }
         }
     };
@@ -328,7 +275,7 @@ async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
     let child = conn.child.clone();
     match conn.permission_names().await {
         Ok(_) => {
-            slot.failed.borrow_mut().take_if(|held| !held.firmly);
+            slot.pauses.started();
             slot.install(local, &conn);
             let (store, grain) = (shared.store.clone(), entry.grain.clone());
             // Nobody waits for it.
@@ -345,7 +292,7 @@ async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
                     spawn::kill(pid);
                 }
             }
-            Err(slot.crashed(local, error, child).await)
+            Err(slot.did_not_start(local, error, child).await)
         }
     }
 }
@@ -380,6 +327,7 @@ async fn watch(slot: Rc<Slot>, local: Rc<Local>, conn: Rc<Conn>) {
     if conn.stopping.get() {
         return;
     }
+    slot.ended(&conn);
     slot.settle(&local, &conn).await;
     slot.conn.borrow_mut().take_if(|held| Rc::ptr_eq(held, &conn));
     let status = match &conn.child {
@@ -388,22 +336,21 @@ async fn watch(slot: Rc<Slot>, local: Rc<Local>, conn: Rc<Conn>) {
     };
     let greedy = slot.was_greedy(&local, status).await;
     if greedy {
-        slot.hold_back(&conn);
+        let reason = format!("{GREED} past its limit.");
+        let (code, log_tail) = (errors::code("G-EXIT"), String::new());
+        slot.pauses.greedy(conn.ran(), Failure::Grain { reason, code, log_tail });
     }
     if slot.starting.borrow().is_some() || slot.running().is_some() {
         return;
     }
-    if status.is_some_and(|status| status.success()) {
+    if status.is_some_and(|status| status.success()) && slot.pauses.in_loop().is_none() {
         slot.entry.set_state(GrainState::Asleep);
         return;
     }
     let error = Error::Disconnected("The app ended by itself.".into());
     let ended = slot.crashed(&local, error, conn.child.clone()).await;
-    if let (true, Error::GrainFailed { reason, code, log_tail }) = (greedy, ended) {
+    if let (true, Error::GrainFailed { reason, .. }) = (greedy, ended) {
         slot.tell_owner(&local, &reason).await;
-        if let Some(held) = &mut *slot.failed.borrow_mut() {
-            held.failure = Failure::Grain { reason, code, log_tail };
-        }
     }
 }
 
@@ -417,22 +364,23 @@ impl Slot {
         }
     }
 
-    fn hold_back(&self, conn: &Conn) {
-        let before = if conn.since.elapsed() > WELL { 0 } else { self.greed.get() };
-        self.greed.set(before + 1);
-        let time = GREED_TIME.saturating_mul(1 << before.min(16)).min(GREED_MOST);
-        let failure = Failure::Grain {
-            reason: format!("{GREED} past its limit."),
-            code: errors::code("G-EXIT"),
-            log_tail: String::new(),
-        };
-        *self.failed.borrow_mut() =
-            Some(Held { until: Instant::now() + time, failure, firmly: true });
+    /// Counts an end that nobody asked for, once.
+    fn ended(&self, conn: &Conn) {
+        if !conn.is_alive() && !conn.stopping.get() && !conn.counted_end.replace(true) {
+            self.pauses.ended(conn.ran(), || errors::code("G-EXIT"));
+        }
+    }
+
+    async fn did_not_start(&self, local: &Local, error: Error, child: Option<Child>) -> Error {
+        if !matches!(error, Error::NotFound(_)) {
+            self.pauses.ended(Duration::ZERO, || errors::code("G-EXIT"));
+        }
+        self.crashed(local, error, child).await
     }
 
     /// A notice about a grain that was ended for its greed: the first time in a row.
     async fn tell_owner(&self, local: &Local, reason: &str) {
-        if self.greed.get() > 1 {
+        if !self.pauses.is_first_greed() {
             return;
         }
         let store = &local.shared.store;
@@ -485,10 +433,16 @@ impl Slot {
         if let Err(e) = stored {
             tracing::error!("grain {}: {e}", self.entry.grain);
         }
+        self.pauses.explain(Failure::Grain {
+            reason: reason.clone(),
+            code: code.clone(),
+            log_tail: log_tail.clone(),
+        });
         self.entry.set_state(GrainState::Crashed {
             reason: reason.clone(),
             code: code.clone(),
             log_tail: log_tail.clone(),
+            pause: self.pauses.in_loop(),
         });
         Error::GrainFailed { reason, code, log_tail }
     }

@@ -58,8 +58,13 @@ pub async fn page(
         ));
     }
     let state = app.grains.state(&grain_id);
-    let crashed = matches!(state, GrainState::Crashed { .. })
-        && grain.exit_at.is_none_or(|at| at + FRESH_CRASH_MS > now_ms());
+    let crashed = match &state {
+        GrainState::Crashed { pause, .. } => {
+            pause.is_some_and(|pause| pause.seconds().is_some())
+                || grain.exit_at.is_none_or(|at| at + FRESH_CRASH_MS > now_ms())
+        }
+        _ => false,
+    };
     let recent = GrainQuery {
         filter: Filter::App(grain.app_id.clone()),
         page: Some(0),

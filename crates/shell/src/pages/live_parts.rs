@@ -13,7 +13,7 @@ use super::parts::{app_icon, icon};
 use super::viewer::Viewer;
 use super::{PageError, PageResult, install};
 use crate::error::Error;
-use crate::grains::GrainState;
+use crate::grains::{GrainState, Pause};
 use crate::identity::Login;
 use crate::ids::PackageId;
 use crate::install::failure::coded;
@@ -78,8 +78,8 @@ pub fn grain_state(viewer: &Viewer, grain: &Grain, state: &GrainState, opening: 
         GrainState::Asleep | GrainState::Running | GrainState::Stopping => {
             nearly_full(viewer, grain)
         }
-        GrainState::Crashed { reason, code, log_tail } => {
-            crashed(viewer, grain, reason, code, log_tail)
+        GrainState::Crashed { reason, code, log_tail, pause } => {
+            crashed(viewer, grain, reason, code, log_tail, *pause)
         }
     }
 }
@@ -126,8 +126,18 @@ fn waking(viewer: &Viewer, grain: &Grain, step: &str) -> Markup {
     }
 }
 
-fn crashed(viewer: &Viewer, grain: &Grain, reason: &str, code: &str, log_tail: &str) -> Markup {
-    let reason = super::errors::sentence(reason);
+fn crashed(
+    viewer: &Viewer,
+    grain: &Grain,
+    reason: &str,
+    code: &str,
+    log_tail: &str,
+    pause: Option<Pause>,
+) -> Markup {
+    let mut reason = super::errors::sentence(reason);
+    if let Some(words) = pause.and_then(|pause| pause.words()) {
+        reason += &format!(" {words} “Start again” starts it now.");
+    }
     let saved = format!("Your {} is as it was last saved.", noun(grain));
     html! {
         // A strip where the app has shown something: its text can still be copied.

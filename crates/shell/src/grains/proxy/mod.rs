@@ -214,7 +214,7 @@ pub async fn verdict(ask: &Ask<'_>, why: String) -> Error {
     let settled = state.wait_for(|state| matches!(state, GrainState::Crashed { .. }));
     match tokio::time::timeout(Duration::from_secs(3), settled).await {
         Ok(Ok(state)) => match &*state {
-            GrainState::Crashed { reason, code, log_tail } => Error::GrainFailed {
+            GrainState::Crashed { reason, code, log_tail, .. } => Error::GrainFailed {
                 reason: reason.clone(),
                 code: code.clone(),
                 log_tail: log_tail.clone(),
