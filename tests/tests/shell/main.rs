@@ -7,6 +7,7 @@ mod awake;
 mod bodies;
 mod control;
 mod lifecycle;
+mod logs;
 mod packages;
 mod places;
 mod ports;

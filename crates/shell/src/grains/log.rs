@@ -53,9 +53,10 @@ pub async fn follow(local: Rc<Local>, entry: Arc<Entry>, backlog: u64, send: mps
     let mut state = entry.watch();
     let mut wanted = backlog;
     loop {
-        match slot.running() {
+        let followed = slot.running();
+        match &followed {
             Some(conn) => {
-                if live(&conn, wanted, &send).await.is_err() {
+                if live(conn, wanted, &send).await.is_err() {
                     // An old supervisor without a live log: what stands in the file must do.
                     let bytes = read(dir.clone(), wanted).await;
                     if send.send(bytes).await.is_err() {
@@ -73,6 +74,12 @@ pub async fn follow(local: Rc<Local>, entry: Arc<Entry>, backlog: u64, send: mps
         // What is written between now and the next connection is told by its growth.
         let before = length(&dir);
         loop {
+            // A connection that was replaced by another is no change of state.
+            if let (Some(old), Some(new)) = (&followed, slot.running()) {
+                if !Rc::ptr_eq(old, &new) {
+                    break;
+                }
+            }
             tokio::select! {
                 changed = state.changed() => if changed.is_err() { return },
                 () = send.closed() => return,

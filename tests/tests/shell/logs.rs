@@ -1,0 +1,86 @@
+//! A grain's log that somebody follows.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use sandstorm_tests::eventually;
+use tokio::io::AsyncWriteExt;
+
+use crate::probe;
+
+/// Calls given up until the shell changes its connection to a supervisor (`grains/conn.rs`).
+const WORN: usize = 10_000;
+/// Of those at once: fewer than the app may have threads.
+const AT_ONCE: usize = 200;
+
+#[tokio::test]
+async fn a_followed_log_goes_on_over_a_change_of_connections() -> Result<()> {
+    let probe = probe!();
+    let mut follower = probe
+        .server
+        .command(&["grain", "log", "--follow", &probe.grain])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let shown = Arc::new(Mutex::new(Vec::new()));
+    let mut out = follower.stdout.take().context("a pipe")?;
+    std::thread::spawn({
+        let shown = shown.clone();
+        move || {
+            let mut piece = [0; 4096];
+            while let Ok(length @ 1..) = out.read(&mut piece) {
+                shown.lock().expect("lock").extend_from_slice(&piece[..length]);
+            }
+        }
+    });
+    let shows = |what: &str| {
+        eventually(format!("{what} is shown"), Duration::from_secs(10), || {
+            let shown = shown.lock().expect("lock");
+            String::from_utf8_lossy(&shown).contains(what).then_some(())
+        })
+    };
+    // What it does not know, the probe says in its log.
+    let say = async |word: &str| probe.client.get(&probe.script(word)).await.map(drop);
+    let result = async {
+        let _ = say("before-the-change").await;
+        shows("before-the-change")?;
+        let cookie = probe.client.cookie.as_deref().context("a cookie")?;
+        let head = format!(
+            "GET /never HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\n\r\n",
+            probe.client.host
+        );
+        let begin = Instant::now();
+        let mut batches = 0;
+        loop {
+            let mut waiting = Vec::new();
+            for _ in 0..AT_ONCE {
+                let mut stream = probe.client.connect().await?;
+                stream.write_all(head.as_bytes()).await?;
+                waiting.push(stream);
+            }
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            drop(waiting);
+            batches += 1;
+            if batches * AT_ONCE < WORN || batches % 10 > 0 {
+                continue;
+            }
+            // It is changed in a moment in which nobody uses the grain.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            if probe.server.output().contains("a fresh connection for a worn one") {
+                println!("{} calls given up in {:?}", batches * AT_ONCE, begin.elapsed());
+                break;
+            }
+            ensure!(begin.elapsed() < Duration::from_secs(120), "the connection is not changed");
+        }
+        let _ = say("after-the-change").await;
+        shows("after-the-change")?;
+        ensure!(probe.server.state(&probe.grain)?.as_deref() == Some("running"));
+        anyhow::Ok(())
+    }
+    .await;
+    let _ = follower.kill();
+    let _ = follower.wait();
+    result
+}
