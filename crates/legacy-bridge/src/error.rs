@@ -55,6 +55,9 @@ pub enum Error {
     /// The request cannot be put into HTTP without breaking its framing.
     #[error("the request cannot be sent as HTTP: {0}")]
     BadRequest(String),
+    /// A path that could leave the part of the app that programs with a token may use.
+    #[error("the path has a segment \"..\", which could lead out of the app's API")]
+    OutsideApi,
     /// No connection to the app.
     #[error("the app does not accept connections on {addr}: {source}")]
     Connect {

@@ -151,7 +151,8 @@ impl Grain {
 
     /// Waits for words in the log.
     pub async fn wait_for_log(&self, words: &str) -> String {
-        for _ in 0..500 {
+        // Longer than the bridge keeps back what it only counts.
+        for _ in 0..1000 {
             let log = self.log();
             if log.contains(words) {
                 return log;

@@ -7,6 +7,7 @@ use sandstorm_schema::api_session_capnp::api_session;
 use sandstorm_schema::grain_capnp::ui_view;
 use sandstorm_schema::hack_session_capnp::hack_email_session;
 use sandstorm_schema::package_capnp::bridge_config;
+use sandstorm_schema::web_session_capnp::web_session::response;
 use sandstorm_tests::server::free_port;
 
 use crate::client::{Session, WEB_SESSION, open};
@@ -263,6 +264,54 @@ fn todays_configuration_is_honoured() {
         for absent in ["Cookie", "Base-Path", "User-Id", "Forwarded"] {
             assert!(!text.contains(absent), "{absent} in {text}");
         }
+        // And nothing else of the app.
+        let before = grain.probe("/last").to_string();
+        for path in ["../v2/things", "%2e%2e/", "a/..%2f..%2fadmin", "x/../../../", ".."] {
+            let mut refused = api.get(path).await;
+            assert_eq!(refused.status, 400, "{path}");
+            assert!(refused.html.take().unwrap().contains("out of the app"), "{path}");
+            assert_eq!(api.post(path, "text/plain", b"x").await.status, 400, "{path}");
+            assert!(api.request("DELETE", path, b"").await.status == 400, "{path}");
+            let mut call = api.web.move_request();
+            call.get().set_path("things");
+            call.get().set_destination(path);
+            let answer = call.send().promise.await.unwrap();
+            assert!(
+                matches!(answer.get().unwrap().which(), Ok(response::ClientError(_))),
+                "{path}"
+            );
+            let mut call = api.web.put_streaming_request();
+            call.get().set_path(path);
+            let upload = call.send().promise.await;
+            assert!(upload.is_err(), "{path}");
+        }
+        assert_eq!(grain.probe("/last").to_string(), before, "the app was asked");
+        assert_eq!(
+            api.get("a/./b?back=../..").await.json().await["target"],
+            "/api/v1/a/./b?back=../.."
+        );
+    });
+}
+
+/// Failing requests cost a few lines, and a count of the others.
+#[test]
+fn many_failures_are_few_lines() {
+    story(async {
+        let grain = Grain::start().await;
+        let session = grain.session().await;
+        for _ in 0..40 {
+            assert_eq!(session.run("w nonsense\\r\\n\\r\\n").await.status, 502);
+        }
+        let log = grain.wait_for_log("37 more lines like this in 10 s: 502").await;
+        assert_eq!(log.matches("; the browser gets 502").count(), 3, "{log}");
+        assert_eq!(session.run("w nonsense\\r\\n\\r\\n").await.status, 502);
+        for _ in 0..100 {
+            if grain.log().matches("; the browser gets 502").count() == 4 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("nothing is told any more: {}", grain.log());
     });
 }
 

@@ -10,7 +10,7 @@ use sandstorm_schema::ip_capnp::ip_address;
 use sandstorm_schema::web_session_capnp::web_session;
 
 use super::values::{ETag, encode_uri_component, q_value};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::http1::RequestHead;
 
 /// What kind of session the shell opened, as the app is told.
@@ -166,7 +166,8 @@ impl SessionHeaders {
     /// makes no sense in a handshake.
     ///
     /// # Errors
-    /// [`crate::Error::BadRequest`] when a method, path or header would break the request.
+    /// [`crate::Error::BadRequest`] when a method, path or header would break the request,
+    /// [`crate::Error::OutsideApi`] when a path could lead out of the API.
     pub fn request(
         &self,
         method: &str,
@@ -175,6 +176,7 @@ impl SessionHeaders {
         own: &[(&str, &str)],
         websocket: bool,
     ) -> Result<RequestHead> {
+        self.stays_inside(path)?;
         let mut head = RequestHead::new(method, &format!("{}{path}", self.root_path))?;
         for (name, value) in &self.lines {
             head.header(name, value)?;
@@ -212,10 +214,34 @@ impl SessionHeaders {
     }
 
     /// A `Destination` value: the app's own address, then the path.
-    pub fn destination(&self, path: &str) -> String {
+    ///
+    /// # Errors
+    /// [`crate::Error::OutsideApi`] when the path could lead out of the API.
+    pub fn destination(&self, path: &str) -> Result<String> {
+        self.stays_inside(path)?;
         let path = path.strip_prefix('/').unwrap_or(path);
-        format!("{}{}{path}", self.origin, self.root_path)
+        Ok(format!("{}{}{path}", self.origin, self.root_path))
     }
+
+    /// Programs with a token have the API and nothing else of the app. Servers do not agree on when
+    /// to decode a path and what separates its segments, so a path is not put right but refused.
+    fn stays_inside(&self, path: &str) -> Result<()> {
+        match self.root_path != "/" && may_climb(path) {
+            true => Err(Error::OutsideApi),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Whether any server could take a segment of this path for `..` (RFC 3986 §5.2.4): decoded before
+/// it is split or after, with `\` as a separator, with parameters behind a `;`. URL parsers resolve
+/// such segments before they send a request.
+fn may_climb(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    let decoded = percent_encoding::percent_decode_str(path).collect::<Vec<u8>>();
+    decoded
+        .split(|byte| matches!(byte, b'/' | b'\\'))
+        .any(|segment| segment == b".." || segment.starts_with(b"..;"))
 }
 
 /// Takes control characters out of what the whole session repeats: one bad name must not make a
@@ -303,8 +329,53 @@ fn tag_list(tags: capnp::struct_list::Reader<'_, web_session::e_tag::Owned>) -> 
     for tag in tags {
         let value = tag.get_value()?.to_str()?;
         out.push(ETag::write(value, tag.get_weak()).ok_or_else(|| {
-            crate::error::Error::BadRequest("an ETag has a quote or a control character".into())
+            Error::BadRequest("an ETag has a quote or a control character".into())
         })?);
     }
     Ok(out.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_leads_out_of_the_api() {
+        let api = SessionHeaders { root_path: "/api/".into(), ..SessionHeaders::default() };
+        for path in [
+            "..",
+            "../admin",
+            "a/../../b",
+            "%2e%2e/x",
+            ".%2E/x",
+            "a/%2e.",
+            "..%2fadmin",
+            "a%2F..%2Fb",
+            "..\\x",
+            "a%5c..%5Cb",
+            "..;x=1/b",
+            "/..",
+            "a//..",
+            "..?q",
+        ] {
+            assert!(matches!(api.stays_inside(path), Err(Error::OutsideApi)), "{path}");
+            assert!(matches!(api.destination(path), Err(Error::OutsideApi)), "{path}");
+        }
+        for path in [
+            "",
+            "things",
+            "a/./b",
+            "...",
+            "..a/b",
+            "a..",
+            "a?x=../..",
+            "%252e%252e/x",
+            "a;../b",
+            "%ff/x",
+        ] {
+            assert!(api.stays_inside(path).is_ok(), "{path}");
+        }
+        let web = SessionHeaders { root_path: "/".into(), ..SessionHeaders::default() };
+        assert!(web.stays_inside("../x").is_ok(), "a browser has the whole app anyway");
+    }
 }

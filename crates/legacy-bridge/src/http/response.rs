@@ -145,6 +145,17 @@ pub fn fill_bad_gateway(mut out: response::Builder<'_>, problem: &Error) {
     exact.set_value("502");
 }
 
+/// A response of 400, for a request that the app is not asked.
+pub fn fill_bad_request(out: response::Builder<'_>, problem: &Error) {
+    let mut error = out.init_client_error();
+    error.set_status_code(ClientErrorCode::BadRequest);
+    error.set_description_html(format!(
+        "<!DOCTYPE html><title>400 Bad Request</title><h1>This address is not passed on</h1>\
+         <p>{}.</p>",
+        escape_html(&problem.to_string())
+    ));
+}
+
 /// Makes text fit for an HTML page.
 fn escape_html(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::http::response::{Body, fill, stream_length, wire_status};
 use crate::http1::{AbortOnDrop, Asked, Framing, Head, Incoming};
-use crate::log;
+use crate::log_paced;
 
 /// A body up to this size that is complete almost at once travels in the response itself.
 const SMALL_BODY: usize = BODY_CHUNK;
@@ -116,12 +116,16 @@ async fn collect_error(head: &Head, incoming: &mut Incoming) -> Result<Bytes> {
             Ok(Ok(None)) => break,
             Ok(Err(error)) => return Err(error),
             Err(_) => {
-                log!("cut the body of a {} answer: not complete after 30 s", head.status);
+                log_paced!(
+                    "cut",
+                    "cut the body of a {} answer: not complete after 30 s",
+                    head.status
+                );
                 break;
             }
         }
         if all.len() > ERROR_BODY {
-            log!("cut the body of a {} answer: larger than 1 MiB", head.status);
+            log_paced!("cut", "cut the body of a {} answer: larger than 1 MiB", head.status);
             all.truncate(ERROR_BODY);
             break;
         }
@@ -147,7 +151,7 @@ fn start_pump(
         match pump(length, first, incoming, stream).await {
             Ok(()) => {}
             // The reader sees its stream end without `done`.
-            Err(Pumping::App(error)) => log!("{error}; the download was cut off"),
+            Err(Pumping::App(error)) => log_paced!("download", "{error}; the download was cut off"),
             // The reader went away: nothing to tell anybody.
             Err(Pumping::Reader) => {}
         }

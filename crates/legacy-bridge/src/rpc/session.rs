@@ -17,10 +17,10 @@ use super::view::Bridge;
 use super::websocket;
 use crate::error::{Error, Result};
 use crate::http::request::SessionHeaders;
-use crate::http::response::fill_bad_gateway;
+use crate::http::response::{fill_bad_gateway, fill_bad_request};
 use crate::http::values::DavClasses;
 use crate::http1::RequestHead;
-use crate::log;
+use crate::log_paced;
 
 /// The exported session.
 #[derive(Debug)]
@@ -31,7 +31,8 @@ pub struct SessionImpl {
 
 /// A request that is ready to be sent: nothing of the call's parameters is needed any more.
 struct Prepared {
-    head: RequestHead,
+    /// Or why the app is not asked: the answer says so.
+    head: Result<RequestHead>,
     body: Option<Bytes>,
     stream: Option<byte_stream::Client>,
 }
@@ -51,6 +52,16 @@ impl<'a> Content<'a> {
     }
 }
 
+impl Prepared {
+    /// For what deserves an answer rather than an exception.
+    fn refused(error: Error) -> Result<Prepared> {
+        match error {
+            Error::OutsideApi => Ok(Prepared { head: Err(error), body: None, stream: None }),
+            other => Err(other),
+        }
+    }
+}
+
 impl SessionImpl {
     /// A session with these headers.
     pub fn new(bridge: Rc<Bridge>, headers: SessionHeaders) -> Self {
@@ -66,7 +77,10 @@ impl SessionImpl {
         extra: &[(&str, &str)],
     ) -> Result<Prepared> {
         let context = context?;
-        let mut head = self.headers.request(method, path?.to_str()?, context, extra, false)?;
+        let mut head = match self.headers.request(method, path?.to_str()?, context, extra, false) {
+            Ok(head) => head,
+            Err(error) => return Prepared::refused(error),
+        };
         let mut body = None;
         if let Some(content) = content {
             add_type(&mut head, content.mime_type, content.encoding)?;
@@ -76,7 +90,7 @@ impl SessionImpl {
             true => Some(context.get_response_stream()?),
             false => None,
         };
-        Ok(Prepared { head, body, stream })
+        Ok(Prepared { head: Ok(head), body, stream })
     }
 
     /// Sends the request and fills the response: the app's answer, or a 502 that says why there
@@ -86,8 +100,16 @@ impl SessionImpl {
         request: Prepared,
         mut response: response::Builder<'_>,
     ) -> Result<(), RpcError> {
-        let asked = request.head.asked();
-        let outcome = match self.bridge.upstream.exchange(request.head, request.body).await {
+        let head = match request.head {
+            Ok(head) => head,
+            Err(error) => {
+                log_paced!("refused", "{error}; the client gets 400");
+                fill_bad_request(response, &error);
+                return Ok(());
+            }
+        };
+        let asked = head.asked();
+        let outcome = match self.bridge.upstream.exchange(head, request.body).await {
             Ok((head, incoming)) => {
                 respond(head, incoming, asked, request.stream, response.reborrow()).await
             }
@@ -104,10 +126,12 @@ impl SessionImpl {
         mime_type: &str,
         encoding: &str,
     ) -> Result<web_session::request_stream::Client> {
-        let mut request = self.prepare(method, path, context, None, &[])?;
-        add_type(&mut request.head, mime_type, encoding)?;
+        let request = self.prepare(method, path, context, None, &[])?;
+        // A stream has no answer of its own that could say why.
+        let mut head = request.head?;
+        add_type(&mut head, mime_type, encoding)?;
         let upstream = Rc::clone(&self.bridge.upstream);
-        Ok(capnp_rpc::new_client(UploadImpl::new(upstream, request.head, request.stream)))
+        Ok(capnp_rpc::new_client(UploadImpl::new(upstream, head, request.stream)))
     }
 }
 
@@ -118,7 +142,7 @@ pub(super) fn or_bad_gateway(
 ) -> Result<(), RpcError> {
     match outcome {
         Err(error) if error.is_apps_fault() => {
-            log!("{error}; the browser gets 502");
+            log_paced!("502", "{error}; the browser gets 502");
             fill_bad_gateway(response, &error);
             Ok(())
         }
@@ -261,7 +285,7 @@ impl web_session::Server for SessionImpl {
         drop(params);
         let opened = websocket::open(&self.bridge.upstream, head, &protocols, client)
             .await
-            .inspect_err(|error| log!("WebSocket not opened: {error}"))?;
+            .inspect_err(|error| log_paced!("websocket", "WebSocket not opened: {error}"))?;
         let mut out = results.get();
         let mut list = out.reborrow().init_protocol(opened.protocols.len() as u32);
         for (at, protocol) in opened.protocols.iter().enumerate() {
@@ -343,13 +367,14 @@ impl web_session::Server for SessionImpl {
         mut results: web_session::CopyResults,
     ) -> Result<(), RpcError> {
         let p = params.get()?;
-        let destination = self.headers.destination(p.get_destination()?.to_str()?);
-        let extra = [
-            ("Destination", destination.as_str()),
-            overwrite(p.get_no_overwrite()),
-            depth(p.get_shallow()),
-        ];
-        let request = self.prepare("COPY", p.get_path(), p.get_context(), None, &extra)?;
+        let request = match self.headers.destination(p.get_destination()?.to_str()?) {
+            Ok(to) => {
+                let (overwrite, depth) = (overwrite(p.get_no_overwrite()), depth(p.get_shallow()));
+                let extra = [("Destination", to.as_str()), overwrite, depth];
+                self.prepare("COPY", p.get_path(), p.get_context(), None, &extra)?
+            }
+            Err(error) => Prepared::refused(error)?,
+        };
         drop(params);
         self.send(request, results.get()).await
     }
@@ -360,9 +385,13 @@ impl web_session::Server for SessionImpl {
         mut results: web_session::MoveResults,
     ) -> Result<(), RpcError> {
         let p = params.get()?;
-        let destination = self.headers.destination(p.get_destination()?.to_str()?);
-        let extra = [("Destination", destination.as_str()), overwrite(p.get_no_overwrite())];
-        let request = self.prepare("MOVE", p.get_path(), p.get_context(), None, &extra)?;
+        let request = match self.headers.destination(p.get_destination()?.to_str()?) {
+            Ok(to) => {
+                let extra = [("Destination", to.as_str()), overwrite(p.get_no_overwrite())];
+                self.prepare("MOVE", p.get_path(), p.get_context(), None, &extra)?
+            }
+            Err(error) => Prepared::refused(error)?,
+        };
         drop(params);
         self.send(request, results.get()).await
     }
@@ -400,7 +429,7 @@ impl web_session::Server for SessionImpl {
         let p = params.get()?;
         let request = self.prepare("OPTIONS", p.get_path(), p.get_context(), None, &[])?;
         drop(params);
-        let (head, _) = self.bridge.upstream.exchange(request.head, None).await?;
+        let (head, _) = self.bridge.upstream.exchange(request.head?, None).await?;
         let mut classes = DavClasses::default();
         for value in head.all("dav") {
             classes.add(&String::from_utf8_lossy(value));

@@ -22,7 +22,7 @@ use super::pump::respond;
 use super::session::or_bad_gateway;
 use crate::error::{Error, Result};
 use crate::http1::{AbortOnDrop, Asked, BodyLength, Conn, RequestHead, Upstream, write_all};
-use crate::log;
+use crate::log_paced;
 
 /// Commands that wait for the app. Each carries at most one RPC message's data.
 const QUEUE: usize = 4;
@@ -246,7 +246,7 @@ async fn run(
     let chunked = beginning.length == BodyLength::Chunked;
     if let Err(error) = send_body(&stream, head, beginning, chunked, &mut commands).await {
         // An app may answer early and hang up; then its answer is what counts.
-        log!("the app stopped reading a request's body: {error}");
+        log_paced!("upload", "the app stopped reading a request's body: {error}");
     }
 }
 
