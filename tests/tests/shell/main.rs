@@ -2,6 +2,7 @@
 //! one say goes wrong, and what hostile pages, clients and apps try. The app of most tests is the
 //! probe (`tests/apps/probe`), which answers what a test tells it to.
 
+mod admin;
 mod answers;
 mod awake;
 mod bodies;

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use axum::extract::State;
+use futures::StreamExt;
 use maud::{Markup, html};
 use serde::Deserialize;
 
@@ -20,6 +21,9 @@ use crate::identity::text::one_line;
 use crate::ids::{AccountId, GrainId};
 use crate::state::App;
 use crate::store::{Account, Grain, Role, Tone};
+
+/// Supervisors that one page asks at once: one that is stuck takes two seconds.
+const ASKED_AT_ONCE: usize = 64;
 
 fn rail(here: &str) -> Markup {
     html! {
@@ -68,10 +72,20 @@ pub async fn overview(State(app): State<App>, _: Admin, viewer: Viewer) -> PageR
             GrainState::Starting { .. } => "Starting",
             GrainState::Stopping => "Stopping",
         };
-        // One that does not say is listed without.
-        let limits = app.grains.limits(&id).await.unwrap_or_default();
-        running.push((grain, state, summary(&limits)));
+        running.push((grain, id, state));
     }
+    let asked: Vec<_> = running
+        .into_iter()
+        .map(|(grain, id, state)| {
+            let grains = &app.grains;
+            async move {
+                // One that does not say is listed without.
+                let limits = grains.limits(&id).await.unwrap_or_default();
+                (grain, state, summary(&limits))
+            }
+        })
+        .collect();
+    let running: Vec<_> = futures::stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await;
     let config = app.config.clone();
     let problems = tokio::task::spawn_blocking(move || crate::check::of_config(&config))
         .await
