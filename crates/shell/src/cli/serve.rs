@@ -143,7 +143,7 @@ async fn announce(app: &App, json: bool) -> Result<()> {
             app.config.home.display()
         );
     } else {
-        says(identity::admin_link(app).await?, "Open");
+        says(identity::admin_link(app, None).await?, "Open");
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::grains::{GrainState, Permissions};
 use crate::identity;
 use crate::ids::GrainId;
 use crate::state::Event;
-use crate::store::{Account, Grain, Package};
+use crate::store::{Account, Audit, Grain, Package};
 
 /// Rows of one page of the list.
 const PAGE: usize = 500;
@@ -59,7 +59,7 @@ impl ControlImpl {
         let grain = app.grains.create(owner.id, &id, action as usize, &title).await.map_err(say)?;
         // A grain that cannot even start is of no use to anybody.
         if let Err(error) = app.grains.wake(&grain).await {
-            if let Err(e) = app.grains.destroy(&grain).await {
+            if let Err(e) = app.grains.destroy(&grain, None).await {
                 tracing::warn!("grain {grain}: {e}");
             }
             app.events.send(Event::AccountChanged(owner.id));
@@ -179,7 +179,6 @@ impl ControlImpl {
         drop(params);
         let row = self.usable(&grain).await?;
         let url = identity::open_link(&self.app, row.owner, &grain).await.map_err(say)?;
-        self.app.store.audit(None, "grain-open", grain.as_str(), "").await.map_err(say)?;
         results.get().set_url(&*url);
         results.get().set_expires(crate::store::now_ms() / 1000 + identity::OPEN_LINK_SECONDS);
         Ok(())
@@ -206,12 +205,7 @@ impl ControlImpl {
         };
         drop(params);
         self.usable(&grain).await?;
-        let detail = match &permissions {
-            Permissions::All => "all permissions".to_owned(),
-            Permissions::Names(names) => names.join(","),
-        };
         let session = self.app.grains.open_for_script(&grain, permissions).await.map_err(say)?;
-        self.app.store.audit(None, "grain-session", grain.as_str(), &detail).await.map_err(say)?;
         let mut out = results.get();
         out.set_origin(&*session.origin);
         out.set_cookie(&*session.cookie);
@@ -250,18 +244,17 @@ impl ControlImpl {
         drop(params);
         let row = self.any(&grain).await?;
         let app = &self.app;
+        let (target, detail) = (grain.as_str(), &*row.title);
+        let audit = |action| Audit { by: None, action, target, detail };
         if now {
-            app.store
-                .audit(None, "grain-destroy", grain.as_str(), &row.title)
-                .await
-                .map_err(say)?;
-            app.grains.destroy(&grain).await.map_err(say)?;
+            let audit = audit("grain-destroy");
+            app.grains.destroy(&grain, Some(&audit)).await.map_err(say)?;
         } else if row.trashed_at.is_some() {
             results.get().set_already(true);
             return Ok(());
         } else {
-            app.store.audit(None, "grain-trash", grain.as_str(), &row.title).await.map_err(say)?;
-            app.store.trash_grains(row.owner, &[grain.as_str()], true).await.map_err(say)?;
+            let audit = Some(&audit("grain-trash"));
+            app.store.trash_grains(row.owner, &[grain.as_str()], true, audit).await.map_err(say)?;
             app.grains.revoke_grain(&grain);
             app.grains.stop(&grain).await.map_err(say)?;
         }

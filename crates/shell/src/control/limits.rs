@@ -8,7 +8,7 @@ use super::server::{ControlImpl, say};
 use crate::cli::output::called;
 use crate::identity;
 use crate::limits::fits;
-use crate::store::LimitSubject;
+use crate::store::{Audit, LimitSubject};
 
 impl ControlImpl {
     pub async fn limits_list(&self, mut results: control::LimitListResults) -> capnp::Result<()> {
@@ -59,9 +59,9 @@ impl ControlImpl {
         fits(limit, &subject).map_err(say)?;
         let store = &self.app.store;
         let number = i64::try_from(number).map_err(|e| failed(e.to_string()))?;
-        store.set_limit(&subject, limit.name, number).await.map_err(say)?;
-        let detail = format!("{}={number}", limit.name);
-        store.audit(None, "limit-set", &who.0, &detail).await.map_err(say)
+        let detail = &format!("{}={number}", limit.name);
+        let audit = Audit { by: None, action: "limit-set", target: &who.0, detail };
+        store.set_limit(&subject, limit.name, number, &audit).await.map_err(say)
     }
 
     pub async fn limits_clear(
@@ -80,11 +80,9 @@ impl ControlImpl {
         };
         let subject = self.subject(&who, true).await?;
         let store = &self.app.store;
-        let cleared = store.clear_limits(&subject, name).await.map_err(say)?;
-        if cleared > 0 {
-            let what = name.unwrap_or("all");
-            store.audit(None, "limit-clear", &who.0, what).await.map_err(say)?;
-        }
+        let detail = name.unwrap_or("all");
+        let audit = Audit { by: None, action: "limit-clear", target: &who.0, detail };
+        let cleared = store.clear_limits(&subject, name, &audit).await.map_err(say)?;
         results.get().set_cleared(u32::try_from(cleared).unwrap_or(u32::MAX));
         Ok(())
     }

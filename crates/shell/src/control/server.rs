@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::identity;
 use crate::ids::{AccountId, PackageId};
 use crate::state::App;
-use crate::store::{InstallState, Package, now_ms};
+use crate::store::{Audit, InstallState, Package, now_ms};
 
 pub struct ControlImpl {
     pub app: App,
@@ -54,8 +54,8 @@ impl control::Server for ControlImpl {
         _: control::AdminLinkParams,
         mut results: control::AdminLinkResults,
     ) -> capnp::Result<()> {
-        let url = identity::admin_link(&self.app).await.map_err(say)?;
-        self.app.store.audit(None, "admin-link", "", "").await.map_err(say)?;
+        let audit = Audit { by: None, action: "admin-link", target: "", detail: "" };
+        let url = identity::admin_link(&self.app, Some(&audit)).await.map_err(say)?;
         results.get().set_url(&*url);
         results.get().set_expires(now_ms() / 1000 + identity::ADMIN_LINK_SECONDS);
         Ok(())
@@ -261,10 +261,15 @@ async fn delete_apps(app: &App, id: &str) -> capnp::Result<Vec<String>> {
     }
     let mut removed: Vec<String> = Vec::new();
     for id in packages {
-        let title = match app.installer.remove(&id, None).await {
-            Ok(package) => package.title,
+        match app.installer.remove(&id, None, None).await {
+            Ok(_) => {}
             Err(Error::NotFound(_)) if app.installer.remove_unknown(&id).await.map_err(say)? => {
-                String::new()
+                let id = id.to_string();
+                let line = Audit { by: None, action: "app-delete", target: &id, detail: "" };
+                // They are gone: an error now must not read as if they were still there.
+                if let Err(error) = app.store.audit(&line).await {
+                    tracing::error!("a removed app: {error}");
+                }
             }
             Err(Error::NotFound(_)) if removed.is_empty() => return Err(unknown()),
             // Somebody else was quicker.
@@ -276,13 +281,8 @@ async fn delete_apps(app: &App, id: &str) -> capnp::Result<Vec<String>> {
                     removed.join(", ")
                 )));
             }
-        };
-        let id = id.to_string();
-        // It is gone: an error now must not read as if it were still there.
-        if let Err(error) = app.store.audit(None, "app-delete", &id, &title).await {
-            tracing::error!("a removed app: {error}");
         }
-        removed.push(id);
+        removed.push(id.to_string());
     }
     Ok(removed)
 }
@@ -322,12 +322,10 @@ pub async fn finish(
 
 /// What an operator installs is there for everybody.
 pub async fn for_everybody(app: &App, package: &Package) -> capnp::Result<()> {
-    let changed = app.store.choose_app_for_all(package).await.map_err(say)?;
+    let (target, detail) = (&*package.package_id, &*package.title);
+    let audit = Audit { by: None, action: "app-install", target, detail };
+    app.store.choose_app_for_all(package, &audit).await.map_err(say)?;
     app.store.install_ready(&package.package_id).await.map_err(say)?;
-    if changed {
-        let (id, title) = (&package.package_id, &package.title);
-        app.store.audit(None, "app-install", id, title).await.map_err(say)?;
-    }
     if let Ok(id) = package.package_id.parse() {
         app.events.send(crate::state::Event::InstallChanged(id));
     }

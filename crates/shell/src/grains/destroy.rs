@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::{GrainId, Grains};
 use crate::error::{Error, Result};
 use crate::remove;
+use crate::store::Audit;
 
 /// How long a grain's processes may take to end after they were killed.
 const END_TIME: Duration = Duration::from_secs(15);
@@ -22,8 +23,8 @@ impl Grains {
     /// # Errors
     /// `Timeout` while processes of it are still there: then nothing was removed, and it is in the
     /// trash.
-    pub async fn destroy(&self, grain: &GrainId) -> Result<()> {
-        self.destroy_if(grain, None).await.map(drop)
+    pub async fn destroy(&self, grain: &GrainId, audit: Option<&Audit<'_>>) -> Result<()> {
+        self.destroy_if(grain, None, audit).await.map(drop)
     }
 
     /// The same for one that is in the trash, since before `trashed_before` (ms since 1970); `Ok(false)`
@@ -32,13 +33,18 @@ impl Grains {
     /// # Errors
     /// As `destroy`.
     pub async fn destroy_trashed(&self, grain: &GrainId, trashed_before: i64) -> Result<bool> {
-        self.destroy_if(grain, Some(trashed_before)).await
+        self.destroy_if(grain, Some(trashed_before), None).await
     }
 
-    async fn destroy_if(&self, grain: &GrainId, trashed_before: Option<i64>) -> Result<bool> {
+    async fn destroy_if(
+        &self,
+        grain: &GrainId,
+        trashed_before: Option<i64>,
+        audit: Option<&Audit<'_>>,
+    ) -> Result<bool> {
         let store = &self.0.store;
         // Before anything else, or a restore could come between, and a kill leave a row without files.
-        if !store.doom_grain(grain.as_str(), trashed_before).await? {
+        if !store.doom_grain(grain.as_str(), trashed_before, audit).await? {
             return Ok(false);
         }
         let moved = match self.end_and_set_aside(grain).await {

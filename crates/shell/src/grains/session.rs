@@ -21,7 +21,7 @@ use crate::config::{Config, GrainHosts};
 use crate::edge::{GrainHost, route::port_name};
 use crate::error::{Error, Result};
 use crate::ids::{AccountId, GrainId, LoginId};
-use crate::store::{Grain, GrainSessionRow, hash_secret, now_ms, random};
+use crate::store::{Audit, Grain, GrainSessionRow, hash_secret, now_ms, random};
 
 /// A ticket must be used this soon: the page that carries it loads its frame at once.
 const TICKET_TIME: Duration = Duration::from_secs(60);
@@ -231,7 +231,7 @@ impl Shared {
             GrainHosts::Port { .. } => self.port_host(grain, account).await?,
         };
         let session =
-            self.save(&row, host, &sid, account, Some(key.login), permissions, None).await?;
+            self.save(&row, host, &sid, account, Some(key.login), permissions, None, None).await?;
         let ticket = self.sessions.add_ticket(session.host.clone(), sid, mark);
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         let path = percent_encoding::utf8_percent_encode(&path, QUERY_VALUE);
@@ -241,7 +241,7 @@ impl Shared {
         })
     }
 
-    /// A session for curl and scripts, of a grain's owner.
+    /// A session for curl and scripts, of a grain's owner, for the operator: the audit log says so.
     pub async fn open_for_script(
         &self,
         grain: &GrainId,
@@ -257,7 +257,14 @@ impl Shared {
         };
         let expires = now_ms() + SCRIPT_HOURS * 3_600_000;
         let owner = row.owner;
-        let session = self.save(&row, host, &sid, owner, None, permissions, Some(expires)).await?;
+        let detail = match &permissions {
+            Permissions::All => "all permissions".to_owned(),
+            Permissions::Names(names) => names.join(","),
+        };
+        let (action, target) = ("grain-session", grain.as_str());
+        let audit = Some(&Audit { by: None, action, target, detail: &detail });
+        let until = Some(expires);
+        let session = self.save(&row, host, &sid, owner, None, permissions, until, audit).await?;
         Ok(ScriptSession {
             origin: session.origin.clone(),
             cookie: format!("{}={sid}", cookie_name(&session.host)),
@@ -337,6 +344,7 @@ impl Shared {
         login: Option<LoginId>,
         permissions: Permissions,
         expires: Option<i64>,
+        audit: Option<&Audit<'_>>,
     ) -> Result<Arc<GrainSession>> {
         let sid_hash = hash_secret(sid.as_bytes());
         let row = GrainSessionRow {
@@ -353,7 +361,7 @@ impl Shared {
             },
             expires,
         };
-        self.store.save_grain_session(&row).await?;
+        self.store.save_grain_session(&row, audit).await?;
         self.session_of_row(&host, sid_hash).await?.ok_or(Error::NotFound("grain"))
     }
 

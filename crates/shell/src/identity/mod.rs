@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::error::{Error, Result};
 use crate::ids::{AccountId, GrainId, LoginId};
 use crate::state::{App, Event};
-use crate::store::{Account, CredentialKind, LinkPurpose, Role, Store};
+use crate::store::{Account, Audit, CredentialKind, LinkPurpose, Role, Store};
 
 pub use act::{ActForm, AdminForm, check_origin};
 pub use login::Login;
@@ -55,18 +55,26 @@ pub async fn account_named(store: &Store, name: &str) -> Result<Account> {
     }
 }
 
-/// A fresh one-time link that signs in as administrator.
-pub async fn admin_link(app: &App) -> Result<String> {
-    let secret = app.store.create_link(LinkPurpose::Admin, None, None, ADMIN_LINK_SECONDS).await?;
+/// A fresh one-time link that signs in as administrator; `audit`: its line in the audit log.
+pub async fn admin_link(app: &App, audit: Option<&Audit<'_>>) -> Result<String> {
+    let purpose = LinkPurpose::Admin;
+    let secret = app.store.create_link(purpose, None, None, ADMIN_LINK_SECONDS, audit).await?;
     Ok(link(app, &secret))
 }
 
-/// A fresh one-time link that signs in as `owner` and opens the grain.
+/// A fresh one-time link that signs in as `owner` and opens the grain, for the operator: the audit
+/// log says so.
 pub async fn open_link(app: &App, owner: AccountId, grain: &GrainId) -> Result<String> {
     let target = grain.to_string();
     let secret = app
         .store
-        .create_link(LinkPurpose::OpenGrain, Some(owner), Some(&target), OPEN_LINK_SECONDS)
+        .create_link(
+            LinkPurpose::OpenGrain,
+            Some(owner),
+            Some(&target),
+            OPEN_LINK_SECONDS,
+            Some(&Audit { by: None, action: "grain-open", target: &target, detail: "" }),
+        )
         .await?;
     Ok(link(app, &secret))
 }

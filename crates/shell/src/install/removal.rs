@@ -11,24 +11,34 @@ use super::{Installer, place};
 use crate::error::{Error, Result};
 use crate::ids::{AccountId, PackageId};
 use crate::state::Event;
-use crate::store::{Package, Removal, Tone, Uses};
+use crate::store::{Audit, Package, Removal, Tone, Uses};
 
 impl Installer {
     /// Removes a package that no grain uses. `by`: a person, who may remove what they brought as
     /// long as it is in nobody else's list; `None`: an administrator's act, which takes it off all
-    /// lists and tells whom it was taken from.
+    /// lists and tells whom it was taken from. `who`: the account that the audit log names.
     ///
     /// # Errors
     /// `Conflict` with who uses it and what to do; `Forbidden` for somebody else's package.
-    pub async fn remove(&self, id: &PackageId, by: Option<AccountId>) -> Result<Package> {
+    pub async fn remove(
+        &self,
+        id: &PackageId,
+        by: Option<AccountId>,
+        who: Option<AccountId>,
+    ) -> Result<Package> {
         let (this, id) = (self.clone(), *id);
         // On its own task: whoever asked may leave, and then nobody would be told.
-        tokio::spawn(async move { this.remove_now(&id, by).await })
+        tokio::spawn(async move { this.remove_now(&id, by, who).await })
             .await
             .map_err(|e| Error::Internal(e.to_string()))?
     }
 
-    async fn remove_now(&self, id: &PackageId, by: Option<AccountId>) -> Result<Package> {
+    async fn remove_now(
+        &self,
+        id: &PackageId,
+        by: Option<AccountId>,
+        who: Option<AccountId>,
+    ) -> Result<Package> {
         let name = id.to_string();
         let (store, events) = (&self.0.store, &self.0.events);
         let placing = self.0.placing.lock().await;
@@ -41,7 +51,8 @@ impl Installer {
         if self.is_running(id) {
             return Err(Error::Conflict("it is being installed just now; try again later".into()));
         }
-        let people = match store.remove_package(&name, by).await? {
+        let audit = Audit { by: who, action: "app-delete", target: &name, detail: &package.title };
+        let people = match store.remove_package(&name, by, &audit).await? {
             Removal::Gone(people) => people,
             Removal::Used(uses) => return Err(Error::Conflict(used(&package, &uses, by))),
             Removal::Unknown => return Err(Error::NotFound("package")),

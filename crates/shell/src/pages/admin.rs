@@ -20,7 +20,7 @@ use crate::identity::login::Admin;
 use crate::identity::text::one_line;
 use crate::ids::{AccountId, GrainId};
 use crate::state::App;
-use crate::store::{Account, Grain, Role, Tone};
+use crate::store::{Account, Audit, Grain, Role, Tone};
 
 /// Supervisors that one page asks at once: one that is stuck takes two seconds.
 const ASKED_AT_ONCE: usize = 64;
@@ -248,8 +248,9 @@ pub async fn act(State(app): State<App>, act: AdminForm<AdminAct>) -> PageResult
             if name.is_empty() {
                 return Err(Error::BadRequest("a name needs at least one letter".into()).into());
             }
-            app.store.set_setting(NAME_SETTING, &name).await?;
-            app.store.audit(Some(by), "name server", "server", &name).await?;
+            let (action, target) = ("name server", "server");
+            let audit = Audit { by: Some(by), action, target, detail: &name };
+            app.store.set_setting(NAME_SETTING, &name, &audit).await?;
             app.store
                 .notify(by, Tone::Good, &format!("This server is called {name}."), None)
                 .await?;
@@ -257,7 +258,8 @@ pub async fn act(State(app): State<App>, act: AdminForm<AdminAct>) -> PageResult
         "stop" => {
             let id: GrainId = act.form.grain.parse().map_err(|_| Error::NotFound("grain"))?;
             app.grains.stop(&id).await?;
-            app.store.audit(Some(by), "stop grain", &act.form.grain, "").await?;
+            let (action, target) = ("stop grain", &*act.form.grain);
+            app.store.audit(&Audit { by: Some(by), action, target, detail: "" }).await?;
             app.store
                 .notify(by, Tone::Good, "Stopped. It starts again when it is used.", None)
                 .await?;

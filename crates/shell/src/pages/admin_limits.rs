@@ -18,7 +18,7 @@ use crate::identity::login::Admin;
 use crate::ids::AccountId;
 use crate::limits::fits;
 use crate::state::App;
-use crate::store::{Account, LimitRow, LimitSubject, Tone};
+use crate::store::{Account, Audit, LimitRow, LimitSubject, Tone};
 
 /// `GET /admin/limits`.
 pub async fn page(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResult {
@@ -203,23 +203,24 @@ pub async fn act(State(app): State<App>, act: AdminForm<LimitAct>) -> PageResult
     let (by, form) = (act.login.id(), &act.form);
     let subject = subject(&app, &form.subject, form.act == "clear").await?;
     let bad = |text: String| Error::BadRequest(text);
+    let audit = |action, detail| Audit { by: Some(by), action, target: &form.subject, detail };
     let said = match form.act.as_str() {
         "set" => {
             let (limit, number) = parse_any_value(form.name.trim(), form.value.trim())
                 .map_err(|e| bad(e.to_string()))?;
             fits(limit, &subject)?;
             let number = i64::try_from(number).map_err(|e| bad(e.to_string()))?;
-            app.store.set_limit(&subject, limit.name, number).await?;
             let detail = format!("{}={number}", limit.name);
-            app.store.audit(Some(by), "limit-set", &form.subject, &detail).await?;
+            let audit = audit("limit-set", &*detail);
+            app.store.set_limit(&subject, limit.name, number, &audit).await?;
             match grain_limits::is_persons(limit) {
                 true => "The exception holds from now on.",
                 false => "The exception holds from the next start of a grain on.",
             }
         }
         "clear" => {
-            app.store.clear_limits(&subject, Some(&form.name)).await?;
-            app.store.audit(Some(by), "limit-clear", &form.subject, &form.name).await?;
+            let audit = audit("limit-clear", &*form.name);
+            app.store.clear_limits(&subject, Some(&form.name), &audit).await?;
             "Taken back."
         }
         _ => return Err(bad("this button is not known here".into()).into()),

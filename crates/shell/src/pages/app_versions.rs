@@ -202,16 +202,13 @@ pub async fn delete(viewer: &Viewer, login: &Login, id: &str) -> PageResult {
     if !may_delete(login, &package) {
         return Err(Error::NotFound("app").into());
     }
-    match app.installer.remove(&id, remover(login)).await {
+    match app.installer.remove(&id, remover(login), Some(login.id())).await {
         Err(Error::Conflict(why)) => return Ok(refused(viewer, &package, &why)),
         done => drop(done?),
     }
     // It is gone: an error now must not read as if nothing had been done.
     let text = format!("Deleted {} {} from this server.", package.title, package.version());
-    let audited =
-        app.store.audit(Some(login.id()), "app-delete", &package.package_id, &package.title).await;
-    let told = app.store.notify(login.id(), Tone::Good, &text, None).await;
-    for error in [audited.err(), told.err()].into_iter().flatten() {
+    if let Err(error) = app.store.notify(login.id(), Tone::Good, &text, None).await {
         tracing::error!("a deleted app: {error}");
     }
     let left = !app.store.packages_of_app(&package.app_id).await?.is_empty();

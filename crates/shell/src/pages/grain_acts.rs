@@ -182,7 +182,7 @@ fn not_in_trash(grain: &Grain) -> Result<()> {
 async fn trash(app: &App, login: &Login, ids: &[GrainId]) -> Result<()> {
     let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
     let refs: Vec<&str> = names.iter().map(String::as_str).collect();
-    let moved = app.store.trash_grains(login.id(), &refs, true).await?;
+    let moved = app.store.trash_grains(login.id(), &refs, true, None).await?;
     // All ways in are closed first: a slow or failing stop must not leave one open.
     for id in ids {
         app.grains.revoke_grain(id);
@@ -207,7 +207,7 @@ async fn trash(app: &App, login: &Login, ids: &[GrainId]) -> Result<()> {
 pub async fn restore(app: &App, login: &Login, ids: &[GrainId]) -> Result<()> {
     let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
     let refs: Vec<&str> = names.iter().map(String::as_str).collect();
-    let moved = app.store.trash_grains(login.id(), &refs, false).await?;
+    let moved = app.store.trash_grains(login.id(), &refs, false, None).await?;
     if moved > 0 {
         let text = match (moved, app.store.grain(&names[0]).await?) {
             (1, Some(grain)) => format!("Restored {}.", grain.title),

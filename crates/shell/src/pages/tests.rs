@@ -255,7 +255,7 @@ async fn a_change_needs_the_browsers_word_and_the_token() {
 #[tokio::test]
 async fn a_link_signs_in_once_and_only_by_get() {
     let server = Server::start(false).await;
-    let link = crate::identity::admin_link(&server.app).await.unwrap();
+    let link = crate::identity::admin_link(&server.app, None).await.unwrap();
     let path = link.strip_prefix(ROOT).unwrap();
     let head = Request::head(path).body(Body::empty()).unwrap();
     assert_eq!(server.send(head).await.header("set-cookie"), "");

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{AccountId, LoginId, Result, Store, now_ms};
+use super::{AccountId, Audit, LoginId, Result, Store, now_ms};
 
 /// A grain opened by a sign-in, or (without one) for a script.
 #[derive(Clone, Debug, FromRow)]
@@ -24,8 +24,13 @@ pub struct GrainSessionRow {
 }
 
 impl Store {
-    /// Records or refreshes a session.
-    pub async fn save_grain_session(&self, row: &GrainSessionRow) -> Result<()> {
+    /// Records or refreshes a session, with a line in the audit log if one is given.
+    pub async fn save_grain_session(
+        &self,
+        row: &GrainSessionRow,
+        audit: Option<&Audit<'_>>,
+    ) -> Result<()> {
+        let mut tx = self.write.begin().await?;
         sqlx::query(
             "INSERT INTO grain_sessions
                (host, grain, account, login_session, sid_hash, permissions, created, expires)
@@ -41,8 +46,12 @@ impl Store {
         .bind(&row.permissions)
         .bind(now_ms())
         .bind(row.expires)
-        .execute(&self.write)
+        .execute(&mut *tx)
         .await?;
+        if let Some(audit) = audit {
+            audit.write(&mut tx).await?;
+        }
+        tx.commit().await?;
         Ok(())
     }
 

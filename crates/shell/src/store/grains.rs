@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{AccountId, Result, Store, now_ms};
+use super::{AccountId, Audit, Result, Store, now_ms};
 
 /// One grain.
 #[derive(Clone, Debug, FromRow)]
@@ -171,8 +171,15 @@ impl Store {
         Ok(())
     }
 
-    /// Moves grains of one owner into the trash, or back; how many moved.
-    pub async fn trash_grains(&self, owner: AccountId, ids: &[&str], into: bool) -> Result<u64> {
+    /// Moves grains of one owner into the trash, or back, with a line in the audit log if one is
+    /// given and any moved; how many did.
+    pub async fn trash_grains(
+        &self,
+        owner: AccountId,
+        ids: &[&str],
+        into: bool,
+        audit: Option<&Audit<'_>>,
+    ) -> Result<u64> {
         let mut tx = self.write.begin().await?;
         let mut moved = 0;
         let now = now_ms();
@@ -190,6 +197,9 @@ impl Store {
             }
             moved += update.execute(&mut *tx).await?.rows_affected();
         }
+        if let Some(audit) = audit.filter(|_| moved > 0) {
+            audit.write(&mut tx).await?;
+        }
         tx.commit().await?;
         Ok(moved)
     }
@@ -203,8 +213,15 @@ impl Store {
     }
 
     /// Begins a grain's end, which can only be finished from here on; whether it was to be had: with
-    /// `trashed_before` only out of the trash, since before that time.
-    pub async fn doom_grain(&self, id: &str, trashed_before: Option<i64>) -> Result<bool> {
+    /// `trashed_before` only out of the trash, since before that time. A line in the audit log goes with it if one
+    /// is given.
+    pub async fn doom_grain(
+        &self,
+        id: &str,
+        trashed_before: Option<i64>,
+        audit: Option<&Audit<'_>>,
+    ) -> Result<bool> {
+        let mut tx = self.write.begin().await?;
         let doomed = sqlx::query(
             "UPDATE grains SET doomed = 1, trashed_at = COALESCE(trashed_at, $2)
              WHERE id = $1 AND ($3 IS NULL OR trashed_at < $3 OR doomed = 1)",
@@ -212,9 +229,14 @@ impl Store {
         .bind(id)
         .bind(now_ms())
         .bind(trashed_before)
-        .execute(&self.write)
+        .execute(&mut *tx)
         .await?;
-        Ok(doomed.rows_affected() > 0)
+        let doomed = doomed.rows_affected() > 0;
+        if let Some(audit) = audit.filter(|_| doomed) {
+            audit.write(&mut tx).await?;
+        }
+        tx.commit().await?;
+        Ok(doomed)
     }
 
     /// Takes that back, while nothing has been removed: it is in the trash then.

@@ -1,6 +1,6 @@
 //! Exceptions from the limits of grains, by app and by account.
 
-use super::{AccountId, Result, Store};
+use super::{AccountId, Audit, Result, Store};
 
 /// Whose exception.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,23 +68,44 @@ impl Store {
         Ok(apps.chain(accounts).map(row).collect())
     }
 
-    /// Makes or changes an exception.
-    pub async fn set_limit(&self, subject: &LimitSubject, name: &str, value: i64) -> Result<()> {
+    /// Makes or changes an exception, with a line in the audit log.
+    pub async fn set_limit(
+        &self,
+        subject: &LimitSubject,
+        name: &str,
+        value: i64,
+        audit: &Audit<'_>,
+    ) -> Result<()> {
         let (table, key) = subject.place();
         let sql = format!(
             "INSERT INTO {table} ({key}, name, value) VALUES ($1, $2, $3)
              ON CONFLICT ({key}, name) DO UPDATE SET value = excluded.value"
         );
-        keyed!(sqlx::query(&sql), subject).bind(name).bind(value).execute(&self.write).await?;
+        let mut tx = self.write.begin().await?;
+        keyed!(sqlx::query(&sql), subject).bind(name).bind(value).execute(&mut *tx).await?;
+        audit.write(&mut tx).await?;
+        tx.commit().await?;
         Ok(())
     }
 
-    /// Takes back one exception, or all of the subject's; how many there were.
-    pub async fn clear_limits(&self, subject: &LimitSubject, name: Option<&str>) -> Result<u64> {
+    /// Takes back one exception, or all of the subject's; how many there were. A line in the audit
+    /// log goes with it if there were any.
+    pub async fn clear_limits(
+        &self,
+        subject: &LimitSubject,
+        name: Option<&str>,
+        audit: &Audit<'_>,
+    ) -> Result<u64> {
         let (table, key) = subject.place();
         let sql = format!("DELETE FROM {table} WHERE {key} = $1 AND ($2 = '' OR name = $2)");
         let query = keyed!(sqlx::query(&sql), subject).bind(name.unwrap_or_default());
-        Ok(query.execute(&self.write).await?.rows_affected())
+        let mut tx = self.write.begin().await?;
+        let cleared = query.execute(&mut *tx).await?.rows_affected();
+        if cleared > 0 {
+            audit.write(&mut tx).await?;
+        }
+        tx.commit().await?;
+        Ok(cleared)
     }
 
     /// Notes how full a grain's disk limit is, in percent; what was noted before.

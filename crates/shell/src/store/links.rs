@@ -3,10 +3,10 @@
 use std::str::FromStr;
 
 use super::accounts::of_credential;
-use super::notices::write_audit;
 use super::sessions::{NewLogin, new_login};
 use super::{
-    AccountId, CredentialKind, Result, Role, Store, StoreError, hash_secret, now_ms, random, word,
+    AccountId, Audit, CredentialKind, Result, Role, Store, StoreError, hash_secret, now_ms, random,
+    word,
 };
 
 /// What a link does when it is opened.
@@ -56,16 +56,19 @@ pub enum ByLink {
 }
 
 impl Store {
-    /// Makes a link that lives `seconds`; the answer is its secret.
+    /// Makes a link that lives `seconds`, with a line in the audit log if one is given; the answer
+    /// is its secret.
     pub async fn create_link(
         &self,
         purpose: LinkPurpose,
         account: Option<AccountId>,
         target: Option<&str>,
         seconds: i64,
+        audit: Option<&Audit<'_>>,
     ) -> Result<[u8; 32]> {
         let secret = random::<32>();
         let now = now_ms();
+        let mut tx = self.write.begin().await?;
         sqlx::query(
             "INSERT INTO one_time_links (hash, purpose, account, target, created, expires)
              VALUES ($1, $2, $3, $4, $5, $6)",
@@ -76,8 +79,12 @@ impl Store {
         .bind(target)
         .bind(now)
         .bind(now + seconds * 1000)
-        .execute(&self.write)
+        .execute(&mut *tx)
         .await?;
+        if let Some(audit) = audit {
+            audit.write(&mut tx).await?;
+        }
+        tx.commit().await?;
         Ok(secret)
     }
 
@@ -127,7 +134,8 @@ impl Store {
             None => ("server", "administrator's link"),
             Some(grain) => (grain.as_str(), "operator's link to a grain"),
         };
-        write_audit(&mut tx, Some(account), "sign-in", what, how).await?;
+        let line = Audit { by: Some(account), action: "sign-in", target: what, detail: how };
+        line.write(&mut tx).await?;
         tx.commit().await?;
         Ok(ByLink::In { login, grain })
     }

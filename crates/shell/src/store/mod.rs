@@ -39,7 +39,7 @@ pub use grains::{Grain, NewGrain};
 pub use installs::{Install, InstallState};
 pub use limits::{LimitRow, LimitSubject};
 pub use links::{ByLink, LinkPurpose};
-pub use notices::{Notice, Tone};
+pub use notices::{Audit, Notice, Tone};
 pub use package_uses::{Brought, Removal, Uses};
 pub use packages::{Action, AppRow, NewPackage, Package};
 pub use ports::PortGrant;
@@ -190,16 +190,19 @@ impl Store {
             .await?)
     }
 
-    /// Sets a setting of the whole server.
-    pub async fn set_setting(&self, name: &str, value: &str) -> Result<()> {
+    /// Sets a setting of the whole server, with a line in the audit log.
+    pub async fn set_setting(&self, name: &str, value: &str, audit: &Audit<'_>) -> Result<()> {
+        let mut tx = self.write.begin().await?;
         sqlx::query(
             "INSERT INTO settings (name, value) VALUES ($1, $2)
              ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         )
         .bind(name)
         .bind(value)
-        .execute(&self.write)
+        .execute(&mut *tx)
         .await?;
+        audit.write(&mut tx).await?;
+        tx.commit().await?;
         Ok(())
     }
 }

@@ -92,6 +92,36 @@ pub struct AuditLine {
     pub detail: String,
 }
 
+/// A line to be: written with the change that it tells of, in one transaction, or not at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Audit<'a> {
+    /// Who, if an account does it; none for the operator at a terminal.
+    pub by: Option<AccountId>,
+    /// What is done.
+    pub action: &'a str,
+    /// To what.
+    pub target: &'a str,
+    /// How.
+    pub detail: &'a str,
+}
+
+impl Audit<'_> {
+    /// Adds the line to what `tx` is about to commit.
+    pub(super) async fn write(&self, tx: &mut sqlx::SqliteConnection) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO audit (at, account, action, target, detail) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(now_ms())
+        .bind(self.by)
+        .bind(self.action)
+        .bind(self.target)
+        .bind(self.detail)
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+}
+
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 /// Strips on one page; the page of notices has the others.
 const MOST_AT_ONCE: usize = 10;
@@ -215,16 +245,10 @@ impl Store {
         Ok(undo.flatten())
     }
 
-    /// Adds a line to the audit log.
-    pub async fn audit(
-        &self,
-        account: Option<AccountId>,
-        action: &str,
-        target: &str,
-        detail: &str,
-    ) -> Result<()> {
+    /// Adds a line to the audit log, about what no change of the database goes with.
+    pub async fn audit(&self, line: &Audit<'_>) -> Result<()> {
         let mut writer = self.write.acquire().await?;
-        write_audit(&mut writer, account, action, target, detail).await
+        line.write(&mut writer).await
     }
 
     /// The latest lines of the audit log.
@@ -236,25 +260,4 @@ impl Store {
         .fetch_all(&self.read)
         .await?)
     }
-}
-
-/// [`Store::audit`], as a part of something larger.
-pub(super) async fn write_audit(
-    tx: &mut sqlx::SqliteConnection,
-    account: Option<AccountId>,
-    action: &str,
-    target: &str,
-    detail: &str,
-) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO audit (at, account, action, target, detail) VALUES ($1, $2, $3, $4, $5)",
-    )
-    .bind(now_ms())
-    .bind(account)
-    .bind(action)
-    .bind(target)
-    .bind(detail)
-    .execute(tx)
-    .await?;
-    Ok(())
 }

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, FromRow, SqliteConnection};
 
 use super::packages::COLUMNS;
-use super::{AccountId, Package, Result, Store, now_ms};
+use super::{AccountId, Audit, Package, Result, Store, now_ms};
 
 /// What an account brought (sums).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
@@ -109,8 +109,13 @@ impl Store {
 
     /// Forgets a package that no grain uses, in one transaction: after it the package is gone for
     /// everybody, whatever becomes of its files. `by`: a person who may not take it out of the
-    /// lists of others; `None` may.
-    pub async fn remove_package(&self, package_id: &str, by: Option<AccountId>) -> Result<Removal> {
+    /// lists of others; `None` may. A line in the audit log goes with it.
+    pub async fn remove_package(
+        &self,
+        package_id: &str,
+        by: Option<AccountId>,
+        audit: &Audit<'_>,
+    ) -> Result<Removal> {
         let mut tx = self.write.begin().await?;
         let known: Option<i64> =
             sqlx::query_scalar("SELECT installed FROM packages WHERE package_id = $1")
@@ -140,6 +145,7 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
         }
+        audit.write(&mut tx).await?;
         tx.commit().await?;
         Ok(Removal::Gone(people))
     }

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{AccountId, Result, Store, now_ms};
+use super::{AccountId, Audit, Result, Store, now_ms};
 
 /// A package whose tree stands in `apps/`.
 #[derive(Clone, Debug, FromRow)]
@@ -240,8 +240,10 @@ impl Store {
         Ok(chosen.rows_affected() > 0)
     }
 
-    /// Gives everybody this version who has not chosen another; false when they had it.
-    pub async fn choose_app_for_all(&self, package: &Package) -> Result<bool> {
+    /// Gives everybody this version who has not chosen another, with a line in the audit log; false
+    /// when they had it.
+    pub async fn choose_app_for_all(&self, package: &Package, audit: &Audit<'_>) -> Result<bool> {
+        let mut tx = self.write.begin().await?;
         let chosen = sqlx::query(
             "INSERT INTO server_apps (app_id, package_id, added) VALUES ($1, $2, $3)
              ON CONFLICT (app_id)
@@ -251,9 +253,14 @@ impl Store {
         .bind(&package.app_id)
         .bind(&package.package_id)
         .bind(now_ms())
-        .execute(&self.write)
+        .execute(&mut *tx)
         .await?;
-        Ok(chosen.rows_affected() > 0)
+        let changed = chosen.rows_affected() > 0;
+        if changed {
+            audit.write(&mut tx).await?;
+        }
+        tx.commit().await?;
+        Ok(changed)
     }
 
     /// Takes an app out of an account's list; the version it had, for undo. Grains stay.

@@ -32,6 +32,8 @@ async fn package(store: &Store, id: &str, app: &str, version: i64) -> Package {
     package
 }
 
+const LINE: Audit<'_> = Audit { by: None, action: "test", target: "", detail: "" };
+
 async fn grain(store: &Store, id: &str, owner: &Account, package: &Package, title: &str) {
     let new = NewGrain { id, package, owner: owner.id, title, noun: "note", action: 0 };
     store.create_grain(&new).await.unwrap();
@@ -43,7 +45,7 @@ async fn the_file_is_private_and_migrates_once() {
     let (dir, store) = store().await;
     let mode = std::fs::metadata(dir.path().join("db.sqlite")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    store.set_setting("name", "Ada's").await.unwrap();
+    store.set_setting("name", "Ada's", &LINE).await.unwrap();
     store.close().await;
     let again = Store::open(&dir.path().join("db.sqlite")).await.unwrap();
     assert_eq!(again.setting("name").await.unwrap().as_deref(), Some("Ada's"));
@@ -137,7 +139,7 @@ async fn a_suspended_account_is_signed_out() {
     let (_dir, store) = store().await;
     let ada = person(&store, "Ada").await;
     let login = store.create_login(ada.id, "x").await.unwrap().unwrap();
-    let link = store.create_link(LinkPurpose::OpenGrain, Some(ada.id), Some("g"), 60).await;
+    let link = store.create_link(LinkPurpose::OpenGrain, Some(ada.id), Some("g"), 60, None).await;
     let link = link.unwrap();
     sqlx::query("UPDATE accounts SET suspended = 1").execute(&store.write).await.unwrap();
     assert!(store.login(&login.secret).await.unwrap().is_none());
@@ -151,19 +153,19 @@ async fn a_suspended_account_is_signed_out() {
 #[tokio::test]
 async fn a_link_works_once_and_expires() {
     let (_dir, store) = store().await;
-    let secret = store.create_link(LinkPurpose::Admin, None, None, 60).await.unwrap();
+    let secret = store.create_link(LinkPurpose::Admin, None, None, 60, None).await.unwrap();
     let (a, b) =
         tokio::join!(store.sign_in_by_link(&secret, "a"), store.sign_in_by_link(&secret, "b"));
     let is_in = |by: &ByLink| matches!(by, ByLink::In { grain: None, .. });
     assert_eq!([a.unwrap(), b.unwrap()].iter().filter(|by| is_in(by)).count(), 1);
-    let late = store.create_link(LinkPurpose::Admin, None, None, -1).await.unwrap();
+    let late = store.create_link(LinkPurpose::Admin, None, None, -1, None).await.unwrap();
     assert!(matches!(store.sign_in_by_link(&late, "").await.unwrap(), ByLink::NotGood));
 }
 
 #[tokio::test]
 async fn a_link_is_not_used_up_for_who_does_not_come_in() {
     let (_dir, store) = store().await;
-    let secret = store.create_link(LinkPurpose::Admin, None, None, 60).await.unwrap();
+    let secret = store.create_link(LinkPurpose::Admin, None, None, 60, None).await.unwrap();
     for (table, last) in [("accounts", false), ("audit", false), ("login_sessions", true)] {
         let trigger = format!(
             "CREATE TRIGGER broken BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'no'); END"
@@ -220,7 +222,7 @@ async fn own_choice_of_app_wins_over_the_servers() {
     let one = package(&store, "p1", "app", 1).await;
     let two = package(&store, "p2", "app", 2).await;
     assert!(store.apps_of(ada.id).await.unwrap().is_empty());
-    store.choose_app_for_all(&one).await.unwrap();
+    store.choose_app_for_all(&one, &LINE).await.unwrap();
     store.choose_app(ada.id, &two).await.unwrap();
     let apps = store.apps_of(ada.id).await.unwrap();
     assert_eq!((apps.len(), apps[0].package.package_id.as_str(), apps[0].own), (1, "p2", true));
@@ -272,27 +274,27 @@ async fn trash_is_the_owners_and_can_be_undone() {
     let (ada, ben) = (person(&store, "Ada").await, person(&store, "Ben").await);
     let app = package(&store, "p1", "app", 1).await;
     grain(&store, "g1", &ada, &app, "One").await;
-    assert_eq!(store.trash_grains(ben.id, &["g1"], true).await.unwrap(), 0);
-    assert_eq!(store.trash_grains(ada.id, &["g1", "nope"], true).await.unwrap(), 1);
+    assert_eq!(store.trash_grains(ben.id, &["g1"], true, None).await.unwrap(), 0);
+    assert_eq!(store.trash_grains(ada.id, &["g1", "nope"], true, None).await.unwrap(), 1);
     let counts = store.count_grains(ada.id).await.unwrap();
     assert_eq!((counts.all, counts.trash), (0, 1));
     assert_eq!(store.trashed_before(now_ms() + 1).await.unwrap(), ["g1"]);
     assert!(store.trashed_before(1).await.unwrap().is_empty());
-    assert_eq!(store.trash_grains(ada.id, &["g1"], false).await.unwrap(), 1);
+    assert_eq!(store.trash_grains(ada.id, &["g1"], false, None).await.unwrap(), 1);
     assert_eq!(store.count_grains(ada.id).await.unwrap().all, 1);
 
     // Restored before its end began: it stays. Once that has begun it is nobody's to restore, and is
     // found again after a kill.
-    assert!(!store.doom_grain("g1", Some(i64::MAX)).await.unwrap());
-    store.trash_grains(ada.id, &["g1"], true).await.unwrap();
-    assert!(!store.doom_grain("g1", Some(1)).await.unwrap());
-    assert!(store.doom_grain("g1", Some(i64::MAX)).await.unwrap());
-    assert_eq!(store.trash_grains(ada.id, &["g1"], false).await.unwrap(), 0);
+    assert!(!store.doom_grain("g1", Some(i64::MAX), None).await.unwrap());
+    store.trash_grains(ada.id, &["g1"], true, None).await.unwrap();
+    assert!(!store.doom_grain("g1", Some(1), None).await.unwrap());
+    assert!(store.doom_grain("g1", Some(i64::MAX), None).await.unwrap());
+    assert_eq!(store.trash_grains(ada.id, &["g1"], false, None).await.unwrap(), 0);
     assert_eq!(store.count_grains(ada.id).await.unwrap().trash, 0);
     assert_eq!(store.trashed_before(1).await.unwrap(), ["g1"]);
     store.spare_grain("g1").await.unwrap();
-    assert_eq!(store.trash_grains(ada.id, &["g1"], false).await.unwrap(), 1);
-    assert!(store.doom_grain("g1", None).await.unwrap());
+    assert_eq!(store.trash_grains(ada.id, &["g1"], false, None).await.unwrap(), 1);
+    assert!(store.doom_grain("g1", None, None).await.unwrap());
 }
 
 #[tokio::test]
@@ -379,7 +381,7 @@ async fn a_transaction_that_sqlite_ended_itself_does_not_swallow_later_ones() {
     drop(lost);
     // The next that fails would be rolled back to its savepoint, and stay open around all others.
     drop(store.write.begin().await.unwrap());
-    store.set_setting("name", "after").await.unwrap();
+    store.set_setting("name", "after", &LINE).await.unwrap();
     let mut kept = store.write.begin().await.unwrap();
     sqlx::query("INSERT INTO settings (name, value) VALUES ('other', 'kept')")
         .execute(&mut *kept)
@@ -419,12 +421,12 @@ async fn a_package_goes_when_nobody_uses_it() {
     let own = store.package_uses("p1", Some(ada.id)).await.unwrap();
     assert_eq!(own, Uses { own: 1, ..uses });
     assert!(own.in_other_lists() && store.package_uses("p1", Some(ben.id)).await.unwrap().own_list);
-    assert_eq!(store.remove_package("p1", None).await.unwrap(), Removal::Used(uses));
+    assert_eq!(store.remove_package("p1", None, &LINE).await.unwrap(), Removal::Used(uses));
     store.destroy_grain("g1").await.unwrap();
     // Not out of somebody else's list, but an administrator may.
-    assert!(matches!(store.remove_package("p1", Some(ada.id)).await, Ok(Removal::Used(_))));
-    assert_eq!(store.remove_package("p1", None).await.unwrap(), Removal::Gone(vec![ben.id]));
-    assert_eq!(store.remove_package("p1", None).await.unwrap(), Removal::Unknown);
+    assert!(matches!(store.remove_package("p1", Some(ada.id), &LINE).await, Ok(Removal::Used(_))));
+    assert_eq!(store.remove_package("p1", None, &LINE).await.unwrap(), Removal::Gone(vec![ben.id]));
+    assert_eq!(store.remove_package("p1", None, &LINE).await.unwrap(), Removal::Unknown);
     assert!(store.package("p1").await.unwrap().is_none());
     assert!(store.apps_of(ben.id).await.unwrap().is_empty());
     assert_eq!(store.removals().await.unwrap(), ["p1"]);
@@ -439,7 +441,7 @@ async fn a_package_goes_when_nobody_uses_it() {
     store.removal_done("p2").await.unwrap();
     assert!(store.removals().await.unwrap().is_empty());
     // Nobody can have in their list what was deleted in the meantime.
-    store.remove_package("p1", None).await.unwrap();
+    store.remove_package("p1", None, &LINE).await.unwrap();
     assert!(!store.choose_app(ada.id, &p).await.unwrap());
     // What is coming, or has just gone, is no file that nobody knows.
     assert!(store.note_placing("p3").await.unwrap());
@@ -477,4 +479,57 @@ async fn what_somebody_brought_is_summed() {
     assert_eq!(store.brought_by_each().await.unwrap(), [(ada.id, 12_288)]);
     let largest: Vec<_> = store.packages_of(ada.id).await.unwrap();
     assert_eq!(largest[0].package_id, "p2");
+}
+
+/// A change and its line in the audit log: both or neither.
+#[tokio::test]
+async fn what_cannot_be_told_in_the_audit_log_does_not_happen() {
+    let (_dir, store) = store().await;
+    let ada = person(&store, "Ada").await;
+    let one = package(&store, "p1", "app", 1).await;
+    grain(&store, "g1", &ada, &one, "x").await;
+    let subject = LimitSubject::Account(ada.id);
+    store.set_limit(&subject, "memory", 1, &LINE).await.unwrap();
+    let told = store.audit_lines(100).await.unwrap().len();
+    assert_eq!(told, 1);
+    sqlx::query("CREATE TRIGGER no BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END")
+        .execute(&store.write)
+        .await
+        .unwrap();
+
+    let line = Some(&LINE);
+    assert!(store.set_setting("name", "new", &LINE).await.is_err());
+    assert_eq!(store.setting("name").await.unwrap(), None);
+    assert!(store.set_limit(&subject, "memory", 2, &LINE).await.is_err());
+    assert!(store.clear_limits(&subject, None, &LINE).await.is_err());
+    assert_eq!(store.limits_of(&subject).await.unwrap(), [("memory".to_owned(), 1)]);
+    assert_eq!(store.clear_limits(&subject, Some("pids"), &LINE).await.unwrap(), 0);
+    assert!(store.create_link(LinkPurpose::Admin, None, None, 60, line).await.is_err());
+    let row = GrainSessionRow {
+        host: "ui-1".into(),
+        grain: "g1".into(),
+        account: ada.id,
+        login_session: None,
+        sid_hash: vec![1; 32],
+        permissions: None,
+        expires: None,
+    };
+    assert!(store.save_grain_session(&row, line).await.is_err());
+    assert!(store.grain_session("ui-1").await.unwrap().is_none());
+    assert!(store.trash_grains(ada.id, &["g1"], true, line).await.is_err());
+    assert!(store.doom_grain("g1", None, line).await.is_err());
+    assert_eq!(store.grain("g1").await.unwrap().unwrap().trashed_at, None);
+    assert!(store.choose_app_for_all(&one, &LINE).await.is_err());
+    assert!(store.app_of(ada.id, &one.app_id).await.unwrap().is_none());
+    store.destroy_grain("g1").await.unwrap();
+    assert!(store.remove_package("p1", None, &LINE).await.is_err());
+    assert!(store.package("p1").await.unwrap().is_some());
+
+    sqlx::query("DROP TRIGGER no").execute(&store.write).await.unwrap();
+    assert_eq!(store.audit_lines(100).await.unwrap().len(), told);
+    store.choose_app_for_all(&one, &LINE).await.unwrap();
+    assert!(!store.choose_app_for_all(&one, &LINE).await.unwrap());
+    assert_eq!(store.clear_limits(&subject, None, &LINE).await.unwrap(), 1);
+    assert_eq!(store.clear_limits(&subject, None, &LINE).await.unwrap(), 0);
+    assert_eq!(store.audit_lines(100).await.unwrap().len(), told + 2);
 }
