@@ -113,6 +113,22 @@ async fn odd_words_and_places() -> Result<()> {
     let done = server.try_command(&words)?;
     ensure!(done.status.code() == Some(2) && said(&done).contains("--owner"), "{done:?}");
 
+    // What is wrong with an address or an id is said, and not something else.
+    for (words, parts) in [
+        (&["app", "install", "http://127.0.0.1:99999/x"][..], &["cannot be read", "port"][..]),
+        (&["app", "install", &format!("http://a.example/{}", "a".repeat(5000))], &["4096"]),
+        (&["app", "install", "http://"], &["cannot be read"]),
+        (&["grain", "open", "nosuch"], &["8 to 64", "grain list"]),
+        (&["grain", "open", &"a".repeat(5000)], &["8 to 64", "grain list"]),
+    ] {
+        let done = server.try_command(words)?;
+        let said = said(&done);
+        ensure!(done.status.code() == Some(1) && said.len() < 400, "{done:?}");
+        for part in parts {
+            ensure!(said.contains(part), "{part:?} is not in {said}");
+        }
+    }
+
     // A log that could not be written out is no success.
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full")?;
     let done = server.command(&["grain", "log", &probe.grain]).stdout(full).output()?;

@@ -21,7 +21,10 @@ const PAGE: usize = 500;
 
 fn grain_id(text: capnp::text::Reader<'_>) -> capnp::Result<GrainId> {
     let text = text.to_string()?;
-    text.parse().map_err(|e| failed(format!("{text:?}: {e}")))
+    text.parse().map_err(|e| {
+        let shown = identity::text::one_line(&text, 80);
+        failed(format!("{shown:?}: {e}; `{} grain list` shows those that are here", called()))
+    })
 }
 
 impl ControlImpl {

@@ -432,6 +432,9 @@ impl Installer {
     }
 }
 
+/// Characters of an address; no server is known to want more.
+const MAX_URL: usize = 4096;
+
 /// An address that a download can be tried from, in its normal form.
 pub fn web_address(url: &str) -> Option<String> {
     checked_url(url).ok()
@@ -439,19 +442,23 @@ pub fn web_address(url: &str) -> Option<String> {
 
 /// http(s) only, and in its normal form.
 fn checked_url(url: &str) -> Result<String> {
-    match url::Url::parse(url.trim()) {
-        Ok(parsed)
-            if matches!(parsed.scheme(), "http" | "https")
-                && parsed.has_host()
-                && url.len() < 4096 =>
-        {
-            Ok(parsed.into())
+    let url = url.trim();
+    let begins = |scheme: &str| {
+        url.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+    };
+    let web = begins("http://") || begins("https://");
+    let why = match url::Url::parse(url) {
+        _ if url.len() > MAX_URL => {
+            format!("The address has more than {MAX_URL} characters, which is the most")
         }
-        _ => Err(Error::BadRequest(
-            "The address must begin with http:// or https://, like https://example.org/app.spk"
-                .into(),
-        )),
-    }
+        Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.has_host() => {
+            return Ok(parsed.into());
+        }
+        Err(why) if web => format!("The address cannot be read: {why}"),
+        _ => "The address must begin with http:// or https://, like https://example.org/app.spk"
+            .into(),
+    };
+    Err(Error::BadRequest(why))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
