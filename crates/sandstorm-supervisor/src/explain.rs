@@ -28,9 +28,9 @@ pub struct Signs {
     pub forbidden: Vec<&'static str>,
 }
 
-/// Kinds of namespaces, as the files `/proc/sys/user/max_*_namespaces` name them; the last is made by
-/// init, the others with its clone.
-const KINDS: [&str; 7] = ["user", "mnt", "pid", "ipc", "uts", "cgroup", "net"];
+/// Kinds of namespaces, as the files `/proc/sys/user/max_*_namespaces` name them: init's clone makes the
+/// first six, init itself the last and one more of the first.
+const KINDS: [&str; 7] = ["mnt", "pid", "ipc", "uts", "cgroup", "user", "net"];
 
 impl Signs {
     /// Reads them.
@@ -69,7 +69,7 @@ pub fn advice(step: Step, error: &io::Error, signs: &Signs) -> String {
     let refused = errno == libc::EPERM || errno == libc::EACCES;
     let text = match step {
         Step::Namespaces if errno == libc::ENOSPC => &signs.more_of(&KINDS[..6]),
-        Step::Inside if errno == libc::ENOSPC => &signs.more_of(&KINDS[6..]),
+        Step::Inside if errno == libc::ENOSPC => &signs.more_of(&KINDS[5..]),
         Step::Namespaces
             if refused && signs.unprivileged_userns_clone == Some(0) && !signs.setuid_mode =>
         {

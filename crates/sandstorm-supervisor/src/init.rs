@@ -28,12 +28,13 @@ use crate::explain::{self, Signs};
 use crate::explain_exec;
 use crate::home::GrainDirs;
 use crate::layers::{Layer, off};
-use crate::link::{Build, Command, Kind, Link, Report};
+use crate::link::{Build, Command, Link, Report};
+use crate::mode::Caller;
 use crate::sandbox;
 use crate::sandbox::bpf;
 use crate::sandbox::limits::{Floor, Limits};
-use crate::sandbox::mounts::{self, Trees};
-use crate::sandbox::namespaces::{self, INSIDE_ID};
+use crate::sandbox::mounts::{self, Fresh, Trees};
+use crate::sandbox::namespaces::{self, Own};
 use crate::sys::process::{self, Forked, SingleThread};
 use crate::sys::{creds, fd, signal};
 
@@ -48,12 +49,21 @@ pub struct Ends {
     pub null: OwnedFd,
 }
 
+/// Who a grain is: on disk its files are the caller's.
+#[derive(Debug, Clone, Copy)]
+pub struct Ids {
+    pub caller: Caller,
+    /// Uid and gid by which the kernel knows it.
+    pub outside: (u32, u32),
+}
+
 /// What the forked child starts with.
 #[derive(Debug)]
 pub struct Start<'a> {
     ends: Ends,
+    ids: Ids,
     slot: Option<OwnedFd>,
-    /// Where what to build is told by the helper, and by nobody else.
+    /// Where the helper, and nobody else, gives it mounts.
     orders: Option<Link>,
     /// Where no root helps: what the supervisor, whose fork this is, has found out already.
     own: Option<OwnGrain<'a>>,
@@ -69,13 +79,14 @@ pub struct OwnGrain<'a> {
 
 impl<'a> Start<'a> {
     /// Forked with root's rights, before anybody has looked at an argument: init does so itself.
-    pub fn by_root(ends: Ends, slot: OwnedFd, orders: Link) -> Start<'a> {
-        Start { ends, slot: Some(slot), orders: Some(orders), own: None }
+    pub fn by_root(ends: Ends, ids: Ids, slot: OwnedFd, orders: Link) -> Start<'a> {
+        Start { ends, ids, slot: Some(slot), orders: Some(orders), own: None }
     }
 
     /// Forked by the supervisor; `own` unless this is a trial.
-    pub fn by_supervisor(ends: Ends, own: Option<OwnGrain<'a>>) -> Start<'a> {
-        Start { ends, slot: None, orders: None, own }
+    pub fn by_supervisor(ends: Ends, caller: Caller, own: Option<OwnGrain<'a>>) -> Start<'a> {
+        let ids = Ids { caller, outside: (caller.uid, caller.gid) };
+        Start { ends, ids, slot: None, orders: None, own }
     }
 }
 
@@ -118,12 +129,9 @@ const ORPHANED: Signal = Signal::SIGPWR;
 /// Numbers below this are set aside for the app's fds.
 const ABOVE: i32 = 10;
 
-/// Descriptors that come with `Kind::Trees`, before the entrances: package, data, lock.
-const TREES: usize = 3;
-
 /// The child's whole life.
 pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
-    let Start { ends, slot, orders, own } = start;
+    let Start { ends, ids, slot, orders, own } = start;
     rustix::process::umask(0o077.into());
     let (own, lock) = match own {
         Some(OwnGrain { args, dirs, lock }) => (Some((args, dirs)), Some(lock)),
@@ -138,65 +146,51 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     if let Err(error) = fd::close_all_but(&open) {
         fail(&kept, "close what was inherited", &error);
     }
-    // While control groups and mounts are made outside. This touches nothing but our own namespaces.
-    if let Err((what, error)) = namespaces::settle_network() {
-        fail(&kept, what, &error);
-    }
-    // Ids and mounts come from outside; until then nothing else is touched.
-    let told = orders.as_ref().unwrap_or(&kept.link).build();
-    let Ok(Some((Build { kind, limited }, mut trees))) = told else { process::exit_now(0) };
-    // Before anything that depends on the package or could take much.
-    let of_trees = if matches!(kind, Kind::Trees { .. }) { TREES } else { 0 };
-    let entrances = trees.split_off(trees.len().min(of_trees));
-    // Each version 1 group that limits us has one; without it the limit would be believed and not hold.
-    let expected = limited.iter().filter(|version| **version == 1).count();
-    let all =
-        if entrances.len() == expected { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) };
-    if let Err(error) = all.and_then(|()| enter(&entrances)) {
-        fail(&kept, "enter the grain's control groups", &error);
-    }
-    drop((entrances, orders));
     // Nothing after this is done as root, not even as root of a namespace.
-    if let Err((what, error)) = take_ids(&kept) {
+    let first = namespaces::take_ids(ids.caller, ids.outside)
+        .and_then(|()| step("hand out the id map", orders.as_ref().map_or(Ok(()), hand_out_map)))
+        // While control groups and mounts are made outside.
+        .and_then(|()| namespaces::settle_network());
+    if let Err((what, error)) = first {
         fail(&kept, what, &error);
     }
-    if kind == Kind::Trial {
-        if let Err(error) = namespaces::try_inside() {
-            fail(&kept, "mount inside", &error);
-        }
-        let _ = kept.link.report(&Report::Ready(String::new()));
-        process::exit_now(0);
-    }
-    if own.is_none() {
-        let lock = trees.pop().ok_or_else(|| io::ErrorKind::InvalidData.into());
-        match lock.and_then(|lock| fd::dup_above(&lock, ABOVE)) {
-            Ok(lock) => kept.lock = Some(lock),
-            Err(error) => fail(&kept, "keep the grain's lock", &error),
-        }
-    }
-    let trees = Trees::received(trees);
     // The same words that the supervisor has read, and the same answer.
     let parsed = match own {
         None => args::parse(std::env::args_os().skip(1)).ok(),
         Some(_) => None,
     };
-    let args = match (&parsed, own) {
-        (_, Some((args, _))) => args,
-        (Some(Action::Run(args)), _) => args,
+    let (args, from) = match (&parsed, own, orders) {
+        (_, Some((args, dirs)), _) => (args, Source::Directories(dirs)),
+        (Some(Action::Run(args)), None, Some(orders)) => (&**args, Source::Helper(orders)),
+        (Some(Action::Check), ..) => try_out(&kept, ids.caller),
         _ => process::exit_now(1),
     };
-    match self::build(&kept, trees, own.map(|(_, dirs)| dirs), &args.limits) {
-        Ok((signals, notes, pid_max)) => {
-            if kept.link.report(&Report::Ready(notes)).is_err() {
+    match self::build(&mut kept, from, ids.caller, &args.limits) {
+        Ok(Inside { signals, notes, pid_max, limited }) => {
+            if kept.link.report(&Report::Ready(notes.join("\n"))).is_err() {
                 process::exit_now(0);
             }
-            let own_uid = kind == Kind::Trees { own_uid: true };
-            let floor = sandbox::floor(&limited, own_uid);
+            let floor = sandbox::floor(&limited, kept.slot.is_some());
             let app = App { one_thread, kept: &kept, args, floor, pid_max };
             serve(&app, &signals)
         }
         Err((what, error)) => fail(&kept, what, &error),
     }
+}
+
+/// What every grain's start does, without a grain.
+fn try_out(kept: &Kept, caller: Caller) -> ! {
+    if let Err((what, error)) = join_groups(kept).and_then(|_| namespaces::try_inside(caller)) {
+        fail(kept, what, &error);
+    }
+    let _ = kept.link.report(&Report::Ready(String::new()));
+    process::exit_now(0)
+}
+
+/// The helper makes mounts in which the files' owner is us.
+fn hand_out_map(helper: &Link) -> io::Result<()> {
+    let map = fd::open(c"/proc/self/ns/user", OFlags::RDONLY)?;
+    helper.send_descriptors([map.as_fd()])
 }
 
 fn fail(kept: &Kept, what: &str, error: &io::Error) -> ! {
@@ -226,39 +220,44 @@ fn keep(ends: Ends, slot: Option<OwnedFd>, lock: Option<OwnedFd>) -> io::Result<
     })
 }
 
-/// Puts the calling process, which must have one thread, into version 1 groups by their entrances.
+/// Waits until limits are set, and enters the control groups that keep them: which version keeps each.
 ///
 /// Each thread moving itself is the one way that takes no machine-wide lock: moving a process
-/// by its number waits for an RCU grace period a hierarchy, 5 to 20 ms together.
-fn enter(entrances: &[OwnedFd]) -> io::Result<()> {
-    entrances.iter().try_for_each(|tasks| fd::write_all_at_once(tasks, b"0"))
+/// by its number waits for an RCU grace period a hierarchy, 5 to 20 ms together. (We have one thread.)
+fn join_groups(kept: &Kept) -> Result<[u8; 3], StepError> {
+    let told = kept.link.build();
+    let Ok(Some((Build { limited }, entrances))) = told else { process::exit_now(0) };
+    // Each version 1 group that limits us has one; without it the limit would be believed and not hold.
+    let expected = limited.iter().filter(|version| **version == 1).count();
+    let all =
+        if entrances.len() == expected { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) };
+    let entered = all
+        .and_then(|()| entrances.iter().try_for_each(|tasks| fd::write_all_at_once(tasks, b"0")));
+    step("enter the grain's control groups", entered).map(|()| limited)
 }
 
-/// The grain's ids.
-fn take_ids(kept: &Kept) -> Result<(), StepError> {
-    if kept.slot.is_some() {
-        match creds::clear_groups() {
-            // Only below a user namespace whose maker has forbidden setgroups, for root there too.
-            Err(e) if e.raw_os_error() == Some(libc::EPERM) => {}
-            result => step("drop groups", result)?,
-        }
-        step("keep capabilities", rustix::thread::set_keep_capabilities(true))?;
-        step("take the grain's gid", creds::set_all_gids(INSIDE_ID))?;
-        step("take the grain's uid", creds::set_all_uids(INSIDE_ID))?;
-        step("raise capabilities", creds::raise_permitted())?;
-    }
-    // Our own files in /proc are ours only while this holds. Nobody else has the grain's uid;
-    // without root's help it is the caller's, who owns the grain anyway.
-    step("own what /proc says of us", creds::set_dumpable(true))
+/// Where package and data come from.
+enum Source<'a> {
+    Helper(Link),
+    Directories(&'a GrainDirs),
 }
 
-/// The steps inside, in their order. `dirs`: where there are no `trees`.
+/// A finished sandbox, from inside.
+struct Inside {
+    signals: SignalFd,
+    /// What the log should say.
+    notes: Vec<String>,
+    pid_max: i32,
+    limited: [u8; 3],
+}
+
+/// The steps inside, in their order.
 fn build(
-    kept: &Kept,
-    trees: Option<Trees>,
-    dirs: Option<&GrainDirs>,
+    kept: &mut Kept,
+    from: Source<'_>,
+    caller: Caller,
     limits: &Limits,
-) -> Result<(SignalFd, String, i32), StepError> {
+) -> Result<Inside, StepError> {
     let mut notes = Vec::new();
 
     // A process group of its own (number 1), which the filter can keep the app away from.
@@ -282,12 +281,24 @@ fn build(
     // only keyctl could reach, and the filter refuses that.
     let _ = creds::join_new_session_keyring();
 
-    let trees = match (trees, dirs) {
-        (Some(trees), _) => trees,
-        (None, Some(dirs)) => mounts::prepare_inside(dirs)?,
-        (None, None) => return Err(("take over the mounts", io::ErrorKind::InvalidData.into())),
+    let own = step("open /proc/self", Own::open())?;
+    let fresh = Fresh::make(limits, caller)?;
+    // Before anything that depends on the package or could take much.
+    let limited = join_groups(kept)?;
+    let trees = match from {
+        Source::Directories(dirs) => mounts::prepare_inside(dirs)?,
+        Source::Helper(orders) => {
+            let given = step("take over the mounts", orders.descriptors())?;
+            // The supervisor tells why.
+            let Some([package, data, lock]) = given else { process::exit_now(0) };
+            kept.lock = Some(step("keep the grain's lock", fd::dup_above(&lock, ABOVE))?);
+            Trees::received(package, data)
+        }
     };
-    mounts::assemble(trees, limits)?;
+    mounts::assemble(&trees, &fresh, limits)?;
+    drop((trees, fresh));
+    step("make the app's user namespace", namespaces::go_inner(&own, caller))?;
+    drop(own);
 
     // No directory of the old root may stay open: MNT_DETACH revokes nothing.
     if !off(Layer::Descriptors) {
@@ -311,12 +322,12 @@ fn build(
 
     let awaited = FORWARDED.into_iter().chain([Signal::SIGCHLD, ORPHANED]);
     let signals = step("block signals and watch for them", signal::watch(awaited))?;
+    let inside = Inside { signals, notes, pid_max, limited };
     if off(Layer::Seccomp) {
-        return Ok((signals, notes.join("\n"), pid_max));
+        return Ok(inside);
     }
     // Last of all: every step above needs a call that the filter refuses. Init lives under it too.
-    step("install the filter", process::install_filter(&bpf::APP))?;
-    Ok((signals, notes.join("\n"), pid_max))
+    step("install the filter", process::install_filter(&bpf::APP)).map(|()| inside)
 }
 
 /// What a start of the app needs.

@@ -28,6 +28,8 @@ pub enum Layer {
     IpcNamespace,
     UtsNamespace,
     TimeNamespace,
+    /// The app's user namespace is not the one that owns all these.
+    Owner,
     /// The package is read-only.
     ReadOnly,
     /// `nosuid` and `nodev` of package, data and `/tmp`.
@@ -57,6 +59,7 @@ mod chosen {
         ("ipc-ns", IpcNamespace),
         ("uts-ns", UtsNamespace),
         ("time-ns", TimeNamespace),
+        ("owner", Owner),
         ("readonly", ReadOnly),
         ("mount-flags", MountFlags),
         ("pivot", Pivot),

@@ -31,25 +31,12 @@ pub enum Command {
     End,
 }
 
-/// What init is told to build, and what limits it.
+/// What init is told once limits are set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Build {
-    pub kind: Kind,
     /// Which version of control groups keeps memory, pids, cpu; 0 for none. The entrances of those
-    /// that are to be joined are the last descriptors of the message.
+    /// that are to be joined are the descriptors of the message.
     pub limited: [u8; 3],
-}
-
-/// What a sandbox is built from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Only try what every start does.
-    Trial,
-    /// From the directories that it has by the fork.
-    Own,
-    /// From mounts that root made: package, data, and the grain's lock come along. `own_uid`: the
-    /// grain has a kernel uid of its own.
-    Trees { own_uid: bool },
 }
 
 /// Init to supervisor.
@@ -104,19 +91,13 @@ impl Link {
         })
     }
 
-    /// The first command: limits and ids are set, build the sandbox.
+    /// The first command: limits are set, build the sandbox.
     ///
     /// # Errors
     /// EPIPE when init is gone.
     pub fn send_build(&self, build: Build, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let kind = match build.kind {
-            Kind::Trial => b't',
-            Kind::Own => b'o',
-            Kind::Trees { own_uid: false } => b'c',
-            Kind::Trees { own_uid: true } => b'u',
-        };
         let [memory, pids, cpu] = build.limited;
-        fd::send_with(&self.0, &[b'B', kind, memory, pids, cpu], descriptors)
+        fd::send_with(&self.0, &[b'B', memory, pids, cpu], descriptors)
     }
 
     /// Waits for the first command and its descriptors; `None` when whoever gives it is gone.
@@ -126,19 +107,31 @@ impl Link {
     pub fn build(&self) -> io::Result<Option<(Build, Vec<OwnedFd>)>> {
         let mut buffer = [0; MAX];
         let (n, descriptors) = fd::receive_with(&self.0, &mut buffer)?;
-        let (kind, limited) = match &buffer[..n] {
-            [] => return Ok(None),
-            [b'B', kind, memory, pids, cpu] => (*kind, [*memory, *pids, *cpu]),
-            _ => return Err(io::ErrorKind::InvalidData.into()),
-        };
-        let kind = match kind {
-            b't' => Kind::Trial,
-            b'o' => Kind::Own,
-            b'c' => Kind::Trees { own_uid: false },
-            b'u' => Kind::Trees { own_uid: true },
-            _ => return Err(io::ErrorKind::InvalidData.into()),
-        };
-        Ok(Some((Build { kind, limited }, descriptors)))
+        match buffer[..n] {
+            [] => Ok(None),
+            [b'B', memory, pids, cpu] => {
+                Ok(Some((Build { limited: [memory, pids, cpu] }, descriptors)))
+            }
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Sends descriptors, of whose meaning both sides know.
+    ///
+    /// # Errors
+    /// EPIPE when the other side is gone.
+    pub fn send_descriptors<const N: usize>(&self, all: [BorrowedFd<'_>; N]) -> io::Result<()> {
+        fd::send_with(&self.0, b"d", &all)
+    }
+
+    /// Waits for them; `None` when whoever sends them is gone.
+    ///
+    /// # Errors
+    /// What recvmsg answers, or InvalidData for another number of them.
+    pub fn descriptors<const N: usize>(&self) -> io::Result<Option<[OwnedFd; N]>> {
+        let (n, all) = fd::receive_with(&self.0, &mut [0])?;
+        let all = (n > 0).then(|| all.try_into()).transpose();
+        all.map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
     /// What init reported, without waiting for it.
@@ -263,14 +256,14 @@ mod tests {
     #[test]
     fn every_message_arrives_as_it_was_sent() {
         let (a, b) = Link::pair().unwrap();
-        for kind in
-            [Kind::Trial, Kind::Own, Kind::Trees { own_uid: false }, Kind::Trees { own_uid: true }]
-        {
-            let build = Build { kind, limited: [0, 1, 2] };
-            a.send_build(build, &[a.as_fd(), b.as_fd()]).unwrap();
-            let (arrived, descriptors) = b.build().unwrap().unwrap();
-            assert_eq!((arrived, descriptors.len()), (build, 2));
-        }
+        let build = Build { limited: [0, 1, 2] };
+        a.send_build(build, &[a.as_fd(), b.as_fd()]).unwrap();
+        let (arrived, descriptors) = b.build().unwrap().unwrap();
+        assert_eq!((arrived, descriptors.len()), (build, 2));
+        a.send_descriptors([b.as_fd(), a.as_fd()]).unwrap();
+        assert!(b.descriptors::<2>().unwrap().is_some());
+        a.send_descriptors([b.as_fd()]).unwrap();
+        assert!(b.descriptors::<2>().is_err(), "another number than was agreed on");
         assert!(a.report_at_hand().is_none());
         for command in [
             Command::Start,

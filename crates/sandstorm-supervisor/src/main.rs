@@ -78,8 +78,8 @@ fn run(one_thread: SingleThread) -> Result<(), Error> {
     }
 }
 
-fn start(one_thread: SingleThread, begun: Begun, args: &Args) -> Result<(), Error> {
-    sandbox::announce(&begun, &args.limits)?;
+fn start(one_thread: SingleThread, mut begun: Begun, args: &Args) -> Result<(), Error> {
+    sandbox::announce(&mut begun, &args.limits);
     let caller = begun.caller;
     let dirs = home::open(args, caller)?;
     let Turn::Ours(lock) = home::take_turn(&dirs, serve::is_serving)? else {
@@ -88,6 +88,6 @@ fn start(one_thread: SingleThread, begun: Begun, args: &Args) -> Result<(), Erro
         serve::announce("Already running...\n");
         return Ok(());
     };
-    let sandbox = sandbox::enter(&one_thread, begun, &dirs, lock, args)?;
-    serve::run(one_thread, sandbox, dirs, args, caller)
+    let outside = sandbox::enter(&one_thread, begun, &dirs, lock, args)?;
+    serve::run(one_thread, outside, dirs, args, caller)
 }

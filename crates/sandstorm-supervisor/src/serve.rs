@@ -37,7 +37,7 @@ use crate::rpc::core::CoreSlot;
 use crate::rpc::sandstorm_api::SandstormApiImpl;
 use crate::rpc::supervisor::Grain;
 use crate::rpc::wake_lock::WakeLocks;
-use crate::sandbox::{Sandbox, outer};
+use crate::sandbox::{Outside, outer};
 use crate::sys::fd;
 use crate::sys::process::{self, SingleThread};
 
@@ -68,7 +68,7 @@ enum End {
 /// `Sandbox` when it could not be built, `App` when the app could not be started or ended.
 pub fn run(
     _given_up: SingleThread,
-    sandbox: Sandbox,
+    outside: Outside,
     dirs: GrainDirs,
     args: &Args,
     caller: Caller,
@@ -79,7 +79,7 @@ pub fn run(
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(Error::kernel("make the async runtime"))?;
     memory::keep_room();
-    runtime.block_on(serve(sandbox, dirs, args, caller))
+    runtime.block_on(serve(outside, dirs, args, caller))
 }
 
 /// Asks the supervisor at the other end of `stream` whether it serves, for five seconds.
@@ -99,7 +99,7 @@ pub fn is_serving(stream: std::os::unix::net::UnixStream) -> bool {
 }
 
 async fn serve(
-    sandbox: Sandbox,
+    outside: Outside,
     dirs: GrainDirs,
     args: &Args,
     caller: Caller,
@@ -112,8 +112,6 @@ async fn serve(
     let log = Log::open(duplicate()?, args.limits.log).map_err(storage_error("open the log of"))?;
     let listener = bind(&dirs.grain).map_err(storage_error("make the socket of"))?;
     let null = fd::open(c"/dev/null", OFlags::RDWR).map_err(Error::kernel("open /dev/null"))?;
-    // What could be done meanwhile is done.
-    let outside = sandbox.finish(&args.limits)?;
     let app = App::new(outside.link).map_err(Error::kernel("listen to init"))?;
     let output = pipe::Receiver::from_owned_fd(outside.output)
         .map_err(Error::kernel("read the log pipe"))?;

@@ -21,9 +21,11 @@ const SHIELDED: Proof = Untried("the kernel itself shields pid 1 of a namespace"
 /// Layers for the attack of this name.
 pub fn proof(attack: &str) -> Proof {
     match attack {
-        "mount-tmpfs" | "mount-bind" | "mount-shared" | "umount-dev" | "chroot" | "open-tree"
-        | "fsopen" => Without(&["seccomp", "caps"]),
-        "mount-proc" | "mount-sysfs" => Without(&["seccomp", "caps", "no-proc"]),
+        "mount-tmpfs" | "mount-bind" | "mount-shared" | "umount-dev" | "open-tree" | "fsopen" => {
+            Without(&["seccomp", "caps", "owner"])
+        }
+        "chroot" => Without(&["seccomp", "caps"]),
+        "mount-proc" | "mount-sysfs" => Without(&["seccomp", "caps", "owner", "no-proc"]),
         "remount-rw" | "mount-setattr" | "move-mount" | "pivot-root" => {
             Untried("the kernel locks the mounts that come from a namespace above")
         }
@@ -32,9 +34,8 @@ pub fn proof(attack: &str) -> Proof {
             Without(&["seccomp", "nested"])
         }
         "unshare-mount" | "unshare-net" | "unshare-pid" | "unshare-ipc" | "unshare-uts"
-        | "unshare-cgroup" | "unshare-time" | "clone-mount" | "setns" => {
-            Without(&["seccomp", "caps"])
-        }
+        | "unshare-cgroup" | "unshare-time" | "clone-mount" => Without(&["seccomp", "caps"]),
+        "setns" => Without(&["seccomp", "caps", "owner"]),
         "ptrace-init" | "limit-init" => Without(&["seccomp", "dumpable"]),
         "kill-init" | "stop-init" => SHIELDED,
         "see-outside-pids" => Without(&["pid-ns"]),
@@ -48,7 +49,7 @@ pub fn proof(attack: &str) -> Proof {
         "suid-mounts" | "device-mounts" => Without(&["mount-flags"]),
         "suid-file" => Untried("an app cannot make a file of another owner than itself"),
         "packet" | "raw-inet" | "raw-inet6" | "netlink-netfilter" | "xdp" | "sethostname" => {
-            Without(&["seccomp", "caps"])
+            Without(&["seccomp", "caps", "owner"])
         }
         "alg" | "tipc" | "bluetooth" | "can" | "rds" | "smc" | "sctp" => Without(&["seccomp"]),
         "tcp-outside" | "abstract-outside" | "interfaces" | "route-out" => Without(&["net-ns"]),

@@ -428,6 +428,64 @@ fn mounts_of_a_shared_home_stay_inside(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// On a file system that cannot be id-mapped a grain still runs, under the server's uid, with the limits
+/// that only root can give.
+#[test]
+fn a_home_that_cannot_be_id_mapped_will_do() -> Result<()> {
+    let Some(bench) = Bench::new(Mode::Setuid)? else { return Ok(()) };
+    let mapped = bench.start(&["--new"], GRAIN)?;
+    on_one_thread(async {
+        let session = mapped.connect().await?.session("Ada").await?;
+        ensure!(session.post("before").await? == "stored 1\n");
+        Ok(())
+    })?;
+    let limited = |running: &Running| {
+        let log = running.log();
+        log.lines().filter_map(|l| Some(l.split_once("limits by ")?.1.to_owned())).next_back()
+    };
+    let limits = limited(&mapped);
+    drop(mapped);
+
+    let (upper, work) =
+        (bench.installation.dir().join("upper"), bench.installation.dir().join("work"));
+    let grains = bench.home().join("grains");
+    for dir in [&upper, &work] {
+        fs::create_dir(dir)?;
+    }
+    bench.give(&upper)?;
+    fs::set_permissions(&upper, fs::Permissions::from_mode(0o700))?;
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        grains.display(),
+        upper.display(),
+        work.display()
+    );
+    let mut mount = std::process::Command::new("mount");
+    mount.args(["-t", "overlay", "overlay", "-o", &options]).arg(&grains);
+    if !mount.status()?.success() {
+        sandstorm_tests::skip!(Ok(()), "no overlay can be mounted here");
+    }
+    let mounted = SharedMount(grains);
+    let running = bench.start(&[], GRAIN)?;
+    let log = running.log();
+    if !log.contains("without a uid of its own") {
+        sandstorm_tests::skip!(Ok(()), "this kernel maps ids of an overlay: {log}");
+    }
+    on_one_thread(async {
+        let session = running.connect().await?.session("Ada").await?;
+        ensure!(session.get("/text").await? == "before");
+        ensure!(session.post("after").await? == "stored 2\n");
+        Ok(())
+    })?;
+    let inside = running.inside();
+    ensure!(inside.len() >= 2, "{inside:?}");
+    ensure!(inside.iter().all(|p| p.uid == bench.installation.uid), "{inside:?}");
+    ensure!(limited(&running) == limits, "{limits:?} before, now {log}");
+    drop(running);
+    drop(mounted);
+    Ok(())
+}
+
 /// A directory bound over itself and made shared.
 struct SharedMount(std::path::PathBuf);
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use super::life::Life;
 use super::log::Log;
 use super::storage::Usage;
-use crate::privileged::groups::{CPU, MEMORY, PIDS};
 use crate::sandbox::counters::{Counters, MemoryEvents};
 use crate::sandbox::limits::{Floor, Limits};
+use crate::sandbox::share::{CPU, MEMORY, PIDS};
 
 /// One limit now.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! Control groups: memory, processes and processor time of a grain, by whatever the machine has.
+//! Control groups of a grain: made and opened here, by whatever the machine has; what is written into
+//! them is settled without privilege (`sandbox::share`).
 //!
 //! Version 2 where it has the controllers, else version 1. Root makes the groups, nested in the
 //! caller's own where the kernel allows that, so that the caller's limits go on counting; without
@@ -16,52 +17,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 
-use crate::helper::Handle;
+use crate::sandbox::share::{self, CONTROLLERS, MEMORY, Setting};
 use crate::sys::fd;
 
 /// Groups are root's, and looked into by a process that has the caller's gid and no rights.
 const GROUP_MODE: u32 = 0o750;
 
-/// What the groups can limit, in the order of the log.
-pub const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
-pub const MEMORY: usize = 0;
-pub const PIDS: usize = 1;
-pub const CPU: usize = 2;
-
-/// What a grain may have of the machine: bytes, processes, percent of a processor, weight (100 is
-/// everybody's).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
-    pub memory: u64,
-    pub pids: u64,
-    pub cpu: u64,
-    pub weight: u64,
-}
-
-/// Controller, file, what is written to it, and whether the limit stands or falls with that.
-type Setting = (usize, &'static CStr, fn(&Share) -> String, bool);
-
-#[rustfmt::skip]
-const V2: &[Setting] = &[
-    (MEMORY, c"memory.max", |s| s.memory.to_string(), true),
-    (MEMORY, c"memory.swap.max", |_| "0".into(), false),
-    (MEMORY, c"memory.oom.group", |_| "1".into(), false),
-    // One more for init.
-    (PIDS, c"pids.max", |s| (s.pids + 1).to_string(), true),
-    (CPU, c"cpu.max", |s| format!("{} 100000", s.cpu * 1000), true),
-    (CPU, c"cpu.weight", |s| s.weight.to_string(), false),
-];
-#[rustfmt::skip]
-const V1: &[Setting] = &[
-    // Memory and swap together may never be below memory alone.
-    (MEMORY, c"memory.memsw.limit_in_bytes", |_| "-1".into(), false),
-    (MEMORY, c"memory.limit_in_bytes", |s| s.memory.to_string(), true),
-    (MEMORY, c"memory.memsw.limit_in_bytes", |s| s.memory.to_string(), false),
-    (PIDS, c"pids.max", |s| (s.pids + 1).to_string(), true),
-    // 1024 shares are what weight 100 is in version 2; the quota is of a period of 100 ms.
-    (CPU, c"cpu.shares", |s| (s.weight * 1024 / 100).max(2).to_string(), false),
-    (CPU, c"cpu.cfs_quota_us", |s| (s.cpu * 1000).to_string(), true),
-];
 /// A version 1 group is used again if this file of its controller says no more than this: what a
 /// predecessor leaves, the kernel takes back in its own time, and until then it would count against us.
 const QUIET: [Option<(&CStr, u64)>; 3] = [
@@ -71,78 +32,94 @@ const QUIET: [Option<(&CStr, u64)>; 3] = [
     None,
 ];
 
-/// Groups of one grain.
+/// What an open descriptor is, among those that are left to a process without rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handle {
+    /// The version 2 group, a directory.
+    Unified,
+    /// A version 1 group, of one of `CONTROLLERS`.
+    Alone(usize),
+    /// `cgroup.kill`, for writing: `1` ends every process of the grain, frozen or not.
+    Kill,
+    /// Becomes readable when memory runs out (version 1 only; 2 kills the whole group by itself).
+    MemoryAlarm,
+}
+
+/// Groups of one grain, all that is in them opened with the rights of whoever made them.
 #[derive(Debug, Default)]
 pub struct Groups {
-    /// Version 2 directory, to be born in.
-    pub unified: Option<OwnedFd>,
-    /// `tasks` files of the version 1 groups, opened with the rights that may join them: for init,
-    /// and for nobody after it.
-    pub entrances: Vec<OwnedFd>,
-    /// Which version keeps each of `CONTROLLERS`; 0 for none.
-    pub limited: [u8; 3],
+    /// Version 2 directory, to be born in, and its `cgroup.procs`, for who could not be.
+    pub unified: Option<(OwnedFd, OwnedFd)>,
+    /// `tasks` files of the version 1 groups, by number of their controller: for init, and for nobody
+    /// after it.
+    pub entrances: Vec<(usize, OwnedFd)>,
+    /// Where limits are written, once.
+    pub settings: Vec<(&'static Setting, OwnedFd)>,
     pub handles: Vec<(Handle, OwnedFd)>,
+    /// Which version keeps each of `CONTROLLERS`; 0 for none, and for all until limits are written.
+    pub limited: [u8; 3],
 }
 
 impl Groups {
     /// Makes the version 2 group, which a process must be born into. Never fails: what cannot be had
-    /// is not in `limited` at the end.
+    /// is not there.
     ///
     /// `name` is this grain's among all that run. Without root, only inside a subtree that was
     /// delegated to us.
     pub fn to_be_born_in(name: &str, root: bool) -> Groups {
-        Groups { unified: v2_group(&own_groups(), name, root), ..Groups::default() }
+        let mut groups = Groups::default();
+        let Some(dir) = v2_group(&own_groups(), name, root) else { return groups };
+        let Ok(entrance) = fd::open_in(&dir, c"cgroup.procs", OFlags::WRONLY) else {
+            return groups;
+        };
+        for number in 0..CONTROLLERS.len() {
+            groups.open_settings(dir.as_fd(), 2, number);
+        }
+        if let Ok(file) = fd::open_in(&dir, c"cgroup.kill", OFlags::WRONLY) {
+            groups.handles.push((Handle::Kill, file));
+        }
+        groups.handles.extend(dir.try_clone().ok().map(|dir| (Handle::Unified, dir)));
+        groups.unified = Some((dir, entrance));
+        groups
     }
 
-    /// Sets the limits of the version 2 group.
-    pub fn limit_unified(&mut self, share: &Share) {
-        let Some(dir) = &self.unified else { return };
-        for number in 0..CONTROLLERS.len() {
-            if limit(dir.as_fd(), number, V2, share) {
-                self.limited[number] = 2;
-            }
+    /// Whether a grain can do without the version 2 group: not when it is to be limited by it.
+    pub fn forget_unified(&mut self) -> bool {
+        let not_needed = !self.limited.contains(&2);
+        if not_needed {
+            self.unified = None;
+            self.settings.retain(|(setting, _)| setting.version != 2);
+            self.handles.retain(|(handle, _)| matches!(handle, Handle::Alone(_)));
         }
-        if let Ok(file) = fd::open_in(dir, c"cgroup.kill", OFlags::WRONLY) {
-            self.handles.push((Handle::Kill, file));
-        }
-        if let Ok(dir) = dir.try_clone() {
-            self.handles.push((Handle::Unified, dir));
-        }
+        not_needed
     }
 
     /// As root: version 1 groups for what version 2 does not limit, for init to join.
-    pub fn add_to_join(&mut self, name: &str, share: &Share) {
+    pub fn add_to_join(&mut self, name: &str) {
         let (own, name) = (own_groups(), format!("sandstorm-{name}"));
-        for (number, handle) in [Handle::Memory, Handle::Pids, Handle::Cpu].into_iter().enumerate()
-        {
-            if self.limited[number] != 0 {
+        for number in 0..CONTROLLERS.len() {
+            if self.settings.iter().any(|(setting, _)| setting.decides(2, number)) {
                 continue;
             }
             let Some(dir) = v1_group(&own, &name, number) else { continue };
             let Ok(entrance) = fd::open_in(&dir, c"tasks", OFlags::WRONLY) else { continue };
-            if limit(dir.as_fd(), number, V1, share) {
-                self.limited[number] = 1;
-                self.entrances.push(entrance);
-                if number == MEMORY
-                    && let Ok(alarm) = memory_alarm(dir.as_fd())
-                {
-                    self.handles.push((Handle::MemoryAlarm, alarm));
-                }
-                self.handles.push((handle, dir));
+            self.open_settings(dir.as_fd(), 1, number);
+            self.entrances.push((number, entrance));
+            if number == MEMORY
+                && let Ok(alarm) = memory_alarm(dir.as_fd())
+            {
+                self.handles.push((Handle::MemoryAlarm, alarm));
             }
+            self.handles.push((Handle::Alone(number), dir));
         }
     }
-}
 
-/// Whether the limit of one controller stands.
-fn limit(dir: BorrowedFd<'_>, number: usize, settings: &[Setting], share: &Share) -> bool {
-    let mut ours = settings.iter().filter(|(controller, ..)| *controller == number);
-    // A group that is used again mostly has the same, and setting a quota of processor time locks every
-    // processor's queue: a third of a millisecond.
-    let set = |file: &CStr, value: String| {
-        text_at(dir, file).trim() == value || fd::write_in(dir, file, &value).is_ok()
-    };
-    ours.all(|(_, file, value, must)| set(file, value(share)) || !must)
+    fn open_settings(&mut self, dir: BorrowedFd<'_>, version: u8, number: usize) {
+        for setting in share::settings(version, number) {
+            let file = fd::open_in(dir, setting.file, OFlags::RDWR).ok();
+            self.settings.extend(file.map(|file| (setting, file)));
+        }
+    }
 }
 
 /// Nested in the caller's own group. A group stays when its grain has ended and is used again by

@@ -1,15 +1,14 @@
 //! Everything that runs with root's rights, in its order. Outside this directory that is only what it
-//! calls: `sys`, rustix and nix; the messages of `helper` and `link`; the attributes of mounts in
-//! `layers`, `namespaces::flags`; and the first steps of `init::main`.
+//! calls: `sys`, rustix and nix; the message of `helper`; the names of files in `sandbox::share`; the
+//! attributes of mounts in `layers`, `namespaces::flags`; and the first steps of `init::main`.
 //!
 //! 1. `reset`: take back what the caller's exec handed on.
 //! 2. `begin`: who we are, from the kernel's answer on uids and the mode of our own file; the ends of
 //!    the pipes that join this process and the grain's init.
-//! 3. `by_root`: a uid is taken (`slot`) and the control group made that a process must be born into
-//!    (`groups`); init is cloned into its namespaces and begins with what needs no orders.
-//! 4. A helper is forked (`helper`), which stays root. It is told numbers and checked directory
-//!    descriptors, nothing else: it sets limits, makes two id-mapped mounts, writes the id maps,
-//!    gives init its orders, answers with descriptors, and ends.
+//! 3. `by_root`: a uid is taken (`slot`), the control groups are made and opened (`groups`), and init is
+//!    cloned into its namespaces, with the grain's uid and no right outside them.
+//! 4. A helper is forked (`helper`), which stays root. It is given checked directory descriptors and
+//!    two numbers, nothing else: it makes two id-mapped mounts, hands them to init, and ends.
 //! 5. `give_up`: this process drops every privilege for good, before it looks at its arguments.
 //!
 //! So a fault in the parsing of arguments, in opening the home or in anything later is a fault in
@@ -30,7 +29,6 @@ pub mod slot;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rustix::fs::OFlags;
@@ -40,7 +38,7 @@ use self::groups::Groups;
 use self::helper::Errand;
 use crate::error::{Error, StepError, step};
 use crate::helper::{Failed, Helper, Step};
-use crate::init::{self, Start};
+use crate::init::{self, Ids, Start};
 use crate::link::Link;
 use crate::mode::{Caller, Mode};
 use crate::sandbox::namespaces;
@@ -60,6 +58,10 @@ pub struct Begun {
     pub app: OwnedFd,
     /// Read end of the app's stdout and stderr.
     pub output: OwnedFd,
+    /// Made by root, if anybody.
+    pub groups: Groups,
+    /// The lock of the grain's uid and of these groups, held for life.
+    pub slot: Option<OwnedFd>,
     pub half: Half,
 }
 
@@ -75,8 +77,8 @@ pub enum Half {
 #[derive(Debug)]
 pub struct Rooted {
     pub init: Child,
-    /// The lock of the grain's uid.
-    pub slot: OwnedFd,
+    /// By which the kernel knows the grain.
+    pub uid: u32,
     pub helper: Child,
     pub socket: OwnedFd,
 }
@@ -92,58 +94,85 @@ pub fn begin(one_thread: &SingleThread) -> Result<Begun, Error> {
     let (real, saved) = (ids.real.as_raw(), ids.saved.as_raw());
     let caller = Caller { uid: real, gid: rustix::process::getgid().as_raw() };
     let (mode, bit_ignored) = mode(real, saved)?;
-    let (link, inits_link) = Link::pair().map_err(Error::kernel("make the link to init"))?;
-    let (app, inits_app) =
-        fd::socketpair(SocketType::STREAM).map_err(Error::kernel("make the app's socket"))?;
-    let (output, inits_output) = fd::pipe().map_err(Error::kernel("make the log pipe"))?;
-    let null = fd::open(c"/dev/null", OFlags::RDWR).map_err(Error::kernel("open /dev/null"))?;
-    let ends = init::Ends { link: inits_link, app: inits_app, output: inits_output, null };
+    let (outer, ends) = ends()?;
+    let (mut groups, mut slot) = (Groups::default(), None);
     let half = match mode {
         Mode::UserNamespace => Half::Own(ends),
-        Mode::Setuid | Mode::Root => Half::Root(Helper::new(by_root(one_thread, caller, ends))),
+        _ => Half::Root(Helper::new(by_root(one_thread, caller, ends, &mut groups, &mut slot))),
     };
     give_up(mode, caller).map_err(|(step, source)| Error::kernel(step)(source))?;
-    Ok(Begun { caller, mode, bit_ignored, link, app, output, half })
+    let (link, app, output) = outer;
+    Ok(Begun { caller, mode, bit_ignored, link, app, output, groups, slot, half })
+}
+
+/// What joins this process with init: our ends (link, the app's fd 3, its output) and init's.
+///
+/// # Errors
+/// `Kernel`.
+pub fn ends() -> Result<((Link, OwnedFd, OwnedFd), init::Ends), Error> {
+    let (ours, link) = Link::pair().map_err(Error::kernel("make the link to init"))?;
+    let (socket, app) =
+        fd::socketpair(SocketType::STREAM).map_err(Error::kernel("make the app's socket"))?;
+    let (read, output) = fd::pipe().map_err(Error::kernel("make the log pipe"))?;
+    let null = fd::open(c"/dev/null", OFlags::RDWR).map_err(Error::kernel("open /dev/null"))?;
+    Ok(((ours, socket, read), init::Ends { link, app, output, null }))
 }
 
 /// Everything that is done with root's rights and needs to know nothing; first of all init, because
 /// its network takes as long to make as all the rest.
-fn by_root(one_thread: &SingleThread, caller: Caller, ends: init::Ends) -> Result<Rooted, Failed> {
+fn by_root(
+    one_thread: &SingleThread,
+    caller: Caller,
+    ends: init::Ends,
+    groups: &mut Groups,
+    slot: &mut Option<OwnedFd>,
+) -> Result<Rooted, Failed> {
     // One gid, which new control groups get, and by which the caller may look into them.
     let all = creds::set_all_uids(0)
+        .and_then(|()| leave_groups(caller.uid == 0))
         .and_then(|()| creds::set_all_gids(caller.gid))
         .and_then(|()| creds::set_dumpable(false));
     all.map_err(Step::Begin.failed())?;
     // No preference of the caller's for our being killed first, or never, when memory is short.
     let _ = fd::open(c"/proc/self", OFlags::PATH | OFlags::DIRECTORY)
         .and_then(|own| fd::write_in(&own, c"oom_score_adj", "0"));
-    let (number, slot, inits_slot) = slot::take()?;
-    let mut groups = Groups::to_be_born_in(&number.to_string(), true);
-    // Init's orders come from the helper alone: it still can be root's number when it waits for them,
-    // and this process, without rights, could send it others.
+    let (number, lock, inits_slot) = slot::take()?;
+    *slot = Some(lock);
+    let name = number.to_string();
+    *groups = Groups::to_be_born_in(&name, true);
+    // Init is given mounts by the helper alone: this process, without rights, could give it others.
     let (orders, inits_orders) = Link::pair().map_err(Step::Begin.failed())?;
-    // Whoever owns a user namespace is charged for what its processes hold (inotify, queued signals,
-    // timers): the grain's uid, or one app would use up root's. Where that uid is not mapped (root of a
-    // namespace) it stays root's.
-    let _ = creds::keep_over_ids(true)
-        .and_then(|()| creds::set_effective_uid(slot::FIRST_UID + number));
-    let init = match clone_init(one_thread, &mut groups).map_err(Step::Namespaces.failed())? {
-        Forked::Child => init::main(one_thread, Start::by_root(ends, inits_slot, inits_orders)),
+    // Whoever owns a user namespace may map himself in it, and is charged for what its processes hold
+    // (inotify, queued signals, timers). In a namespace that has no such uid there is none.
+    let id = slot::FIRST_UID + number;
+    let taken = creds::keep_over_ids(true).and_then(|()| creds::set_effective_ids(id));
+    taken.map_err(|e| {
+        groups.add_to_join(&name);
+        Step::IdMap.failed()(e)
+    })?;
+    let init = match clone_init(one_thread, groups).map_err(Step::Namespaces.failed())? {
+        Forked::Child => {
+            let ids = Ids { caller, outside: (id, id) };
+            init::main(one_thread, Start::by_root(ends, ids, inits_slot, inits_orders))
+        }
         Forked::Parent(child) => child,
     };
-    let again = creds::set_effective_uid(0).and_then(|()| creds::keep_over_ids(false));
+    let again = creds::set_effective_uid(0)
+        .and_then(|()| creds::keep_over_ids(false))
+        .and_then(|()| creds::set_all_gids(caller.gid));
     again.map_err(Step::Begin.failed())?;
     drop((ends, inits_orders));
     // Hundreds of spinning processes of the app must not keep init from ending them. The app
     // itself starts with the usual niceness; where we may not do this it takes a little longer.
     let _ = rustix::process::setpriority_process(Some(init.pid), -20);
-    let errand = Errand { caller, number, slot: inits_slot.as_fd(), groups, init: &init, orders };
+    let errand = Errand { caller, slot: inits_slot, orders };
     let (socket, helper) = helper::fork(one_thread, errand).map_err(|e| {
         // It ends without orders.
         let _ = process::wait_for(init.pid);
         Step::Begin.failed()(e)
     })?;
-    Ok(Rooted { init, slot, helper, socket })
+    groups.add_to_join(&name);
+    Ok(Rooted { init, uid: id, helper, socket })
 }
 
 /// The mode, and whether a setuid bit had no effect. By now the effective uid is the caller's; the
@@ -166,23 +195,17 @@ fn mode(real: u32, saved: u32) -> Result<(Mode, bool), Error> {
 }
 
 /// Gives up every privilege of this process for good: capabilities out of every set, securebits
-/// locked, no_new_privs, not dumpable, the caller's ids everywhere, no supplementary group. (Without
-/// root's help the process stays the caller's to look into until it has written init's id maps, since
-/// its own files in /proc are the caller's only so long.)
+/// locked, no_new_privs, not dumpable, the caller's ids everywhere, no supplementary group.
 fn give_up(mode: Mode, caller: Caller) -> Result<(), StepError> {
     step("set no_new_privs", rustix::thread::set_no_new_privs(true))?;
     if mode != Mode::UserNamespace {
         step("take root's rights to drop them", creds::set_effective_uid(0))?;
-        match creds::clear_groups() {
-            // Root of a user namespace whose maker has forbidden setgroups keeps what it has.
-            Err(e) if mode == Mode::Root && e.raw_os_error() == Some(libc::EPERM) => {}
-            result => step("drop supplementary groups", result)?,
-        }
+        step("drop supplementary groups", leave_groups(mode == Mode::Root))?;
         step("lock the capability sets", creds::lock_capability_sets())?;
         step("set the caller's gid", creds::set_all_gids(caller.gid))?;
         step("set the caller's uid", creds::set_all_uids(caller.uid))?;
-        step("make the process undumpable", creds::set_dumpable(false))?;
     }
+    step("make the process undumpable", creds::set_dumpable(false))?;
     step("drop capabilities", creds::drop_capabilities())?;
     if caller.uid != 0 && creds::set_effective_uid(0).is_ok() {
         // The one thing that must never work from here on.
@@ -191,57 +214,44 @@ fn give_up(mode: Mode, caller: Caller) -> Result<(), StepError> {
     Ok(())
 }
 
+/// Drops every supplementary group. Root of a user namespace whose maker has forbidden setgroups keeps
+/// what it has.
+fn leave_groups(root: bool) -> io::Result<()> {
+    match creds::clear_groups() {
+        Err(e) if root && e.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        result => result,
+    }
+}
+
 /// Clones into the namespaces and, where the kernel lets us, straight into the version 2 group.
 ///
 /// # Errors
 /// What the kernel answers.
 pub fn clone_init(one_thread: &SingleThread, groups: &mut Groups) -> io::Result<Forked> {
     let flags = namespaces::flags();
-    let born_into = groups.unified.as_ref().map(AsFd::as_fd);
+    let born_into = groups.unified.as_ref().map(|(dir, _)| dir.as_fd());
     let (forked, joined) = match process::clone(one_thread, flags, born_into) {
         Ok(forked) => (forked, born_into.is_some()),
-        // A group of another kind, an older kernel or a filter without clone3: join afterwards.
+        // A group of another kind or another's, an older kernel or a filter without clone3: join afterwards.
         Err(_) if born_into.is_some() => (process::clone(one_thread, flags, None)?, false),
         Err(e) => return Err(e),
     };
     let Forked::Parent(child) = &forked else { return Ok(forked) };
     process::begin_elsewhere(child);
-    if !joined && let Some(dir) = groups.unified.take() {
-        // It waits meanwhile.
-        if fd::write_in(&dir, c"cgroup.procs", &child.pid.to_string()).is_err() {
+    if !joined && let Some((_, entrance)) = &groups.unified {
+        // It has nothing of the app yet.
+        let number = child.pid.to_string();
+        if let Err(refused) = fd::write_all_at_once(entrance, number.as_bytes()) {
             process::kill(child.pid, Signal::SIGKILL)?;
             process::wait_for(child.pid)?;
-            return clone_init(one_thread, groups);
+            return if groups.forget_unified() {
+                clone_init(one_thread, groups)
+            } else {
+                Err(refused)
+            };
         }
-        groups.unified = Some(dir);
     }
     Ok(forked)
-}
-
-/// One line of an id map: `inside` in the namespace is `outside` in ours.
-#[derive(Debug, Clone, Copy)]
-pub struct IdMap {
-    pub inside: (u32, u32),
-    pub outside: (u32, u32),
-}
-
-/// Writes uid and gid map of a child. An unprivileged writer must first deny setgroups.
-///
-/// # Errors
-/// EPERM where the kernel or an LSM does not let us use user namespaces.
-pub fn write_maps(child: &Child, map: IdMap, privileged: bool) -> io::Result<()> {
-    let path = std::ffi::CString::new(format!("/proc/{}", child.pid))?;
-    let process = fd::open(&path, OFlags::PATH | OFlags::DIRECTORY)?;
-    // Ended: then the number may be another process's by now.
-    if fd::is_readable(&child.pidfd, Duration::ZERO) {
-        return Err(io::Error::from_raw_os_error(libc::ESRCH));
-    }
-    if !privileged {
-        fd::write_in(&process, c"setgroups", "deny")?;
-    }
-    let line = |inside: u32, outside: u32| format!("{inside} {outside} 1");
-    fd::write_in(&process, c"uid_map", &line(map.inside.0, map.outside.0))?;
-    fd::write_in(&process, c"gid_map", &line(map.inside.1, map.outside.1))
 }
 
 #[cfg(test)]
@@ -273,7 +283,8 @@ mod tests {
             println!("skipped: no control group can be made here");
             return;
         };
-        let mut groups = Groups { unified: Some(group), ..Groups::default() };
+        let entrance = fd::open_in(&group, c"cgroup.procs", OFlags::WRONLY).unwrap();
+        let mut groups = Groups { unified: Some((group, entrance)), ..Groups::default() };
         let forked = clone_init(&SingleThread::at_start(), &mut groups);
         if let Ok(Forked::Child) = forked {
             process::exit_now(0);
@@ -302,7 +313,7 @@ mod tests {
     /// system calls and the ceilings.
     #[test]
     fn what_root_runs_calls_little_else() {
-        const MAY: [&str; 14] = [
+        const MAY: [&str; 15] = [
             "use crate::error::",
             "use crate::helper::",
             "use crate::init::",
@@ -310,6 +321,7 @@ mod tests {
             "use crate::link::",
             "use crate::mode::",
             "use crate::sandbox::namespaces",
+            "use crate::sandbox::share::",
             "use crate::sys::",
             "use sandstorm_schema::grain_limits;",
             "use nix::",

@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 
 use super::limits::Limits;
-use crate::helper::Handle;
-use crate::privileged::groups::{CONTROLLERS, CPU, MEMORY, PIDS};
+use super::share::{CONTROLLERS, CPU, MEMORY, PIDS};
+use crate::privileged::groups::Handle;
 use crate::sys::fd;
 
 /// A count and what it was at the start.
@@ -90,7 +90,7 @@ impl Watch {
         let open = |number: usize, [one, two]: [&CStr; 2]| {
             let (holder, name) = match limited[number] {
                 2 => (Handle::Unified, two),
-                _ => ([Handle::Memory, Handle::Pids, Handle::Cpu][number], one),
+                _ => (Handle::Alone(number), one),
             };
             let (_, dir) = handles.iter().find(|(handle, _)| *handle == holder)?;
             fd::open_in(dir, name, OFlags::RDONLY).ok()
@@ -107,7 +107,7 @@ impl Watch {
             match handle {
                 Handle::Kill => kill = Some(file),
                 Handle::MemoryAlarm => alarm = Some(file),
-                Handle::Unified | Handle::Memory | Handle::Pids | Handle::Cpu => {}
+                Handle::Unified | Handle::Alone(_) => {}
             }
         }
         let kills = events.map(|file| Count::new(file, "oom_kill "));
@@ -173,7 +173,7 @@ mod tests {
         write("pids.events", "low 0\nmax 7\n");
         write("pids.current", "3\n");
         let dir = std::fs::File::open(group.path()).unwrap().into();
-        let watch = Watch::new(&[0, 1, 0], vec![(Handle::Pids, dir)]);
+        let watch = Watch::new(&[0, 1, 0], vec![(Handle::Alone(PIDS), dir)]);
         assert_eq!(watch.counters.pids(), Some((3, 0)));
         write("pids.events", "low 0\nmax 9\n");
         assert_eq!(watch.counters.pids(), Some((3, 2)));

@@ -1,14 +1,15 @@
 //! Building the sandbox from outside, without any privilege of our own.
 //!
-//! With root's help (setuid and root mode) init runs already and the helper is asked (`helper`), in two
-//! messages: the limits as soon as they are known, so that it makes groups while we open the home;
-//! then package, data and lock. Meanwhile we get ready to serve, and take what it
-//! made. Without it, the same steps are done here with the caller's own rights, and init finds the
-//! directories again inside its namespaces.
+//! With root's help (setuid and root mode) init runs already. It is told the limits as soon as they are
+//! known (`announce`), so that it goes on while we open the home; then the helper is given package, data
+//! and lock, and hands init its mounts. Without it, or where the home's file system cannot be
+//! id-mapped, the same steps are done here with the caller's own rights, and init finds the directories
+//! again inside its namespaces.
 //!
-//! Inside (`init::main`): the network; then, told to go on, the grain's ids, time offsets and the
-//! ban on nested namespaces while /proc is there, mounts, pivot, then capabilities and the seccomp
-//! filter last of all, because every step before them needs a call that it forbids.
+//! Inside (`init::main`): the grain's ids, the network; then, told to go on, time offsets and the
+//! ban on nested namespaces while /proc is there, mounts, pivot, the app's own user namespace, then
+//! capabilities and the seccomp filter last of all, because every step before them needs a call
+//! that it forbids.
 #![forbid(unsafe_code)]
 
 pub mod bpf;
@@ -19,6 +20,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod outer;
 pub mod page;
+pub mod share;
 pub mod syscalls;
 
 use std::io;
@@ -26,48 +28,22 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use self::counters::Watch;
 use self::limits::{Floor, Limits};
-use self::namespaces::INSIDE_ID;
+use self::share::{CPU, MEMORY, PIDS, Share};
 use crate::args::Args;
 use crate::error::Error;
 use crate::explain::{self, Signs};
 use crate::grain::project;
-use crate::helper::{Answer, Failed, Helper, Made, Step};
+use crate::helper::{Failed, Made, Step};
 use crate::home::GrainDirs;
 use crate::init::{self, OwnGrain, Start};
-use crate::link::{Build, Kind, Link, Report};
+use crate::link::{Build, Link, Report};
 use crate::mode::{Caller, Mode};
-use crate::privileged::groups::{CPU, Groups, MEMORY, PIDS, Share};
+use crate::privileged::groups::Groups;
 use crate::privileged::slot::FIRST_UID;
-use crate::privileged::{Begun, Half, IdMap, clone_init, write_maps};
-use crate::sys::creds;
+use crate::privileged::{Begun, Half, clone_init, ends};
 use crate::sys::process::{self, Forked, SingleThread};
 
-/// The supervisor's ends of everything that leads into the sandbox, which may still be in the
-/// making.
-#[derive(Debug)]
-pub struct Sandbox {
-    /// Commands to init and its reports; closing it ends the grain.
-    pub link: Link,
-    /// Other end of the app's fd 3.
-    pub app: OwnedFd,
-    /// Read end of the app's stdout and stderr.
-    pub output: OwnedFd,
-    /// Held for life, with init.
-    pub lock: OwnedFd,
-    mode: Mode,
-    bit_ignored: bool,
-    /// The disk limit could be the file system's affair, but for this.
-    unnumbered: Option<io::Error>,
-    making: Making,
-}
-
-#[derive(Debug)]
-enum Making {
-    Helper(Helper),
-    Done(Made),
-}
-
-/// A finished sandbox, seen from outside.
+/// A sandbox, seen from outside; init may still build its inside.
 #[derive(Debug)]
 pub struct Outside {
     /// Commands to init and its reports; closing it ends the grain.
@@ -82,6 +58,7 @@ pub struct Outside {
     pub init: OwnedFd,
     /// Held for life, with init.
     pub slot: Option<OwnedFd>,
+    /// Which version of control groups keeps memory, processes, processor time; 0 for none.
     pub limited: [u8; 3],
     /// The file system keeps the limits of bytes and inodes.
     pub quota: bool,
@@ -92,103 +69,170 @@ pub struct Outside {
     pub notes: Vec<String>,
 }
 
-fn share(limits: &Limits) -> Share {
+fn limit(groups: &mut Groups, limits: &Limits) {
     let Limits { memory, pids, cpu, weight, .. } = *limits;
-    Share { memory, pids, cpu, weight }
+    share::limit(groups, &Share { memory, pids, cpu, weight });
 }
 
-/// Lets the helper, where there is one, begin.
-///
-/// # Errors
-/// `Kernel` for what its socket answers.
-pub fn announce(begun: &Begun, limits: &Limits) -> Result<(), Error> {
-    match &begun.half {
-        Half::Root(helper) => {
-            helper.ask(&share(limits)).map_err(Error::kernel("ask the privileged helper"))
+fn send_build(link: &Link, groups: &Groups) -> io::Result<()> {
+    let entrances: Vec<_> = groups.entrances.iter().map(|(_, file)| file.as_fd()).collect();
+    link.send_build(Build { limited: groups.limited }, &entrances)
+}
+
+/// Sets the limits, and lets init, where it runs already, go on.
+pub fn announce(begun: &mut Begun, limits: &Limits) {
+    if let Half::Root(helper) = &begun.half {
+        limit(&mut begun.groups, limits);
+        if helper.has_begun() {
+            // If init is gone, the helper tells why, or it does.
+            let _ = send_build(&begun.link, &begun.groups);
         }
-        Half::Own(_) => Ok(()),
     }
 }
 
-/// Starts building; the grain's init goes on by itself. `announce` came before.
+/// Has everything outside done; the grain's init goes on by itself. `announce` came before.
 ///
 /// # Errors
-/// `Kernel` with advice.
+/// `Kernel` or `Sandbox` with advice, `Untrusted` for what has the wrong owner.
 pub fn enter(
     one_thread: &SingleThread,
     begun: Begun,
     dirs: &GrainDirs,
     lock: OwnedFd,
     args: &Args,
-) -> Result<Sandbox, Error> {
-    let Begun { caller, mode, bit_ignored, link, app, output, half } = begun;
-    let mut unnumbered = None;
-    let making = match half {
+) -> Result<Outside, Error> {
+    let mut notes = Vec::new();
+    notes.extend(begun.bit_ignored.then(bit_ignored));
+    let mut quota = None;
+    if matches!(begun.half, Half::Root(_)) && crate::sys::quota::are_kept(dirs.sandbox.as_fd()) {
+        match project::settle(dirs.sandbox.as_fd(), args.limits.inodes) {
+            Ok(()) => quota = Some([args.limits.disk, args.limits.inodes]),
+            Err(e) => notes.push(format!(
+                "the disk limit is kept by accounting: the grain's files could not be counted under a quota ({e})"
+            )),
+        }
+    }
+    let grain = Grain { dirs, lock: &lock, args, quota };
+    let held = hold(one_thread, begun, Some(&grain), &args.limits)?;
+    let Held { link, app, output, init, slot, own_uid, quota, groups, note } = held;
+    notes.insert(usize::from(notes.len() > 1), note);
+    notes.extend(counters::notes(&groups.limited, &args.limits));
+    let floor = floor(&groups.limited, own_uid);
+    let watch = Watch::new(&groups.limited, groups.handles);
+    let limited = groups.limited;
+    Ok(Outside { link, app, output, lock, init, slot, limited, quota, floor, watch, notes })
+}
+
+/// What a start has that a trial has not.
+struct Grain<'a> {
+    dirs: &'a GrainDirs,
+    lock: &'a OwnedFd,
+    args: &'a Args,
+    /// Limits of bytes and inodes, where the home's file system keeps such.
+    quota: Option<[u64; 2]>,
+}
+
+/// An init and how it is held.
+struct Held {
+    link: Link,
+    app: OwnedFd,
+    output: OwnedFd,
+    init: OwnedFd,
+    slot: Option<OwnedFd>,
+    own_uid: bool,
+    quota: bool,
+    groups: Groups,
+    /// How the grain runs, in words.
+    note: String,
+}
+
+/// Has an init that builds, with root's help or without.
+fn hold(
+    one_thread: &SingleThread,
+    begun: Begun,
+    grain: Option<&Grain<'_>>,
+    limits: &Limits,
+) -> Result<Held, Error> {
+    let Begun { caller, mode, link, app, output, groups, slot, half, .. } = begun;
+    let (outer, inits, groups, note) = match half {
+        Half::Own(inits) => {
+            let name = grain.map_or("check".into(), |g| g.dirs.grain_name.to_string_lossy());
+            let mut groups = Groups::to_be_born_in(&name, false);
+            limit(&mut groups, limits);
+            let note = "user-namespace mode: the grain runs under the uid of the server's user";
+            ((link, app, output), inits, groups, note.to_owned())
+        }
         Half::Root(mut helper) => {
-            let mut quota = None;
-            if crate::sys::quota::are_kept(dirs.sandbox.as_fd()) {
-                match project::settle(dirs.sandbox.as_fd(), args.limits.inodes) {
-                    Ok(()) => quota = Some([args.limits.disk, args.limits.inodes]),
-                    Err(e) => unnumbered = Some(e),
+            let all =
+                grain.map(|g| [g.dirs.package.as_fd(), g.dirs.sandbox.as_fd(), g.lock.as_fd()]);
+            let quota = grain.and_then(|g| g.quota);
+            helper
+                .give(all.as_ref().map_or(&[], |all| all), quota)
+                .map_err(Error::kernel("ask the privileged helper"))?;
+            let outcome =
+                helper.outcome().map_err(Error::kernel("hear from the privileged helper"))?;
+            match outcome {
+                Ok(Made { init, uid, quota }) => {
+                    let note = format!("setuid mode: the grain has kernel uid {uid}");
+                    return Ok(Held {
+                        link,
+                        app,
+                        output,
+                        init,
+                        slot,
+                        own_uid: true,
+                        quota,
+                        groups,
+                        note,
+                    });
+                }
+                Err(Failed { step: Step::IdMap, errno }) if caller.uid != 0 => {
+                    let note = format!(
+                        "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped, or the uid is not mapped here ({}); \
+                         the grain runs under the uid of the server's user",
+                        io::Error::from_raw_os_error(errno)
+                    );
+                    let (outer, inits) = ends()?;
+                    (outer, inits, groups, note)
+                }
+                Err(failed) => {
+                    return Err(inits_words(&link).unwrap_or_else(|| helpers_words(failed, mode)));
                 }
             }
-            let all = [dirs.package.as_fd(), dirs.sandbox.as_fd(), lock.as_fd()];
-            helper.give(&all, quota).map_err(Error::kernel("ask the privileged helper"))?;
-            Making::Helper(helper)
-        }
-        Half::Own(ends) => {
-            let inits = lock.try_clone().map_err(Error::kernel("duplicate a descriptor"))?;
-            let name = dirs.grain_name.to_string_lossy();
-            let own = Some(OwnGrain { args, dirs, lock: inits });
-            let own = Own { name: &name, limits: &args.limits, ends, kind: Kind::Own, grain: own };
-            Making::Done(own_half(one_thread, caller, &link, own)?)
         }
     };
-    Ok(Sandbox { link, app, output, lock, mode, bit_ignored, unnumbered, making })
+    let (link, app, output) = outer;
+    let (init, groups) = own_half(one_thread, caller, &link, inits, grain, groups)?;
+    Ok(Held { link, app, output, init, slot, own_uid: false, quota: false, groups, note })
 }
 
-/// What is built without root.
-struct Own<'a> {
-    /// This grain's among all that run.
-    name: &'a str,
-    limits: &'a Limits,
-    ends: init::Ends,
-    kind: Kind,
-    /// Nothing for a trial.
-    grain: Option<OwnGrain<'a>>,
-}
-
-/// Everything from outside with the caller's own rights.
+/// Init, made with the caller's own rights.
 fn own_half(
     one_thread: &SingleThread,
     caller: Caller,
     link: &Link,
-    own: Own<'_>,
-) -> Result<Made, Error> {
-    let mode = Mode::UserNamespace;
-    let Own { name, limits, ends, kind, grain } = own;
-    let mut groups = Groups::to_be_born_in(name, false);
+    inits: init::Ends,
+    grain: Option<&Grain<'_>>,
+    mut groups: Groups,
+) -> Result<(OwnedFd, Groups), Error> {
+    let own = match grain {
+        None => None,
+        Some(Grain { args, dirs, lock, .. }) => {
+            let lock = lock.try_clone().map_err(Error::kernel("duplicate a descriptor"))?;
+            Some(OwnGrain { args, dirs, lock })
+        }
+    };
     let child = match clone_init(one_thread, &mut groups).map_err(|e| {
-        kernel_error("make the grain's namespaces", e, explain::Step::Namespaces, mode)
+        let step = explain::Step::Namespaces;
+        kernel_error("make the grain's namespaces", e, step, Mode::UserNamespace)
     })? {
-        Forked::Child => init::main(one_thread, Start::by_supervisor(ends, grain)),
+        Forked::Child => init::main(one_thread, Start::by_supervisor(inits, caller, own)),
         Forked::Parent(child) => child,
     };
-    // It waits meanwhile.
-    groups.limit_unified(&share(limits));
-    let map = IdMap { inside: (INSIDE_ID, INSIDE_ID), outside: (caller.uid, caller.gid) };
-    write_maps(&child, map, false)
-        .map_err(|e| kernel_error("write the grain's id map", e, explain::Step::Inside, mode))
-        .and_then(|()| {
-            link.send_build(Build { kind, limited: groups.limited }, &[])
-                .map_err(Error::kernel("tell init to go on"))
-        })
+    send_build(link, &groups)
+        .map_err(Error::kernel("tell init to go on"))
         .map_err(|broken| inits_words(link).unwrap_or(broken))?;
-    // From here on nobody of the caller's other processes looks into this one.
-    creds::set_dumpable(false).map_err(Error::kernel("make the process undumpable"))?;
-    let Groups { limited, handles, .. } = groups;
-    let answer = Answer { limited, handles, ..Answer::default() };
-    Ok(Made { init: child.pidfd, slot: None, answer })
+    Ok((child.pidfd, groups))
 }
 
 /// What init reports of a failure says more than our broken pipe.
@@ -198,49 +242,6 @@ fn inits_words(link: &Link) -> Option<Error> {
             Some(Error::Sandbox { step, source: io::Error::from_raw_os_error(errno), advice })
         }
         _ => None,
-    }
-}
-
-impl Making {
-    fn finish(self, link: &Link, mode: Mode) -> Result<Made, Error> {
-        let helper = match self {
-            Making::Done(made) => return Ok(made),
-            Making::Helper(helper) => helper,
-        };
-        let outcome = helper.outcome().map_err(Error::kernel("hear from the privileged helper"))?;
-        outcome.map_err(|failed| inits_words(link).unwrap_or_else(|| helpers_words(failed, mode)))
-    }
-}
-
-impl Sandbox {
-    /// Waits until everything outside is done.
-    ///
-    /// # Errors
-    /// `Kernel` or `Sandbox` with advice, `Untrusted` for what has the wrong owner.
-    pub fn finish(self, limits: &Limits) -> Result<Outside, Error> {
-        let Sandbox { link, app, output, lock, mode, making, .. } = self;
-        let Made { init, slot, answer } = making.finish(&link, mode)?;
-        let Answer { own_uid, limited, quota, handles } = answer;
-        let mut notes = Vec::new();
-        notes.extend(self.bit_ignored.then(bit_ignored));
-        notes.push(match own_uid {
-            None => {
-                "user-namespace mode: the grain runs under the uid of the server's user".to_owned()
-            }
-            Some(Ok(uid)) => format!("setuid mode: the grain has kernel uid {uid}"),
-            Some(Err(errno)) => format!(
-                "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped, or the uid is not mapped here ({}); \
-                 the grain runs under the uid of the server's user",
-                io::Error::from_raw_os_error(errno)
-            ),
-        });
-        notes.extend(counters::notes(&limited, limits));
-        notes.extend(self.unnumbered.map(|e| {
-            format!("the disk limit is kept by accounting: the grain's files could not be counted under a quota ({e})")
-        }));
-        let floor = floor(&limited, matches!(own_uid, Some(Ok(_))));
-        let watch = Watch::new(&limited, handles);
-        Ok(Outside { link, app, output, lock, init, slot, limited, quota, floor, watch, notes })
     }
 }
 
@@ -304,8 +305,8 @@ fn helpers_words(failed: Failed, mode: Mode) -> Error {
             let kind = if missing { explain::Step::MountCalls } else { explain::Step::Inside };
             kernel_error("prepare the grain's mounts", source, kind, mode)
         }
-        Step::Maps => kernel_error("write the grain's id map", source, explain::Step::Inside, mode),
-        Step::Release => plain("tell init to go on"),
+        Step::Init => plain("hear from the grain's init"),
+        Step::Release => plain("hand init its mounts"),
     }
 }
 
@@ -313,22 +314,11 @@ fn helpers_words(failed: Failed, mode: Mode) -> Error {
 ///
 /// # Errors
 /// `Kernel` or `Sandbox` with advice when no grain could start.
-pub fn check(one_thread: &SingleThread, begun: Begun) -> Result<String, Error> {
+pub fn check(one_thread: &SingleThread, mut begun: Begun) -> Result<String, Error> {
     let limits = Limits::default();
-    announce(&begun, &limits)?;
-    let Begun { caller, mode, bit_ignored: ignored, link, half, .. } = begun;
-    let making = match half {
-        Half::Root(mut helper) => {
-            helper.give(&[], None).map_err(Error::kernel("ask the privileged helper"))?;
-            Making::Helper(helper)
-        }
-        Half::Own(ends) => {
-            let (name, kind) = ("check", Kind::Trial);
-            let own = Own { name, limits: &limits, ends, kind, grain: None };
-            Making::Done(own_half(one_thread, caller, &link, own)?)
-        }
-    };
-    let made = making.finish(&link, mode)?;
+    announce(&mut begun, &limits);
+    let (mode, ignored) = (begun.mode, begun.bit_ignored);
+    let Held { link, groups, .. } = hold(one_thread, begun, None, &limits)?;
     let gone = || Error::Kernel {
         step: "try a sandbox: its init ended early",
         source: io::ErrorKind::UnexpectedEof.into(),
@@ -351,6 +341,6 @@ pub fn check(one_thread: &SingleThread, begun: Begun) -> Result<String, Error> {
         Mode::UserNamespace => "mode: user namespaces",
     };
     let lines = [name.to_owned()].into_iter().chain(ignored.then(bit_ignored));
-    let lines = lines.chain(counters::notes(&made.answer.limited, &limits));
+    let lines = lines.chain(counters::notes(&groups.limited, &limits));
     Ok(lines.map(|line| line + "\n").collect())
 }

@@ -15,10 +15,10 @@ use rustix::fs::OFlags;
 
 use super::devices;
 use super::limits::Limits;
-use super::namespaces::INSIDE_ID;
 use crate::error::{StepError, step};
 use crate::home::{self, GrainDirs};
 use crate::layers::{self, Layer, off};
+use crate::mode::Caller;
 use crate::sys::{fd, mount};
 
 /// Detached mounts, ready to be attached inside.
@@ -29,10 +29,33 @@ pub struct Trees {
 }
 
 impl Trees {
-    /// That root made outside; `None` for another number of them.
-    pub fn received(descriptors: Vec<OwnedFd>) -> Option<Trees> {
-        let [package, data] = descriptors.try_into().ok()?;
-        Some(Trees { package, data })
+    /// That root made outside.
+    pub fn received(package: OwnedFd, data: OwnedFd) -> Trees {
+        Trees { package, data }
+    }
+}
+
+/// What a grain gets fresh, whatever its package is: detached still.
+#[derive(Debug)]
+pub struct Fresh {
+    dev: OwnedFd,
+    shm: OwnedFd,
+    tmp: OwnedFd,
+}
+
+impl Fresh {
+    /// Inside; `caller`'s ids are the app's there.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn make(limits: &Limits, caller: Caller) -> Result<Fresh, StepError> {
+        step("make all mounts private", mount::make_all_private())?;
+        let tmpfs = || tmpfs(limits.tmpfs, caller);
+        Ok(Fresh {
+            dev: step("make /dev", devices::make_empty())?,
+            shm: step("make /dev/shm", tmpfs())?,
+            tmp: step("make /tmp", tmpfs())?,
+        })
     }
 }
 
@@ -89,8 +112,7 @@ pub fn prepare_inside(dirs: &GrainDirs) -> Result<Trees, StepError> {
 ///
 /// # Errors
 /// The step that failed.
-pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
-    step("make all mounts private", mount::make_all_private())?;
+pub fn assemble(trees: &Trees, fresh: &Fresh, limits: &Limits) -> Result<(), StepError> {
     let proc_files = ProcFiles::wanted(trees.package.as_fd(), limits);
 
     let old_root = step("open the old root", fd::open(c"/", OFlags::PATH | OFlags::DIRECTORY))?;
@@ -102,15 +124,15 @@ pub fn assemble(trees: Trees, limits: &Limits) -> Result<(), StepError> {
     let root = trees.package.as_fd();
 
     if let Some(dev) = mount_point(root, c"dev")? {
-        let nodes = step("make /dev", devices::make_empty())?;
-        step("attach /dev", mount::attach(&nodes, &dev))?;
-        step("bind the device nodes", devices::bind_nodes(nodes.as_fd()))?;
-        if let Some(shm) = mount_point(nodes.as_fd(), c"shm")? {
-            attach_tmpfs("make /dev/shm", limits.tmpfs, shm.as_fd())?;
+        let nodes = fresh.dev.as_fd();
+        step("attach /dev", mount::attach(nodes, &dev))?;
+        step("bind the device nodes", devices::bind_nodes(nodes))?;
+        if let Some(shm) = mount_point(nodes, c"shm")? {
+            step("attach /dev/shm", mount::attach(&fresh.shm, &shm))?;
         }
     }
     if let Some(tmp) = mount_point(root, c"tmp")? {
-        attach_tmpfs("make /tmp", limits.tmpfs, tmp.as_fd())?;
+        step("attach /tmp", mount::attach(&fresh.tmp, &tmp))?;
     }
     if let Some(var) = mount_point(root, c"var")? {
         step("attach /var", mount::attach(&trees.data, &var))?;
@@ -150,23 +172,20 @@ fn mount_point(root: BorrowedFd<'_>, name: &'static CStr) -> Result<Option<Owned
     }
 }
 
-fn attach_tmpfs(what: &'static str, size: u64, target: BorrowedFd<'_>) -> Result<(), StepError> {
+fn tmpfs(size: u64, caller: Caller) -> io::Result<OwnedFd> {
     let text = |n: u64| CString::new(n.to_string()).unwrap_or_default();
-    let id = text(u64::from(INSIDE_ID));
     // An inode costs about a kilobyte of kernel memory; as many files as the original allows for
     // each 16 MiB.
-    let made = mount::tmpfs(
+    mount::tmpfs(
         &[
             (c"size", &text(size)),
             (c"nr_inodes", &text((size / 4096).clamp(64, 1 << 20))),
             (c"mode", c"0770"),
-            (c"uid", &id),
-            (c"gid", &id),
+            (c"uid", &text(caller.uid.into())),
+            (c"gid", &text(caller.gid.into())),
         ],
         layers::data_flags(),
     )
-    .and_then(|fs| mount::attach(&fs, target));
-    step(what, made)
 }
 
 /// Contents for the single files of /proc that a package asks for by an empty file of that name.

@@ -14,6 +14,12 @@ pub fn set_effective_uid(uid: u32) -> io::Result<()> {
     Ok(rustix::thread::set_thread_res_uid(None, Uid::from_raw(uid), None)?)
 }
 
+/// Sets the effective ids only; the saved uid stays, so that it can be taken back.
+pub fn set_effective_ids(id: u32) -> io::Result<()> {
+    rustix::thread::set_thread_res_gid(None, Gid::from_raw(id), None)?;
+    set_effective_uid(id)
+}
+
 /// Sets all three uids.
 pub fn set_all_uids(uid: u32) -> io::Result<()> {
     let uid = Uid::from_raw(uid);

@@ -93,6 +93,11 @@ pub fn unshare_network() -> io::Result<()> {
     Ok(nix::sched::unshare(CloneFlags::CLONE_NEWNET)?)
 }
 
+/// Moves this process into a new user namespace, in which it has every capability and no id yet.
+pub fn unshare_user() -> io::Result<()> {
+    Ok(nix::sched::unshare(CloneFlags::CLONE_NEWUSER)?)
+}
+
 /// Moves this process's children-to-be into a new time namespace.
 pub fn unshare_time() -> io::Result<()> {
     Ok(nix::sched::unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?)
