@@ -260,6 +260,7 @@ mod tests {
         a.send_build(build, &[a.as_fd(), b.as_fd()]).unwrap();
         let (arrived, descriptors) = b.build().unwrap().unwrap();
         assert_eq!((arrived, descriptors.len()), (build, 2));
+        drop(descriptors);
         a.send_descriptors([b.as_fd(), a.as_fd()]).unwrap();
         assert!(b.descriptors::<2>().unwrap().is_some());
         a.send_descriptors([b.as_fd()]).unwrap();
