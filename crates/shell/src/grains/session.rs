@@ -27,6 +27,8 @@ use crate::store::{Audit, Grain, GrainSessionRow, hash_secret, now_ms, random};
 const TICKET_TIME: Duration = Duration::from_secs(60);
 /// Waiting tickets; more than this and the oldest give way.
 const MAX_TICKETS: usize = 100_000;
+/// Sessions that only the memory knows.
+const MAX_UNSAVED: usize = 10_000;
 /// After so long a session is checked against the database again, in case its sign-in expired.
 const RECHECK: Duration = Duration::from_secs(300);
 /// How often a session is read again because another was ended meanwhile.
@@ -72,6 +74,9 @@ struct Tables {
     tickets: HashMap<[u8; 32], Ticket>,
     /// Home threads, so that a connection can be placed by its host.
     homes: HashMap<GrainHost, usize>,
+    /// Rows of sessions that the database could not take, by their keys. Who frees space on a full
+    /// disk must be let in first, and a restart forgets them.
+    unsaved: HashMap<String, GrainSessionRow>,
     /// How often sessions were ended, so that a lookup under way cannot bring one back.
     ended: u64,
 }
@@ -157,7 +162,26 @@ impl Sessions {
             if let Some(session) = tables.by_sid.remove(sid_hash) {
                 session.revoked.cancel();
             }
+            tables.unsaved.remove(&row_key(host, sid_hash));
         }
+    }
+
+    fn unsaved(&self, key: &str) -> Option<GrainSessionRow> {
+        self.tables().unsaved.get(key).cloned()
+    }
+
+    /// Remembers a row that could not be written; false when there are too many.
+    fn keep_unsaved(&self, row: &GrainSessionRow) -> bool {
+        let mut tables = self.tables();
+        let has_room = tables.unsaved.len() < MAX_UNSAVED;
+        if has_room {
+            tables.unsaved.insert(row.host.clone(), row.clone());
+        }
+        has_room
+    }
+
+    fn saved(&self, row: &GrainSessionRow) {
+        self.tables().unsaved.remove(&row.host);
     }
 
     fn known(&self, sid_hash: &[u8; 32], host: &GrainHost) -> Option<Arc<GrainSession>> {
@@ -183,10 +207,12 @@ impl Sessions {
         let mut tables = self.tables();
         tables.ended += 1;
         let mut hosts = Vec::new();
-        tables.by_sid.retain(|_, session| {
+        let Tables { by_sid, unsaved, .. } = &mut *tables;
+        by_sid.retain(|_, session| {
             let end = which(session);
             if end {
                 session.revoked.cancel();
+                unsaved.remove(&row_key(&session.host, &session.sid_hash));
                 hosts.push(session.host.clone());
             }
             !end
@@ -198,10 +224,13 @@ impl Sessions {
     /// Forgets sessions that nobody used for a while; the database still knows them.
     pub fn sweep(&self) {
         let mut tables = self.tables();
-        let Tables { by_sid, homes, .. } = &mut *tables;
+        let Tables { by_sid, homes, unsaved, .. } = &mut *tables;
         by_sid.retain(|_, session| {
             session.checked.elapsed() < RECHECK * 4 || Arc::strong_count(session) > 1
         });
+        let keys: HashSet<String> =
+            by_sid.values().map(|session| row_key(&session.host, &session.sid_hash)).collect();
+        unsaved.retain(|key, _| keys.contains(key));
         let hosts: HashSet<&GrainHost> = by_sid.values().map(|session| &session.host).collect();
         homes.retain(|host, _| hosts.contains(host));
     }
@@ -300,7 +329,7 @@ impl Shared {
     ) -> Result<Option<Arc<GrainSession>>> {
         for _ in 0..TRIES {
             let ended = self.sessions.ended();
-            let Some(row) = self.store.grain_session(&row_key(host, &sid_hash)).await? else {
+            let Some(row) = self.row_of(&row_key(host, &sid_hash)).await? else {
                 self.sessions.end(&sid_hash, host);
                 return Ok(None);
             };
@@ -315,6 +344,17 @@ impl Shared {
             }
         }
         Err(Error::Busy("Too many people sign out just now: try again".into()))
+    }
+
+    /// The row of a session, also of one that could not be written: that is as good as its sign-in.
+    async fn row_of(&self, key: &str) -> Result<Option<GrainSessionRow>> {
+        if let Some(row) = self.store.grain_session(key).await? {
+            return Ok(Some(row));
+        }
+        match self.sessions.unsaved(key) {
+            Some(row) if self.store.is_grain_session_good(&row).await? => Ok(Some(row)),
+            _ => Ok(None),
+        }
     }
 
     /// The grain's row, if it is there and not in the trash.
@@ -361,7 +401,24 @@ impl Shared {
             },
             expires,
         };
-        self.store.save_grain_session(&row, audit).await?;
+        let known = self.store.grain_session(&row.host).await?;
+        // What is there already costs no write.
+        if known.as_ref() != Some(&row) || audit.is_some() {
+            match self.store.save_grain_session(&row, audit).await {
+                Ok(()) => self.sessions.saved(&row),
+                // Only for a person, and never in place of a row that says something else.
+                Err(error)
+                    if known.is_none()
+                        && row.login_session.is_some()
+                        && audit.is_none()
+                        && self.sessions.keep_unsaved(&row) =>
+                {
+                    let grain = &row.grain;
+                    tracing::warn!("grain {grain}: an opening could not be noted: {error}");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
         self.session_of_row(&host, sid_hash).await?.ok_or(Error::NotFound("grain"))
     }
 

@@ -5,7 +5,7 @@ use sqlx::FromRow;
 use super::{AccountId, Audit, LoginId, Result, Store, now_ms};
 
 /// A grain opened by a sign-in, or (without one) for a script.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct GrainSessionRow {
     /// Host label in wildcard mode; `port/` and a part of the hash in port mode.
     pub host: String,
@@ -53,6 +53,24 @@ impl Store {
         }
         tx.commit().await?;
         Ok(())
+    }
+
+    /// Whether [`Store::grain_session`] would find this row of a sign-in, were it written.
+    pub async fn is_grain_session_good(&self, row: &GrainSessionRow) -> Result<bool> {
+        let good: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*)
+             FROM grains g
+             JOIN accounts a ON a.id = $2
+             JOIN login_sessions l ON l.id = $3 AND l.account = a.id
+             WHERE g.id = $1 AND g.trashed_at IS NULL AND a.suspended IS NULL AND l.expires > $4",
+        )
+        .bind(&row.grain)
+        .bind(row.account)
+        .bind(row.login_session)
+        .bind(now_ms())
+        .fetch_one(&self.read)
+        .await?;
+        Ok(good > 0)
     }
 
     /// The live session of this key: neither it nor its sign-in has ended or expired, its account

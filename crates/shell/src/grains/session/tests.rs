@@ -127,3 +127,51 @@ async fn a_sign_out_holds_whatever_is_asked_meanwhile() {
         assert!(!place.remembers(&opened), "round {round}: the session is back");
     }
 }
+
+/// Who wants to make room on a full disk must get to what they can delete.
+#[tokio::test]
+async fn a_grain_is_opened_while_the_database_cannot_be_written() {
+    let place = Place::new().await;
+    let store = &place.shared.store;
+    let again = place.open().await;
+    // The app knows this person already; this sign-in has not opened the grain.
+    let login = store.create_login(place.ada, "").await.unwrap().unwrap();
+    let key = LoginKey { login: login.id, account: Some(place.ada), secret: login.secret };
+    store.break_writing().await;
+    place.shared.open(&key, &place.grain, Permissions::All, "/").await.unwrap();
+    let sid = hex::encode(derive(&login.secret, "sid", &place.grain));
+    let label = hex::encode(&derive(&login.secret, "host", &place.grain)[..16]);
+    let host = GrainHost::Label(format!("ui-{label}"));
+    let new = Opened { login: login.id, host, sid };
+    for opened in [&again, &new] {
+        // Whether the memory knows it or has to look.
+        for _ in 0..2 {
+            let found = place.shared.session_by_cookie(&opened.host, &[&opened.sid]).await;
+            assert_eq!(found.unwrap().unwrap().login, Some(opened.login));
+            place.shared.sessions.tables().by_sid.clear();
+        }
+        let found = place.shared.session_by_cookie(&opened.host, &["0".repeat(64).as_str()]).await;
+        assert!(found.unwrap().is_none());
+    }
+    // Scripts' sessions, which the audit log must know of, need the database.
+    assert!(place.shared.open_for_script(&place.grain, Permissions::All).await.is_err());
+
+    // The end of the sign-in is the end of it, by either way of hearing.
+    store.mend_writing().await;
+    assert!(store.end_login(place.ada, new.login).await.unwrap());
+    let found = place.shared.session_by_cookie(&new.host, &[&new.sid]).await.unwrap();
+    assert!(found.is_none() && !place.remembers(&new));
+}
+
+/// Fewer rights are not taken for more because they could not be written down.
+#[tokio::test]
+async fn rights_that_cannot_be_written_are_not_given() {
+    let place = Place::new().await;
+    let login = place.shared.store.create_login(place.ada, "").await.unwrap().unwrap();
+    let key = LoginKey { login: login.id, account: Some(place.ada), secret: login.secret };
+    place.shared.open(&key, &place.grain, Permissions::All, "/").await.unwrap();
+    place.shared.store.break_writing().await;
+    place.shared.open(&key, &place.grain, Permissions::All, "/").await.unwrap();
+    let fewer = Permissions::Names(vec!["view".into()]);
+    assert!(place.shared.open(&key, &place.grain, fewer, "/").await.is_err());
+}

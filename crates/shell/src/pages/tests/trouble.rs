@@ -63,10 +63,14 @@ async fn pages_are_read_while_the_database_cannot_write() {
     let ada = server.person("Ada", "admin").await;
     let owner = server.app.store.account_by_handle("ada").await.unwrap().unwrap().id;
     server.app.store.notify(owner, Tone::Good, "Moved.", None).await.unwrap();
+    let grain = server.grain("ada", "Plan").await;
+    let page = format!("/grain/{grain}");
+    assert_eq!(ada.get(&page).await.status, StatusCode::OK);
     server.app.store.break_writing().await;
-    for path in ["/", "/admin", "/notices", "/you"] {
+    for path in ["/", "/admin", "/notices", "/you", &page] {
         assert_eq!(ada.get(path).await.status, StatusCode::OK, "{path}");
     }
+    assert!(ada.get(&page).await.body.contains("<iframe"));
     server.app.store.mend_writing().await;
 }
 
