@@ -118,5 +118,10 @@ async fn an_app_that_stops_again_and_again_gets_a_pause() -> Result<()> {
         owner.submit(&page, &format!("/grains/{grain}/act"), "act=restart").await?.status == 303
     );
     ensure!(client.get("/echo").await?.status == 200);
+    // Nor after a stop.
+    die().await?;
+    ensure!(client.get("/echo").await?.status == 503);
+    server.json(&["grain", "stop", grain])?;
+    ensure!(client.get("/echo").await?.status == 200);
     Ok(())
 }

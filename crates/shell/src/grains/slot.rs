@@ -135,6 +135,7 @@ impl Slot {
             None => match connect(local, &self.entry).await {
                 Some(conn) => conn,
                 None => {
+                    self.pauses.lift();
                     self.entry.set_state(GrainState::Asleep);
                     return Ok(());
                 }
@@ -260,13 +261,19 @@ async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
     entry.set_state(GrainState::Starting { step: "Opening its box" });
     // A request is a sign of life, also for a start that takes long.
     let _live = entry.live();
-    let conn = match connect(local, entry).await {
+    let found = connect(local, entry).await;
+    // One that ends while we ask it is the last run's, whose end is counted where it is seen.
+    let is_new = found.is_none();
+    let conn = match found {
         Some(conn) => conn,
         None => {
             let started = launch(slot, local, &row).await;
             match started {
                 Ok(conn) => conn,
-                Err(error) => return Err(slot.did_not_start(local, error, None).await),
+                Err(error) => {
+                    slot.did_not_start(&error);
+                    return Err(slot.crashed(local, error, None).await);
+                }
             }
         }
     };
@@ -292,7 +299,10 @@ async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
                     spawn::kill(pid);
                 }
             }
-            Err(slot.did_not_start(local, error, child).await)
+            if is_new {
+                slot.did_not_start(&error);
+            }
+            Err(slot.crashed(local, error, child).await)
         }
     }
 }
@@ -371,11 +381,11 @@ impl Slot {
         }
     }
 
-    async fn did_not_start(&self, local: &Local, error: Error, child: Option<Child>) -> Error {
+    /// Counts a start that came to nothing.
+    fn did_not_start(&self, error: &Error) {
         if !matches!(error, Error::NotFound(_)) {
             self.pauses.ended(Duration::ZERO, || errors::code("G-EXIT"));
         }
-        self.crashed(local, error, child).await
     }
 
     /// A notice about a grain that was ended for its greed: the first time in a row.
