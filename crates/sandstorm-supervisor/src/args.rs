@@ -32,6 +32,8 @@ pub struct Args {
     pub grain: CString,
     /// The grain is to be made.
     pub new: bool,
+    /// A grain without data gets a file system of its own for them.
+    pub image: bool,
     /// The app starts as soon as its sandbox stands, not at the first call that needs it.
     pub start: bool,
     /// The app's whole environment, `NAME=VALUE` each.
@@ -58,7 +60,7 @@ const IDLE_SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error> {
     let mut words = words.into_iter().map(OsStringExt::into_vec);
     let mut home = None;
-    let (mut new, mut start) = (false, false);
+    let (mut new, mut image, mut start) = (false, false, false);
     let mut environ = Vec::new();
     let mut idle = IDLE;
     let mut limits = Limits::default();
@@ -89,6 +91,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
             b"--unsafe-disable" => crate::layers::disable(&utf8(value()?)?)?,
             b"--limit" => limits.set(&utf8(value()?)?)?,
             b"-n" | b"--new" => new = true,
+            b"--image" => image = true,
             b"--start" => start = true,
             b"-h" | b"--help" => return Ok(Action::Print(help())),
             b"-V" | b"--version" => {
@@ -134,6 +137,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
         package: name("package", package)?,
         grain: name("grain", grain)?,
         new,
+        image,
         start,
         environ,
         command: command.into_iter().map(c_string).collect::<Result<_, _>>()?,
@@ -215,6 +219,9 @@ Usage: sandstorm-supervisor --home DIR [OPTIONS] PACKAGE GRAIN -- COMMAND [ARGUM
 Options:
   --home DIR           where apps/ and grains/ are; both must belong to the caller
   -n, --new            make the grain; an error if it is there already
+  --image              keep the data of a grain that has none yet in a file system of its own, the file
+                       GRAIN/image, whose size is the disk limit: setuid only, wants mke2fs and loop
+                       devices. A grain that has the file is always run with it
   --start              start the app at once, not at the first call that needs it; `Listening...`
                        then says that it runs, too
   -e NAME=VALUE        one variable of the app's environment, which is empty otherwise
@@ -265,6 +272,7 @@ mod tests {
             "--home",
             "/h",
             "--new",
+            "--image",
             "-e",
             "A=b=c",
             "--idle-seconds",
@@ -279,7 +287,7 @@ mod tests {
             "x",
         ]);
         assert_eq!(args.home, PathBuf::from("/h"));
-        assert!(args.new);
+        assert!(args.new && args.image);
         assert_eq!(args.environ, [c"A=b=c".to_owned()]);
         assert_eq!(args.idle, Duration::from_secs(5));
         assert_eq!(args.limits.pids, 7);

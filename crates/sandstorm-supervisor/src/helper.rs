@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::privileged::Rooted;
 use crate::sys::fd;
@@ -28,6 +28,10 @@ pub enum Step {
     IdMap,
     Mounts,
     Release,
+    ImageFile,
+    ImageMake,
+    ImageDevice,
+    ImageMount,
 }
 
 /// A step and the kernel's answer.
@@ -43,7 +47,7 @@ impl Step {
     }
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 15] = [
     Step::Begin,
     Step::Ask,
     Step::SlotDirectory,
@@ -55,9 +59,24 @@ const STEPS: [Step; 11] = [
     Step::IdMap,
     Step::Mounts,
     Step::Release,
+    Step::ImageFile,
+    Step::ImageMake,
+    Step::ImageDevice,
+    Step::ImageMount,
 ];
 /// Longest answer.
 const ANSWER: usize = 16;
+
+/// What keeps a grain's limits of bytes and inodes, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    /// Nobody but the supervisor.
+    Measured,
+    /// The data is counted under its number, which has them.
+    Quota([u64; 2]),
+    /// The image file in the directory that is given in the data's place, or one to be made there.
+    Image { new: bool, limits: [u64; 2] },
+}
 
 /// Our hold on the helper, and on the init that waits for its orders.
 #[derive(Debug)]
@@ -92,8 +111,16 @@ pub struct Made {
     pub init: OwnedFd,
     /// By which the kernel knows the grain.
     pub uid: u32,
-    /// The limits of bytes and inodes that were asked for are kept by the file system.
+    pub disk: Kept,
+}
+
+/// What keeps the limits of bytes and inodes that were asked for, as the helper knows it.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// The file system that all grains share.
     pub quota: bool,
+    /// A file system of the grain's own: its mount.
+    pub image: Option<OwnedFd>,
 }
 
 impl Helper {
@@ -106,21 +133,22 @@ impl Helper {
         self.begun.is_ok()
     }
 
-    /// What there is to ask: package, data and lock of a grain; nothing for a trial. `quota`: limits of
-    /// bytes and inodes, for data that is counted under its number.
+    /// What there is to ask: package, data and lock of a grain; nothing for a trial.
     ///
     /// # Errors
     /// What the socket answers; that the helper is gone is left to `outcome`, which has its words.
-    pub fn give(
-        &mut self,
-        descriptors: &[BorrowedFd<'_>],
-        quota: Option<[u64; 2]>,
-    ) -> io::Result<()> {
+    pub fn give(&mut self, descriptors: &[BorrowedFd<'_>], disk: Disk) -> io::Result<()> {
         let Ok(Rooted { socket, .. }) = &self.begun else { return Ok(()) };
         self.told = true;
-        let words: Vec<u8> = quota.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
-        let bytes = if words.is_empty() { b"g" } else { words.as_slice() };
-        match fd::send_with(socket, bytes, descriptors) {
+        let (kind, limits): (&[u8], _) = match disk {
+            Disk::Measured => (b"g", None),
+            Disk::Quota(limits) => (b"", Some(limits)),
+            Disk::Image { new: false, limits } => (b"i", Some(limits)),
+            Disk::Image { new: true, limits } => (b"n", Some(limits)),
+        };
+        let words = limits.into_iter().flatten().flat_map(u64::to_le_bytes);
+        let bytes: Vec<u8> = kind.iter().copied().chain(words).collect();
+        match fd::send_with(socket, &bytes, descriptors) {
             Err(e) if is_gone(&e) => Ok(()),
             other => other,
         }
@@ -141,17 +169,17 @@ impl Helper {
             Err(e) if is_gone(&e) => fd::receive_with(&begun.socket, &mut bytes),
             other => other,
         };
-        let (length, _) = received?;
+        let (length, fds) = received?;
         let ended = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let quota = match decode(&bytes[..length]).ok_or_else(ended)? {
+        let disk = match decode(&bytes[..length], fds).ok_or_else(ended)? {
             Err(failed) => {
                 // Init has ended, or ends without orders.
                 self.told = false;
                 return Ok(Err(failed));
             }
-            Ok(quota) => quota,
+            Ok(disk) => disk,
         };
-        Ok(Ok(Made { init: begun.init.pidfd.try_clone()?, uid: begun.uid, quota }))
+        Ok(Ok(Made { init: begun.init.pidfd.try_clone()?, uid: begun.uid, disk }))
     }
 }
 
@@ -159,23 +187,26 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET))
 }
 
-/// The helper's answer: what was refused, or whether quotas are kept.
-pub fn send(to: &OwnedFd, answer: Result<bool, Failed>) {
-    let bytes = match answer {
-        Err(Failed { step, errno }) => [&[b'f', step as u8][..], &errno.to_le_bytes()].concat(),
-        Ok(quota) => vec![b'm', quota.into()],
+/// The helper's answer: what was refused, or what keeps the limits.
+pub fn send(to: &OwnedFd, answer: Result<Kept, Failed>) {
+    let (bytes, image) = match answer {
+        Err(Failed { step, errno }) => {
+            ([&[b'f', step as u8][..], &errno.to_le_bytes()].concat(), None)
+        }
+        Ok(Kept { quota, image }) => (vec![b'm', quota.into()], image),
     };
+    let fds: Vec<_> = image.iter().map(AsFd::as_fd).collect();
     // If nobody hears it, nobody needs it.
-    let _ = fd::send_with(to, &bytes, &[]);
+    let _ = fd::send_with(to, &bytes, &fds);
 }
 
-fn decode(bytes: &[u8]) -> Option<Result<bool, Failed>> {
+fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Result<Kept, Failed>> {
     match bytes {
         [b'f', step, errno @ ..] => {
             let step = STEPS.into_iter().find(|s| *s as u8 == *step)?;
             Some(Err(Failed { step, errno: i32::from_le_bytes(errno.try_into().ok()?) }))
         }
-        [b'm', quota] => Some(Ok(*quota == 1)),
+        [b'm', quota] => Some(Ok(Kept { quota: *quota == 1, image: fds.into_iter().next() })),
         _ => None,
     }
 }
@@ -198,13 +229,15 @@ mod tests {
         let mut bytes = [0; ANSWER];
         for step in STEPS {
             send(&a, Err(Failed { step, errno: 13 }));
-            let (n, _) = fd::receive_with(&b, &mut bytes).unwrap();
-            assert_eq!(decode(&bytes[..n]).unwrap().unwrap_err(), Failed { step, errno: 13 });
+            let (n, fds) = fd::receive_with(&b, &mut bytes).unwrap();
+            assert_eq!(decode(&bytes[..n], fds).unwrap().unwrap_err(), Failed { step, errno: 13 });
         }
-        for quota in [true, false] {
-            send(&a, Ok(quota));
-            let (n, _) = fd::receive_with(&b, &mut bytes).unwrap();
-            assert_eq!(decode(&bytes[..n]).unwrap().unwrap(), quota);
+        for (quota, image) in [(true, None), (false, None), (false, Some(file()))] {
+            let has_image = image.is_some();
+            send(&a, Ok(Kept { quota, image }));
+            let (n, fds) = fd::receive_with(&b, &mut bytes).unwrap();
+            let kept = decode(&bytes[..n], fds).unwrap().unwrap();
+            assert_eq!((kept.quota, kept.image.is_some()), (quota, has_image));
         }
     }
 
@@ -222,7 +255,7 @@ mod tests {
         let failed = Failed { step: Step::SlotOwner, errno: 1 };
         send(&helpers, Err(failed));
         drop(helpers);
-        helper.give(&[], None).unwrap();
+        helper.give(&[], Disk::Measured).unwrap();
         assert_eq!(helper.outcome().unwrap().unwrap_err(), failed);
     }
 
@@ -230,14 +263,14 @@ mod tests {
     fn what_was_refused_before_anything_was_asked_is_told_at_the_end() {
         let failed = Failed { step: Step::SlotOwner, errno: 1 };
         let mut helper = Helper::new(Err(failed));
-        helper.give(&[], None).unwrap();
+        helper.give(&[], Disk::Measured).unwrap();
         assert_eq!(helper.outcome().unwrap().unwrap_err(), failed);
     }
 
     proptest! {
         #[test]
         fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let _ = decode(&bytes);
+            let _ = decode(&bytes, Vec::new());
         }
     }
 }

@@ -30,7 +30,9 @@ use std::time::Duration;
 
 use crate::args::{Action, Args};
 use crate::error::Error;
+use crate::grain::image;
 use crate::home::Turn;
+use crate::mode::Mode;
 use crate::privileged::Begun;
 use crate::sys::process::{self, SingleThread};
 
@@ -79,6 +81,10 @@ fn run(one_thread: SingleThread) -> Result<(), Error> {
 }
 
 fn start(one_thread: SingleThread, mut begun: Begun, args: &Args) -> Result<(), Error> {
+    if args.image && begun.mode == Mode::UserNamespace {
+        // Before anything is made for the grain.
+        return Err(image::without_root(true));
+    }
     sandbox::announce(&mut begun, &args.limits);
     let caller = begun.caller;
     let dirs = home::open(args, caller)?;

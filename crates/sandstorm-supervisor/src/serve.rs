@@ -26,6 +26,7 @@ use crate::grain::allowance::Allowance;
 use crate::grain::app::App;
 use crate::grain::book::Book;
 use crate::grain::disk;
+use crate::grain::image::{self, Image};
 use crate::grain::life::Life;
 use crate::grain::log::{self, Log};
 use crate::grain::memory::Memory;
@@ -119,6 +120,22 @@ async fn serve(
     for note in &outside.notes {
         log.note(note);
     }
+    let (mut limits, mut data, mut disk) = (args.limits.clone(), dirs.sandbox, "accounting");
+    if outside.disk.quota {
+        disk = "quota";
+    }
+    let image = match outside.disk.image {
+        None => None,
+        Some(mounted) => {
+            let image =
+                Image::new(&mounted, duplicate()?).map_err(Error::kernel("open the image"))?;
+            let capacity = image.capacity().map_err(Error::kernel("measure the image"))?;
+            log.note(&image::note(capacity, limits.disk));
+            (limits.disk, limits.inodes) = (capacity.bytes, capacity.inodes);
+            (data, disk) = (mounted, "image");
+            Some(image)
+        }
+    };
     let pump = {
         let log = log.clone();
         tokio::task::spawn_local(async move { log::pump(&log, output).await })
@@ -127,9 +144,9 @@ async fn serve(
     let memory = Memory::watch(outside.watch.memory, args.limits.memory)
         .map_err(Error::kernel("listen for want of memory"))?;
     let book = Book::new(
-        args.limits.clone(),
+        limits,
         outside.floor,
-        if outside.quota { "quota" } else { "accounting" },
+        disk,
         outside.limited,
         outside.watch.counters,
         memory.events.clone(),
@@ -169,12 +186,15 @@ async fn serve(
         locks,
         book: book.clone(),
         dir: duplicate()?,
+        data,
+        image,
         shutdown: Notify::new(),
         watchers: Rc::new(()),
     });
     // Everything that has to be opened is open, and init still builds.
     if let Some(note) =
-        outer::confine(dirs.grain.as_fd()).map_err(Error::kernel("confine the supervisor"))?
+        outer::confine(dirs.grain.as_fd(), grain.image.as_ref().map(|image| image.top().as_fd()))
+            .map_err(Error::kernel("confine the supervisor"))?
     {
         log.note(&note);
     }
@@ -186,8 +206,9 @@ async fn serve(
             return Err(error);
         }
     }
-    let mut allowance = Allowance::new(args.limits.disk, args.limits.inodes, args.limits.log);
-    if outside.quota {
+    let limits = &grain.book.limits;
+    let mut allowance = Allowance::new(limits.disk, limits.inodes, limits.log);
+    if disk != "accounting" {
         allowance.kept_by_the_kernel();
     }
     let mut sizes = tokio::task::spawn_local(disk::watch(duplicate()?, grain.clone(), allowance));

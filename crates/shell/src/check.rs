@@ -31,6 +31,8 @@ fn problem(what: impl Into<String>, fix: impl Into<String>) -> Problem {
 
 /// The line of the supervisor's trial that tells its weaker mode.
 const USER_NAMESPACES: &str = "mode: user namespaces";
+/// The line that tells that grains can have image files.
+const IMAGES: &str = "image files: can be made for grains";
 /// The supervisor's trial takes milliseconds.
 const TRIAL: Duration = Duration::from_secs(10);
 /// Descriptors that a server with a few dozen grains needs.
@@ -265,6 +267,17 @@ fn programs(config: &Config, out: &mut Vec<Problem>) {
                     "The supervisor is setuid root, but the kernel does not honour that here.",
                     "Start the server without no_new_privs (a systemd option that implies it, a \
                      container's flag), from a file system that is not mounted nosuid.",
+                ));
+            }
+            Ok(said) if config.grain_image && !said.iter().any(|l| l == IMAGES) => {
+                let why = said.iter().find_map(|l| l.strip_prefix("image files: "));
+                out.push(problem(
+                    format!(
+                        "GRAIN_IMAGE is on, and new grains cannot have image files here: {}.",
+                        why.unwrap_or("the supervisor is not setuid root")
+                    ),
+                    "Mend that, or unset GRAIN_IMAGE: without an image a grain's disk limit is kept by \
+                     quotas or by measuring.",
                 ));
             }
             Ok(_) => {}

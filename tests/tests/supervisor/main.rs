@@ -1,5 +1,6 @@
 //! The real supervisor in both of its modes, without a shell: start, serve, sleep, die, refuse.
 
+mod image;
 mod limits;
 mod rpc;
 

@@ -34,7 +34,8 @@ pub async fn watch(dir: OwnedFd, grain: Rc<Grain>, mut allowance: Allowance) -> 
         grain.app.set_writes(false);
         held.set(true);
     };
-    storage::watch(dir, &life, grain.book.limits.inodes, hold, async |walk, changed, disk| {
+    let (image, most) = (grain.image.as_ref(), grain.book.limits.inodes);
+    storage::watch(dir, image, &life, most, hold, async |walk, changed, disk| {
         let usage = walk.usage;
         grain.book.measured(usage);
         for path in &walk.shut {

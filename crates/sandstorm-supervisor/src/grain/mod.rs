@@ -4,6 +4,7 @@ pub mod allowance;
 pub mod app;
 pub mod book;
 pub mod disk;
+pub mod image;
 pub mod life;
 pub mod log;
 pub mod memory;

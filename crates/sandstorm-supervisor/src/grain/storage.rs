@@ -3,7 +3,8 @@
 //! No inotify: instances are pooled by uid and 500 grains must fit. Instead the tree is walked, a
 //! bounded number of entries at a time so that calls are not held up, and again after a pause that
 //! grows with the tree. Trust: names, links, modes and depth below `sandbox/` are the app's. No
-//! link is followed, no mount crossed, unreadable directories are counted as themselves.
+//! link is followed, no mount crossed, unreadable directories are counted as themselves. A grain's own
+//! file system (`image`) is asked instead, at each glance.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -17,6 +18,7 @@ use sandstorm_schema::limits::grain_reserve;
 use tokio::time::Instant;
 
 use super::allowance::MORE;
+use super::image::Image;
 use super::life::Life;
 use crate::sys::fd;
 
@@ -199,11 +201,15 @@ pub struct Space {
 }
 
 impl Space {
-    fn of(top: &OwnedFd) -> Space {
+    fn of(top: &OwnedFd, image: Option<&Image>) -> Space {
         let Ok(all) = rustix::fs::fstatvfs(top) else { return Space::default() };
         let bytes = |blocks: u64| blocks.saturating_mul(all.f_frsize);
-        // What is left to a user who is not root.
-        Space { free: bytes(all.f_bavail), reserve: grain_reserve(bytes(all.f_blocks)) }
+        let unwritten = image.map_or(0, Image::unwritten);
+        Space {
+            // What is left to a user who is not root.
+            free: bytes(all.f_bavail).saturating_sub(unwritten),
+            reserve: grain_reserve(bytes(all.f_blocks)),
+        }
     }
 
     /// Nearly none is left. `more`: bytes that must be there beyond the reserve.
@@ -223,9 +229,10 @@ pub struct Plan {
 /// Walks again and again, telling `report` every result, and whether it differs from the last;
 /// until it wants no more. `most` inodes are allowed. `hold` stops writes at once, before a walk
 /// that may take a while, when more space has gone than the grain may take: what it says then is
-/// `report`'s affair.
+/// `report`'s affair. `top` is the grain's directory, `image` its own file system, if it has one.
 pub async fn watch(
     top: OwnedFd,
+    image: Option<&Image>,
     life: &Life,
     most: u64,
     hold: impl Fn(),
@@ -240,10 +247,16 @@ pub async fn watch(
     loop {
         let started = Instant::now();
         let mut plan = Plan { next: Next::AsUsual, left: u64::MAX };
-        if let Ok(found) = measure(&top, most).await {
-            let now = Space::of(&top);
+        let found = match image {
+            Some(image) => image.usage().map(|usage| Walk { usage, ..Walk::default() }),
+            None => measure(&top, most).await,
+        };
+        if let Ok(found) = found {
+            let now = Space::of(&top, image);
             let (free, bytes) = *first.get_or_insert((now.free, found.usage.bytes));
             let lost = (free + bytes).saturating_sub(now.free + found.usage.bytes);
+            // An image hides nothing: deleted files that are open are counted by its file system.
+            let lost = if image.is_some() { 0 } else { lost };
             let changed = last != Some(found.usage);
             last = Some(found.usage);
             plan = report(&found, changed, Disk { space: now, lost }).await;
@@ -259,13 +272,16 @@ pub async fn watch(
         }
         let walk = started.elapsed();
         let until = Instant::now() + pace.next(walk, plan.next == Next::Soon);
-        let mut space = Space::of(&top);
+        let mut space = Space::of(&top, image);
         let earliest = Instant::now() + walk * 9;
         while Instant::now() < until {
             let glance =
                 if life.is_recent(Duration::from_secs(30)) { GLANCE } else { GLANCE_AT_REST };
             tokio::time::sleep(glance.min(until.saturating_duration_since(Instant::now()))).await;
-            let now = Space::of(&top);
+            if image.is_some_and(|image| image.usage().ok() != last) {
+                break;
+            }
+            let now = Space::of(&top, image);
             // What others free must not hide what this grain takes.
             space.free = space.free.max(now.free);
             let gone = space.free.saturating_sub(now.free);

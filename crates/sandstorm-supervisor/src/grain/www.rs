@@ -1,4 +1,4 @@
-//! Files of `sandbox/www`, served without starting the app.
+//! Files of the app's `/var/www`, served without starting the app.
 //!
 //! Trust: the tree is the app's. No link may lead out of `www`, which the kernel sees to
 //! (`RESOLVE_BENEATH`); special files are not there.
@@ -27,12 +27,12 @@ pub enum Found {
 const WITHIN: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
 
-/// Looks up `path` (relative to `www`, leading slashes ignored).
+/// Looks up `path` (relative to `www` of the grain's data, leading slashes ignored).
 ///
 /// # Errors
 /// Only for trouble that is not the path's, such as too many open files.
-pub fn find(grain: &OwnedFd, path: &str) -> io::Result<Found> {
-    let Ok(www) = fd::open_in(grain, c"sandbox/www", OFlags::PATH | OFlags::DIRECTORY) else {
+pub fn find(data: &OwnedFd, path: &str) -> io::Result<Found> {
+    let Ok(www) = fd::open_in(data, c"www", OFlags::PATH | OFlags::DIRECTORY) else {
         return Ok(Found::Nothing);
     };
     let relative = path.trim_start_matches('/');
@@ -79,14 +79,14 @@ mod tests {
             0,
         )
         .unwrap();
-        let grain = OwnedFd::from(File::open(dir.path()).unwrap());
-        let is_file = |path| matches!(find(&grain, path).unwrap(), Found::File(_, 2));
+        let data = OwnedFd::from(File::open(dir.path().join("sandbox")).unwrap());
+        let is_file = |path| matches!(find(&data, path).unwrap(), Found::File(_, 2));
         assert!(is_file("index.html") && is_file("/index.html") && is_file("inside"));
-        assert!(matches!(find(&grain, "sub").unwrap(), Found::Directory));
-        assert!(matches!(find(&grain, "").unwrap(), Found::Directory));
+        assert!(matches!(find(&data, "sub").unwrap(), Found::Directory));
+        assert!(matches!(find(&data, "").unwrap(), Found::Directory));
         for path in ["outside", "absolute", "../secret", "sub/../../secret", "fifo", "nope", "a\0b"]
         {
-            assert!(matches!(find(&grain, path).unwrap(), Found::Nothing), "{path:?}");
+            assert!(matches!(find(&data, path).unwrap(), Found::Nothing), "{path:?}");
         }
     }
 }

@@ -4,8 +4,8 @@
 //! Trust: whoever asks (`crate::helper`) is our own program, but an unprivileged one that has read
 //! the caller's arguments; so what it asks for is judged as if the caller asked. It can have, by
 //! itself or by the caller's doing: mounts, `nosuid` and `nodev`, of directories that are the caller's
-//! anyway, which only init gets; and quotas of its own directories, below the compiled ceilings. The
-//! helper has no uid and no terminal of the caller's, whose signals do not reach it; it ends when the
+//! anyway, which only init gets; quotas of its own directories, below the compiled ceilings; and image
+//! files (`image`), whose mounts init and whoever asks get. The helper has no uid and no terminal of the caller's, whose signals do not reach it; it ends when the
 //! other side does, and leaves nothing.
 #![forbid(unsafe_code)]
 
@@ -16,8 +16,9 @@ use std::time::Duration;
 use rustix::net::SocketType;
 use sandstorm_schema::grain_limits;
 
+use super::image::Data;
 use super::quota;
-use crate::helper::{Failed, Step, send};
+use crate::helper::{Failed, Kept, Step, send};
 use crate::layers;
 use crate::link::Link;
 use crate::mode::Caller;
@@ -32,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Errand {
     pub caller: Caller,
+    /// The grain's.
+    pub uid: u32,
     /// Init's lock of the grain's uid: held as long as somebody may give it mounts.
     pub slot: OwnedFd,
     /// To init, which waits for its mounts.
@@ -48,7 +51,7 @@ pub fn fork(one_thread: &SingleThread, errand: Errand) -> io::Result<(OwnedFd, C
         Forked::Parent(process) => Ok((socket, process)),
         Forked::Child => {
             let settled = settle(&helpers, &errand).map_err(Step::Begin.failed());
-            send(&helpers, settled.and_then(|()| serve(&helpers, &errand)));
+            send(&helpers, settled.and_then(|()| serve(one_thread, &helpers, &errand)));
             process::exit_now(0)
         }
     }
@@ -64,28 +67,31 @@ fn settle(helpers: &OwnedFd, errand: &Errand) -> io::Result<()> {
     fd::set_patience(helpers, PATIENCE)
 }
 
-/// The helper's whole life: one message, and whether the quotas in it are kept.
-fn serve(socket: &OwnedFd, errand: &Errand) -> Result<bool, Failed> {
+/// The helper's whole life: one message, and what keeps the limits in it.
+fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: &Errand) -> Result<Kept, Failed> {
     let mut asked = [0; 32];
     let (length, given) = match fd::receive_with(socket, &mut asked) {
         // Nothing but the end of the other side: it had something else to do.
         Ok((0, _)) => process::exit_now(0),
         other => other.map_err(Step::Ask.failed())?,
     };
-    let Ok([package, data, lock]) = <[OwnedFd; 3]>::try_from(given) else { return Ok(false) };
+    let Ok([package, data, lock]) = <[OwnedFd; 3]>::try_from(given) else {
+        return Ok(Kept::default());
+    };
     if rustix::fs::fstat(&data).map_err(Step::Owner.failed())?.st_uid != errand.caller.uid {
         return Err(Failed { step: Step::Owner, errno: libc::EACCES });
     }
     let quota = quota::limit(data.as_fd(), &asked[..length]);
+    let data = Data::find(one_thread, data, &asked[..length], errand)?;
     let gone = || Failed { step: Step::Init, errno: libc::ESRCH };
     // Init's own: it can map nobody but itself, as the files' owner on disk.
     let [userns] = errand.orders.descriptors().map_err(Step::Init.failed())?.ok_or_else(gone)?;
     let package = mount::copy(&package, layers::package_flags(), Some(userns.as_fd()));
-    let data = mount::copy(&data, layers::data_flags(), Some(userns.as_fd()));
-    let [package, data] = [package.map_err(refused)?, data.map_err(refused)?];
-    let all = [package.as_fd(), data.as_fd(), lock.as_fd()];
+    let var = data.mount(userns.as_fd());
+    let [package, var] = [package.map_err(refused)?, var.map_err(refused)?];
+    let all = [package.as_fd(), var.as_fd(), lock.as_fd()];
     errand.orders.send_descriptors(all).map_err(Step::Release.failed())?;
-    Ok(quota)
+    Ok(Kept { quota, image: data.image() })
 }
 
 /// A file system that cannot be id-mapped, or something else.

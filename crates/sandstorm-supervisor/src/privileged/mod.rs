@@ -23,6 +23,7 @@
 
 pub mod groups;
 pub mod helper;
+pub mod image;
 pub mod quota;
 mod reset;
 pub mod slot;
@@ -165,7 +166,7 @@ fn by_root(
     // Hundreds of spinning processes of the app must not keep init from ending them. The app
     // itself starts with the usual niceness; where we may not do this it takes a little longer.
     let _ = rustix::process::setpriority_process(Some(init.pid), -20);
-    let errand = Errand { caller, slot: inits_slot, orders };
+    let errand = Errand { caller, uid: id, slot: inits_slot, orders };
     let (socket, helper) = helper::fork(one_thread, errand).map_err(|e| {
         // It ends without orders.
         let _ = process::wait_for(init.pid);
@@ -305,8 +306,16 @@ mod tests {
     /// The number is in docs/security.md too.
     #[test]
     fn what_root_runs_stays_small() {
-        let lines: usize = files().iter().map(|(_, text)| code(text).count()).sum();
-        assert!(lines < 600, "{lines} lines of code: think again, or change docs/security.md");
+        // What only a grain with an image runs is counted apart.
+        let (image, rest): (Vec<_>, Vec<_>) =
+            files().into_iter().partition(|(name, _)| name.ends_with("/image.rs"));
+        for (files, most) in [(rest, 600), (image, 190)] {
+            let lines: usize = files.iter().map(|(_, text)| code(text).count()).sum();
+            assert!(
+                (1..most).contains(&lines),
+                "{lines} lines of code, {most} is too many: think again, or change docs/security.md"
+            );
+        }
     }
 
     /// No parser of arguments, no home, no server, no library but the standard one,

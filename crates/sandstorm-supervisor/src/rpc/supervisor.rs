@@ -22,6 +22,7 @@ use super::wake_lock::WakeLocks;
 use super::{border, log_watch};
 use crate::grain::app::App;
 use crate::grain::book::Book;
+use crate::grain::image::Image;
 use crate::grain::life::Life;
 use crate::grain::log::Log;
 use crate::grain::www::{self, Found};
@@ -46,6 +47,10 @@ pub struct Grain {
     pub book: Rc<Book>,
     /// The grain's directory.
     pub dir: OwnedFd,
+    /// The app's `/var`.
+    pub data: OwnedFd,
+    /// Which is of a file system of its own here.
+    pub image: Option<Image>,
     /// Told when the grain is to end.
     pub shutdown: Notify,
     /// Counts log watchers.
@@ -130,8 +135,11 @@ impl supervisor::Server for SupervisorImpl {
         _: supervisor::SyncStorageParams,
         _: supervisor::SyncStorageResults,
     ) -> Result<(), Error> {
-        // Blocks this process; only this grain waits for it.
-        rustix::fs::syncfs(&self.0.dir).map_err(|e| Error::failed(format!("syncfs: {e}")))
+        // Blocks this process; only this grain waits for it. An image writes to the file system that its
+        // file is on.
+        let own = self.0.image.as_ref().map_or(Ok(()), |image| rustix::fs::syncfs(image.top()));
+        own.and_then(|()| rustix::fs::syncfs(&self.0.dir))
+            .map_err(|e| Error::failed(format!("syncfs: {e}")))
     }
 
     async fn shutdown(
@@ -222,7 +230,7 @@ impl supervisor::Server for SupervisorImpl {
             let params = params.get()?;
             (params.get_path()?.to_string()?, params.get_stream()?)
         };
-        let found = www::find(&self.0.dir, &path)
+        let found = www::find(&self.0.data, &path)
             .map_err(|e| Error::failed(format!("cannot look up a published file: {e}")))?;
         let status = match found {
             Found::Directory => WwwFileStatus::Directory,

@@ -32,8 +32,8 @@ use self::share::{CPU, MEMORY, PIDS, Share};
 use crate::args::Args;
 use crate::error::Error;
 use crate::explain::{self, Signs};
-use crate::grain::project;
-use crate::helper::{Failed, Made, Step};
+use crate::grain::{image, project};
+use crate::helper::{Disk, Failed, Kept, Made, Step};
 use crate::home::GrainDirs;
 use crate::init::{self, OwnGrain, Start};
 use crate::link::{Build, Link, Report};
@@ -60,8 +60,8 @@ pub struct Outside {
     pub slot: Option<OwnedFd>,
     /// Which version of control groups keeps memory, processes, processor time; 0 for none.
     pub limited: [u8; 3],
-    /// The file system keeps the limits of bytes and inodes.
-    pub quota: bool,
+    /// What of the kernel's keeps the limits of bytes and inodes.
+    pub disk: Kept,
     /// What resource limits do because the groups do not.
     pub floor: Floor,
     pub watch: Watch,
@@ -103,24 +103,30 @@ pub fn enter(
 ) -> Result<Outside, Error> {
     let mut notes = Vec::new();
     notes.extend(begun.bit_ignored.then(bit_ignored));
-    let mut quota = None;
-    if matches!(begun.half, Half::Root(_)) && crate::sys::quota::are_kept(dirs.sandbox.as_fd()) {
+    let (mut disk, limits) = (Disk::Measured, [args.limits.disk, args.limits.inodes]);
+    let rooted = matches!(begun.half, Half::Root(_));
+    if let Some(new) = image::find(dirs, args)? {
+        if !rooted {
+            return Err(image::without_root(false));
+        }
+        disk = Disk::Image { new, limits };
+    } else if rooted && crate::sys::quota::are_kept(dirs.sandbox.as_fd()) {
         match project::settle(dirs.sandbox.as_fd(), args.limits.inodes) {
-            Ok(()) => quota = Some([args.limits.disk, args.limits.inodes]),
+            Ok(()) => disk = Disk::Quota(limits),
             Err(e) => notes.push(format!(
                 "the disk limit is kept by accounting: the grain's files could not be counted under a quota ({e})"
             )),
         }
     }
-    let grain = Grain { dirs, lock: &lock, args, quota };
+    let grain = Grain { dirs, lock: &lock, args, disk };
     let held = hold(one_thread, begun, Some(&grain), &args.limits)?;
-    let Held { link, app, output, init, slot, own_uid, quota, groups, note } = held;
+    let Held { link, app, output, init, slot, own_uid, disk, groups, note } = held;
     notes.insert(usize::from(notes.len() > 1), note);
     notes.extend(counters::notes(&groups.limited, &args.limits));
     let floor = floor(&groups.limited, own_uid);
     let watch = Watch::new(&groups.limited, groups.handles);
     let limited = groups.limited;
-    Ok(Outside { link, app, output, lock, init, slot, limited, quota, floor, watch, notes })
+    Ok(Outside { link, app, output, lock, init, slot, limited, disk, floor, watch, notes })
 }
 
 /// What a start has that a trial has not.
@@ -128,8 +134,7 @@ struct Grain<'a> {
     dirs: &'a GrainDirs,
     lock: &'a OwnedFd,
     args: &'a Args,
-    /// Limits of bytes and inodes, where the home's file system keeps such.
-    quota: Option<[u64; 2]>,
+    disk: Disk,
 }
 
 /// An init and how it is held.
@@ -140,7 +145,7 @@ struct Held {
     init: OwnedFd,
     slot: Option<OwnedFd>,
     own_uid: bool,
-    quota: bool,
+    disk: Kept,
     groups: Groups,
     /// How the grain runs, in words.
     note: String,
@@ -163,16 +168,19 @@ fn hold(
             ((link, app, output), inits, groups, note.to_owned())
         }
         Half::Root(mut helper) => {
-            let all =
-                grain.map(|g| [g.dirs.package.as_fd(), g.dirs.sandbox.as_fd(), g.lock.as_fd()]);
-            let quota = grain.and_then(|g| g.quota);
+            let disk = grain.map_or(Disk::Measured, |g| g.disk);
+            let in_image = matches!(disk, Disk::Image { .. });
+            let all = grain.map(|g| {
+                let data = if in_image { &g.dirs.grain } else { &g.dirs.sandbox };
+                [g.dirs.package.as_fd(), data.as_fd(), g.lock.as_fd()]
+            });
             helper
-                .give(all.as_ref().map_or(&[], |all| all), quota)
+                .give(all.as_ref().map_or(&[], |all| all), disk)
                 .map_err(Error::kernel("ask the privileged helper"))?;
             let outcome =
                 helper.outcome().map_err(Error::kernel("hear from the privileged helper"))?;
             match outcome {
-                Ok(Made { init, uid, quota }) => {
+                Ok(Made { init, uid, disk }) => {
                     let note = format!("setuid mode: the grain has kernel uid {uid}");
                     return Ok(Held {
                         link,
@@ -181,12 +189,12 @@ fn hold(
                         init,
                         slot,
                         own_uid: true,
-                        quota,
+                        disk,
                         groups,
                         note,
                     });
                 }
-                Err(Failed { step: Step::IdMap, errno }) if caller.uid != 0 => {
+                Err(Failed { step: Step::IdMap, errno }) if caller.uid != 0 && !in_image => {
                     let note = format!(
                         "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped, or the uid is not mapped here ({}); \
                          the grain runs under the uid of the server's user",
@@ -196,14 +204,19 @@ fn hold(
                     (outer, inits, groups, note)
                 }
                 Err(failed) => {
-                    return Err(inits_words(&link).unwrap_or_else(|| helpers_words(failed, mode)));
+                    let words = || match failed.step {
+                        Step::IdMap if in_image => image::refused(failed),
+                        _ => helpers_words(failed, mode),
+                    };
+                    return Err(inits_words(&link).unwrap_or_else(words));
                 }
             }
         }
     };
     let (link, app, output) = outer;
     let (init, groups) = own_half(one_thread, caller, &link, inits, grain, groups)?;
-    Ok(Held { link, app, output, init, slot, own_uid: false, quota: false, groups, note })
+    let disk = Kept::default();
+    Ok(Held { link, app, output, init, slot, own_uid: false, disk, groups, note })
 }
 
 /// Init, made with the caller's own rights.
@@ -307,6 +320,9 @@ fn helpers_words(failed: Failed, mode: Mode) -> Error {
         }
         Step::Init => plain("hear from the grain's init"),
         Step::Release => plain("hand init its mounts"),
+        Step::ImageFile | Step::ImageMake | Step::ImageDevice | Step::ImageMount => {
+            image::refused(failed)
+        }
     }
 }
 
@@ -342,5 +358,6 @@ pub fn check(one_thread: &SingleThread, mut begun: Begun) -> Result<String, Erro
     };
     let lines = [name.to_owned()].into_iter().chain(ignored.then(bit_ignored));
     let lines = lines.chain(counters::notes(&groups.limited, &limits));
+    let lines = lines.chain((mode != Mode::UserNamespace).then(image::prospect));
     Ok(lines.map(|line| line + "\n").collect())
 }

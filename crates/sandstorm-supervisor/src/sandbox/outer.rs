@@ -91,13 +91,14 @@ pub const TABLE: &[Group] = &[
     },
 ];
 
-/// Confines this process for good. `grain` is all that stays reachable by name.
+/// Confines this process for good. `grain` is all that stays reachable by name, and `image`, to read, where
+/// the grain's data is in a file system of its own.
 ///
 /// # Errors
 /// What the kernel answers, but for a kernel without Landlock: then the text says so and the
 /// filter stands alone.
-pub fn confine(grain: BorrowedFd<'_>) -> io::Result<Option<String>> {
-    let note = match landlock(grain) {
+pub fn confine(grain: BorrowedFd<'_>, image: Option<BorrowedFd<'_>>) -> io::Result<Option<String>> {
+    let note = match landlock(grain, image) {
         Ok(RulesetStatus::FullyEnforced) => None,
         Ok(RulesetStatus::PartiallyEnforced) => {
             Some("the supervisor is confined by an older Landlock than it could use".to_owned())
@@ -111,7 +112,11 @@ pub fn confine(grain: BorrowedFd<'_>) -> io::Result<Option<String>> {
     Ok(note)
 }
 
-fn landlock(grain: BorrowedFd<'_>) -> Result<RulesetStatus, landlock::RulesetError> {
+fn landlock(
+    grain: BorrowedFd<'_>,
+    image: Option<BorrowedFd<'_>>,
+) -> Result<RulesetStatus, landlock::RulesetError> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let newest = ABI::V6;
     let every = AccessFs::from_all(newest);
     let status = Ruleset::default()
@@ -122,13 +127,14 @@ fn landlock(grain: BorrowedFd<'_>) -> Result<RulesetStatus, landlock::RulesetErr
         .create()?
         .add_rule(PathBeneath::new(
             grain,
-            AccessFs::ReadFile
-                | AccessFs::ReadDir
-                | AccessFs::WriteFile
+            read | AccessFs::WriteFile
                 | AccessFs::Truncate
                 | AccessFs::MakeReg
                 | AccessFs::RemoveFile,
         ))?
+        .add_rules(
+            image.map(|image| Ok::<_, landlock::RulesetError>(PathBeneath::new(image, read))),
+        )?
         .restrict_self()?;
     Ok(status.ruleset)
 }

@@ -7,6 +7,7 @@
 
 pub mod creds;
 pub mod fd;
+pub mod loop_device;
 pub mod mount;
 pub mod net;
 pub mod process;

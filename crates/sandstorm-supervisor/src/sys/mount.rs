@@ -86,6 +86,27 @@ pub fn fresh(
     Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
+/// A detached mount of the file system on a device, with these options, of which one without a value is a
+/// flag. A second mount of the same device is of the same file system, whatever options it names.
+pub fn of_device(
+    kind: &CStr,
+    device: &CStr,
+    options: &[(&CStr, &CStr)],
+    attributes: MountAttrFlags,
+) -> io::Result<OwnedFd> {
+    let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&fs, c"source", device)?;
+    for (key, value) in options {
+        if value.is_empty() {
+            rustix::mount::fsconfig_set_flag(&fs, *key)?;
+        } else {
+            rustix::mount::fsconfig_set_string(&fs, *key, *value)?;
+        }
+    }
+    rustix::mount::fsconfig_create(&fs)?;
+    Ok(rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
 /// Attaches a detached mount onto `target` (an O_PATH fd of a directory or a file).
 pub fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
     let by_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;

@@ -31,6 +31,8 @@ pub struct Config {
     pub idle: Duration,
     /// What grains run under, where it is not the table's default.
     pub grain_limits: Chosen,
+    /// New grains keep their data in an image file each.
+    pub grain_image: bool,
     pub trusted_proxies: Vec<AddressRange>,
     pub allow_private_downloads: bool,
     pub allow_dev_accounts: bool,
@@ -127,6 +129,7 @@ impl Config {
             grain_hosts,
             idle,
             grain_limits: Chosen::from_setting(value(&settings.grain_limits).unwrap_or_default())?,
+            grain_image: flag("GRAIN_IMAGE", &settings.grain_image)?,
             trusted_proxies: AddressRange::parse_list(
                 value(&settings.trusted_proxies).unwrap_or("loopback"),
             )?,

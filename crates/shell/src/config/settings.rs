@@ -35,6 +35,11 @@ pub struct Settings {
     /// [default: the values of `shell limit list`]
     #[arg(long, env = "GRAIN_LIMITS", value_name = "LIST")]
     pub grain_limits: Option<String>,
+    /// New grains keep their data in an image file each, whose size is the disk limit; wants the
+    /// supervisor setuid, e2fsprogs and loop devices [default: false]
+    #[arg(long, env = "GRAIN_IMAGE", value_name = "BOOL", num_args = 0..=1,
+          default_missing_value = "true")]
+    pub grain_image: Option<String>,
     /// Addresses or ranges whose X-Forwarded-For counts, with commas [default: loopback]
     #[arg(long, env = "TRUSTED_PROXIES", value_name = "LIST")]
     pub trusted_proxies: Option<String>,
@@ -105,6 +110,7 @@ impl Settings {
                 "grain_ports" => &mut self.grain_ports,
                 "grain_idle_seconds" => &mut self.grain_idle_seconds,
                 "grain_limits" => &mut self.grain_limits,
+                "grain_image" => &mut self.grain_image,
                 "trusted_proxies" => &mut self.trusted_proxies,
                 "allow_private_downloads" => &mut self.allow_private_downloads,
                 "allow_dev_accounts" => &mut self.allow_dev_accounts,

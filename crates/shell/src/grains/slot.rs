@@ -321,8 +321,8 @@ async fn launch(slot: &Rc<Slot>, local: &Rc<Local>, row: &crate::store::Grain) -
         limits::effective(&local.shared.store, &config.grain_limits, &row.app_id, row.owner),
     );
     let (command, limits) = (command.map_err(|e| Error::Internal(e.to_string()))??, limits?);
-    let new = !grain_dir(local, entry).join("sandbox").exists();
-    match spawn::spawn(config, &entry.grain, &package, new, &limits, &command).await? {
+    let state = spawn::State::of(&grain_dir(local, entry));
+    match spawn::spawn(config, &entry.grain, &package, state, &limits, &command).await? {
         Started::Listening(child) => {
             let stream = socket(local, entry).await?;
             Ok(Conn::open_fresh(&local.shared, entry, stream, Some(child)))

@@ -59,6 +59,27 @@ pub enum Started {
     AlreadyRunning,
 }
 
+/// What a grain has of its own so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is to be made.
+    New,
+    /// No data, outside of an image at least.
+    Empty,
+    Used,
+}
+
+impl State {
+    /// `dir`: the grain's.
+    pub fn of(dir: &Path) -> State {
+        match std::fs::read_dir(dir.join("sandbox")) {
+            Ok(mut names) if names.next().is_none() => State::Empty,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => State::New,
+            _ => State::Used,
+        }
+    }
+}
+
 /// Starts a supervisor and waits until it listens.
 ///
 /// # Errors
@@ -67,13 +88,13 @@ pub async fn spawn(
     config: &Config,
     grain: &GrainId,
     package: &PackageId,
-    new: bool,
+    state: State,
     limits: &Chosen,
     command: &manifest::Command,
 ) -> Result<Started> {
     let program = config.bin.join("sandstorm-supervisor");
     let mut child = Command::new(&program)
-        .args(arguments(&config.home, grain, package, new, limits, command))
+        .args(arguments(config, grain, package, state, limits, command))
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -131,16 +152,20 @@ pub async fn spawn(
 }
 
 fn arguments(
-    home: &Path,
+    config: &Config,
     grain: &GrainId,
     package: &PackageId,
-    new: bool,
+    state: State,
     limits: &Chosen,
     command: &manifest::Command,
 ) -> Vec<OsString> {
-    let mut words: Vec<OsString> = vec!["--home".into(), home.into()];
-    if new {
+    let mut words: Vec<OsString> = vec!["--home".into(), config.home.as_os_str().into()];
+    if state == State::New {
         words.push("--new".into());
+    }
+    // Also for a grain without data: its first start may have been killed before it made the image.
+    if config.grain_image && state != State::Used {
+        words.push("--image".into());
     }
     for pair in &command.environ {
         words.extend(["-e".into(), pair.into()]);

@@ -85,6 +85,16 @@ impl web_session::Server for Session {
                 std::fs::remove_file("/var/fill").map_err(failed)?;
                 answer(results, "text/plain", b"removed")
             }
+            "names" => answer(results, "text/plain", names(number(1)).as_bytes()),
+            "unnames" => {
+                std::fs::remove_dir_all("/var/names").map_err(failed)?;
+                answer(results, "text/plain", b"removed")
+            }
+            "publish" => {
+                std::fs::create_dir_all("/var/www").map_err(failed)?;
+                std::fs::write("/var/www/index.html", "published").map_err(failed)?;
+                answer(results, "text/plain", b"published")
+            }
             "hold" => {
                 // Touch every page, or nothing is taken.
                 let n = usize::try_from(number(1) << 20).unwrap_or(0);
@@ -355,6 +365,18 @@ async fn fill(mib: u64) -> String {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     format!("wrote {mib}")
+}
+
+/// Makes up to `count` empty files below /var/names, and tells how far it came.
+fn names(count: u64) -> String {
+    let made = std::fs::create_dir_all("/var/names");
+    for n in 0..count {
+        let file = std::path::Path::new("/var/names").join(n.to_string());
+        if let Err(error) = std::fs::File::create(file) {
+            return format!("stopped after {n}: {error}");
+        }
+    }
+    made.map_or_else(|error| format!("stopped after 0: {error}"), |()| format!("made {count}"))
 }
 
 /// `mib` MiB of numbered lines on stderr.
