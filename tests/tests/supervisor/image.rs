@@ -367,7 +367,9 @@ fn files_of_an_image_are_published_and_others_not() -> Result<()> {
 fn a_nearly_full_disk_of_the_host_stops_writes() -> Result<()> {
     let Some(bench) = bench()? else { return Ok(()) };
     let grains = bench.home().join("grains");
-    let disk = Mounted::tmpfs(&grains, "size=100m,mode=0700")?;
+    let disk = Mounted::tmpfs(&grains, "size=800m,mode=0700")?;
+    // Kept back is a twentieth of a small disk.
+    fs::write(grains.join("ballast"), vec![1; 700 << 20])?;
     bench.give(&grains)?;
     let running = bench.start(&["--new", "--image", "--limit", "disk=1G"], GRAIN)?;
     on_one_thread(async {

@@ -153,8 +153,8 @@ pub fn without_root(new: bool) -> Error {
     })
 }
 
-/// What the helper could not do with an image.
-pub fn refused(failed: Failed) -> Error {
+/// What the helper could not do for a grain with an image; nothing where it is no affair of the image's.
+pub fn refused(failed: Failed) -> Option<Error> {
     let errno = failed.errno;
     let home =
         "\nimages can be on ext4, XFS, Btrfs, F2FS or tmpfs, and the home is on something else";
@@ -186,7 +186,7 @@ pub fn refused(failed: Failed) -> Error {
             "\nthe kernel's log (dmesg) says why; with the grain stopped, `e2fsck -f` on grains/GRAIN/image \
              checks the file",
         ),
-        _ => (
+        Step::ImageFile => (
             "use the grain's image file",
             match errno {
                 libc::EWOULDBLOCK => {
@@ -203,9 +203,10 @@ pub fn refused(failed: Failed) -> Error {
                 _ => "",
             },
         ),
+        _ => return None,
     };
     let source = io::Error::from_raw_os_error(errno);
-    Error::Kernel { step, source, advice: advice.into() }
+    Some(Error::Kernel { step, source, advice: advice.into() })
 }
 
 #[cfg(test)]
@@ -235,7 +236,9 @@ mod tests {
             [Step::IdMap, Step::ImageFile, Step::ImageMake, Step::ImageDevice, Step::ImageMount]
         {
             for errno in [libc::EPERM, libc::EAGAIN, libc::EOPNOTSUPP, libc::ENOENT] {
-                assert!(refused(Failed { step, errno }).to_string().contains("image file"));
+                assert!(
+                    refused(Failed { step, errno }).unwrap().to_string().contains("image file")
+                );
             }
         }
     }

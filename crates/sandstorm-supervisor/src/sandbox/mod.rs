@@ -204,11 +204,13 @@ fn hold(
                     (outer, inits, groups, note)
                 }
                 Err(failed) => {
-                    let words = || match failed.step {
-                        Step::IdMap if in_image => image::refused(failed),
-                        _ => helpers_words(failed, mode),
-                    };
-                    return Err(inits_words(&link).unwrap_or_else(words));
+                    // Init then knows only that no mounts came.
+                    if in_image && !matches!(failed.step, Step::Init | Step::Release) {
+                        return Err(
+                            image::refused(failed).unwrap_or_else(|| helpers_words(failed, mode))
+                        );
+                    }
+                    return Err(inits_words(&link).unwrap_or_else(|| helpers_words(failed, mode)));
                 }
             }
         }
@@ -320,8 +322,9 @@ fn helpers_words(failed: Failed, mode: Mode) -> Error {
         }
         Step::Init => plain("hear from the grain's init"),
         Step::Release => plain("hand init its mounts"),
+        // Of grains that have one: `image::refused` has the words.
         Step::ImageFile | Step::ImageMake | Step::ImageDevice | Step::ImageMount => {
-            image::refused(failed)
+            plain("use the grain's image file")
         }
     }
 }
