@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use sandstorm_tests::supervisor::Refusal;
+use sandstorm_tests::{Server, apps};
 
 use super::*;
 
@@ -407,4 +408,37 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_gives_new_grains_an_image_and_deletes_it() -> Result<()> {
+    if bench()?.is_none() {
+        return Ok(());
+    }
+    let server = Server::builder(Mode::Setuid)
+        .env("GRAIN_IMAGE", "true")
+        .env("GRAIN_LIMITS", "disk=24M,inodes=500");
+    let Some(server) = server.start()? else { return Ok(()) };
+    let checked = String::from_utf8(server.try_command(&["check"])?.stdout)?;
+    ensure!(!checked.contains("GRAIN_IMAGE"), "{checked}");
+    let app = server.install(&apps::package("native")?)?;
+    let grain = server.create(&app.app_id)?;
+    for _ in 0..2 {
+        let answer = server.session(&grain)?.get("/names?n=600").await?.text();
+        ensure!(answer.contains("No space left on device"), "{answer}");
+        let list = server.json(&["grain", "list"])?;
+        let limits = list[0]["limits"].to_string();
+        ensure!(limits.contains(r#""by":"image""#), "{list}");
+        server.json(&["grain", "stop", &grain])?;
+    }
+    let dir = server.home().join("grains").join(&grain);
+    let image = fs::metadata(dir.join("image"))?;
+    ensure!((image.uid(), image.mode() & 0o7777) == (0, 0o600));
+    server.json(&["grain", "delete", &grain])?;
+    server.json(&["grain", "delete", &grain, "--now"])?;
+    ensure!(!dir.exists());
+    let trash = server.home().join("tmp");
+    eventually("the end of the image", Duration::from_secs(10), || {
+        fs::read_dir(&trash).is_ok_and(|mut left| left.next().is_none()).then_some(())
+    })
 }

@@ -72,8 +72,8 @@ pub enum State {
 impl State {
     /// `dir`: the grain's.
     pub fn of(dir: &Path) -> State {
-        match std::fs::read_dir(dir.join("sandbox")) {
-            Ok(mut names) if names.next().is_none() => State::Empty,
+        match std::fs::read_dir(dir.join("sandbox")).map(|mut names| names.next().is_none()) {
+            Ok(true) => State::Empty,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => State::New,
             _ => State::Used,
         }
