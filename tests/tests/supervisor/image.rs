@@ -424,7 +424,7 @@ async fn the_server_gives_new_grains_an_image_and_deletes_it() -> Result<()> {
     let app = server.install(&apps::package("native")?)?;
     let grain = server.create(&app.app_id)?;
     for _ in 0..2 {
-        let answer = server.session(&grain)?.get("/names?n=600").await?.text();
+        let answer = server.session(&grain)?.get("/fill?mib=200").await?.text();
         ensure!(answer.contains("No space left on device"), "{answer}");
         let list = server.json(&["grain", "list"])?;
         let limits = list[0]["limits"].to_string();
