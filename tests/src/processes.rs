@@ -59,6 +59,15 @@ pub fn namespace(pid: i32, kind: &str) -> Option<u64> {
     link.to_str()?.split_once('[')?.1.trim_end_matches(']').parse().ok()
 }
 
+/// Where the open descriptors of a process lead.
+pub fn open_files(pid: i32) -> Vec<String> {
+    let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    fds.flatten()
+        .filter_map(|fd| fs::read_link(fd.path()).ok())
+        .map(|path| path.display().to_string())
+        .collect()
+}
+
 /// Processes whose command line contains `text`.
 pub fn naming(text: &str) -> Vec<i32> {
     all().into_iter().filter(|p| p.command.contains(text)).map(|p| p.pid).collect()

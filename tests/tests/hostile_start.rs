@@ -156,6 +156,41 @@ fn odd_inheritances_change_nothing() -> Result<()> {
     Ok(())
 }
 
+/// A control group that allows few processes makes forks fail half-way, and nothing waits for ever.
+#[test]
+fn too_few_processes_end_in_words() -> Result<()> {
+    let Some(bench) = bench()? else { return Ok(()) };
+    drop(bench.start(&["--new"], GRAIN)?);
+    let group = Path::new("/sys/fs/cgroup/pids").join(format!("few-{}", std::process::id()));
+    if fs::create_dir(&group).is_err() {
+        sandstorm_tests::skip!(Ok(()), "no pids controller of version 1 here");
+    }
+    let entrance = Arc::new(fs::OpenOptions::new().write(true).open(group.join("cgroup.procs"))?);
+    let told = (|| {
+        for most in (1..=5).cycle().take(60) {
+            fs::write(group.join("pids.max"), format!("{most}"))?;
+            let command = bench.command(&[], PACKAGE, GRAIN, &["/app"]);
+            let entrance = entrance.clone();
+            let child = with(command, move || {
+                let _ = rustix::io::write(&entrance, b"0");
+            });
+            let Ok(child) = { child }.spawn() else { continue };
+            if let Some(words) = serves_or_refuses(&bench, child)? {
+                ensure!(words.contains("sandstorm-supervisor: "), "{most}: {words}");
+            }
+            eventually("no process of the grain", Duration::from_secs(3), || {
+                processes::naming(GRAIN).is_empty().then_some(())
+            })
+            .with_context(|| format!("after {most}"))?;
+        }
+        Ok(())
+    })();
+    let _ = fs::remove_dir(&group);
+    told?;
+    drop(honest_start(&bench)?);
+    Ok(())
+}
+
 #[test]
 fn tiny_limits_are_lifted_or_end_in_words() -> Result<()> {
     let Some(bench) = bench()? else { return Ok(()) };

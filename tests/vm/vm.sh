@@ -24,7 +24,7 @@ trap 'exit 1' HUP INT TERM
 mkdir -p "$work"/payload/packages "$work"/payload/bin "$work"/payload/suites
 cp "$bin"/shell "$bin"/sandstorm-supervisor "$bin"/spk "$bin"/legacy-bridge "$work"/payload/bin/
 cp "$PACKAGES"/* "$work"/payload/packages/
-tar -C "$top" -c Makefile deploy schema tests/vm | tar -C "$work"/payload -x
+tar -C "$top" -c Makefile deploy docs schema tests/vm | tar -C "$work"/payload -x
 parts="main user quota xfs"
 if [ -n "${SUITES:-}" ]; then
     cp "$SUITES"/* "$work"/payload/suites/

@@ -29,7 +29,7 @@ pub struct Signs {
 }
 
 /// Kinds of namespaces, as the files `/proc/sys/user/max_*_namespaces` name them: init's clone makes the
-/// first six, init itself the last and one more of the first.
+/// first six, init itself the last and one more user namespace.
 const KINDS: [&str; 7] = ["mnt", "pid", "ipc", "uts", "cgroup", "user", "net"];
 
 impl Signs {

@@ -78,28 +78,22 @@ pub enum Disk {
     Image { new: bool, limits: [u64; 2] },
 }
 
-/// Our hold on the helper, and on the init that waits for its orders.
+/// Our hold on the helper.
 #[derive(Debug)]
 pub struct Helper {
     /// Or what was refused already.
     begun: Result<Rooted, Failed>,
-    /// Init may have got its orders.
-    told: bool,
 }
 
 impl Drop for Helper {
-    /// The helper ends when it hears nothing more, and with it an init that has no orders yet; no zombie
-    /// of them is left to whoever is pid 1.
+    /// The helper ends when it hears nothing more, and with it an init that has no mounts yet. No zombie
+    /// of the helper is left; init may wait for us as well, so whoever drops our end of its link reaps it.
     fn drop(&mut self) {
         let refused = Failed { step: Step::Ask, errno: libc::ESRCH };
-        if let Ok(Rooted { helper, init, socket, .. }) =
-            std::mem::replace(&mut self.begun, Err(refused))
+        if let Ok(Rooted { helper, socket, .. }) = std::mem::replace(&mut self.begun, Err(refused))
         {
             drop(socket);
             let _ = process::wait_for(helper.pid);
-            if !self.told {
-                let _ = process::wait_for(init.pid);
-            }
         }
     }
 }
@@ -125,7 +119,7 @@ pub struct Kept {
 
 impl Helper {
     pub fn new(begun: Result<Rooted, Failed>) -> Helper {
-        Helper { begun, told: false }
+        Helper { begun }
     }
 
     /// Whether there is an init.
@@ -137,9 +131,8 @@ impl Helper {
     ///
     /// # Errors
     /// What the socket answers; that the helper is gone is left to `outcome`, which has its words.
-    pub fn give(&mut self, descriptors: &[BorrowedFd<'_>], disk: Disk) -> io::Result<()> {
+    pub fn give(&self, descriptors: &[BorrowedFd<'_>], disk: Disk) -> io::Result<()> {
         let Ok(Rooted { socket, .. }) = &self.begun else { return Ok(()) };
-        self.told = true;
         let (kind, limits): (&[u8], _) = match disk {
             Disk::Measured => (b"g", None),
             Disk::Quota(limits) => (b"", Some(limits)),
@@ -158,7 +151,7 @@ impl Helper {
     ///
     /// # Errors
     /// What the socket answers, or `UnexpectedEof` when the helper died.
-    pub fn outcome(mut self) -> io::Result<Result<Made, Failed>> {
+    pub fn outcome(self) -> io::Result<Result<Made, Failed>> {
         let begun = match &self.begun {
             Err(failed) => return Ok(Err(*failed)),
             Ok(begun) => begun,
@@ -172,11 +165,7 @@ impl Helper {
         let (length, fds) = received?;
         let ended = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let disk = match decode(&bytes[..length], fds).ok_or_else(ended)? {
-            Err(failed) => {
-                // Init has ended, or ends without orders.
-                self.told = false;
-                return Ok(Err(failed));
-            }
+            Err(failed) => return Ok(Err(failed)),
             Ok(disk) => disk,
         };
         Ok(Ok(Made { init: begun.init.pidfd.try_clone()?, uid: begun.uid, disk }))
@@ -251,7 +240,7 @@ mod tests {
             Child { pid: rustix::process::Pid::from_child(&process), pidfd: file() }
         };
         let begun = Rooted { init: ended(), uid: 1, helper: ended(), socket };
-        let mut helper = Helper::new(Ok(begun));
+        let helper = Helper::new(Ok(begun));
         let failed = Failed { step: Step::SlotOwner, errno: 1 };
         send(&helpers, Err(failed));
         drop(helpers);
@@ -262,7 +251,7 @@ mod tests {
     #[test]
     fn what_was_refused_before_anything_was_asked_is_told_at_the_end() {
         let failed = Failed { step: Step::SlotOwner, errno: 1 };
-        let mut helper = Helper::new(Err(failed));
+        let helper = Helper::new(Err(failed));
         helper.give(&[], Disk::Measured).unwrap();
         assert_eq!(helper.outcome().unwrap().unwrap_err(), failed);
     }

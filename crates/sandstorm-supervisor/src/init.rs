@@ -133,6 +133,7 @@ const ABOVE: i32 = 10;
 pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     let Start { ends, ids, slot, orders, own } = start;
     rustix::process::umask(0o077.into());
+    let _ = signal::unblock_all();
     let (own, lock) = match own {
         Some(OwnGrain { args, dirs, lock }) => (Some((args, dirs)), Some(lock)),
         None => (None, None),
@@ -268,11 +269,6 @@ fn build(
     } else if let Err(e) = namespaces::hide_boot_time() {
         notes.push(format!("uptime is visible to the app: no time namespace ({e})"));
     }
-    if off(Layer::Nested) {
-        notes.push("nested user namespaces are not forbidden".to_owned());
-    } else if let Err(e) = namespaces::forbid_nested() {
-        notes.push(format!("nested user namespaces are stopped by the filter alone ({e})"));
-    }
     namespaces::prefer_as_oom_victim();
 
     // Only now: with root's uid an older kernel would take it for the whole machine's.
@@ -281,7 +277,7 @@ fn build(
     // only keyctl could reach, and the filter refuses that.
     let _ = creds::join_new_session_keyring();
 
-    let own = step("open /proc/self", Own::open())?;
+    let (own, table) = (step("open /proc/self", Own::open())?, namespaces::limits());
     let fresh = Fresh::make(limits, caller)?;
     // Before anything that depends on the package or could take much.
     let limited = join_groups(kept)?;
@@ -297,6 +293,11 @@ fn build(
     };
     mounts::assemble(&trees, &fresh, limits)?;
     drop((trees, fresh));
+    if off(Layer::Nested) {
+        notes.push("nested namespaces are not forbidden".to_owned());
+    } else if let Err(e) = table.and_then(|table| namespaces::forbid_nested(&table)) {
+        notes.push(format!("nested namespaces are stopped by the filter alone ({e})"));
+    }
     step("make the app's user namespace", namespaces::go_inner(&own, caller))?;
     drop(own);
 

@@ -85,12 +85,13 @@ fn start(one_thread: SingleThread, mut begun: Begun, args: &Args) -> Result<(), 
         // Before anything is made for the grain.
         return Err(image::without_root(true));
     }
-    sandbox::announce(&mut begun, &args.limits);
+    sandbox::announce(&mut begun, &args.limits)?;
     let caller = begun.caller;
     let dirs = home::open(args, caller)?;
     let Turn::Ours(lock) = home::take_turn(&dirs, serve::is_serving)? else {
         // What was begun ends with this, and leaves no zombie.
         drop(begun);
+        process::reap_within(LAST_CHILD);
         serve::announce("Already running...\n");
         return Ok(());
     };

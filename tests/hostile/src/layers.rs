@@ -34,7 +34,9 @@ pub fn proof(attack: &str) -> Proof {
             Without(&["seccomp", "nested"])
         }
         "unshare-mount" | "unshare-net" | "unshare-pid" | "unshare-ipc" | "unshare-uts"
-        | "unshare-cgroup" | "unshare-time" | "clone-mount" => Without(&["seccomp", "caps"]),
+        | "unshare-cgroup" | "unshare-time" | "clone-mount" => {
+            Without(&["seccomp", "caps", "nested"])
+        }
         "setns" => Without(&["seccomp", "caps", "owner"]),
         "ptrace-init" | "limit-init" => Without(&["seccomp", "dumpable"]),
         "kill-init" | "stop-init" => SHIELDED,

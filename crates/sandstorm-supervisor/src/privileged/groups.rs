@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::sandbox::share::{self, CONTROLLERS, MEMORY, Setting};
-use crate::sys::fd;
+use crate::sys::{creds, fd};
 
 /// Groups are root's, and looked into by a process that has the caller's gid and no rights.
 const GROUP_MODE: u32 = 0o750;
@@ -48,10 +48,10 @@ pub enum Handle {
 /// Groups of one grain, all that is in them opened with the rights of whoever made them.
 #[derive(Debug, Default)]
 pub struct Groups {
-    /// Version 2 directory, to be born in, and its `cgroup.procs`, for who could not be.
-    pub unified: Option<(OwnedFd, OwnedFd)>,
-    /// `tasks` files of the version 1 groups, by number of their controller: for init, and for nobody
-    /// after it.
+    /// Version 2 directory, to be born in.
+    pub unified: Option<OwnedFd>,
+    /// `tasks` files of the version 1 groups, by number of their controller, for init. The kernel goes by
+    /// who opened one, so each is opened by the uid of whoever is to enter, never by root.
     pub entrances: Vec<(usize, OwnedFd)>,
     /// Where limits are written, once.
     pub settings: Vec<(&'static Setting, OwnedFd)>,
@@ -69,9 +69,6 @@ impl Groups {
     pub fn to_be_born_in(name: &str, root: bool) -> Groups {
         let mut groups = Groups::default();
         let Some(dir) = v2_group(&own_groups(), name, root) else { return groups };
-        let Ok(entrance) = fd::open_in(&dir, c"cgroup.procs", OFlags::WRONLY) else {
-            return groups;
-        };
         for number in 0..CONTROLLERS.len() {
             groups.open_settings(dir.as_fd(), 2, number);
         }
@@ -79,7 +76,7 @@ impl Groups {
             groups.handles.push((Handle::Kill, file));
         }
         groups.handles.extend(dir.try_clone().ok().map(|dir| (Handle::Unified, dir)));
-        groups.unified = Some((dir, entrance));
+        groups.unified = Some(dir);
         groups
     }
 
@@ -94,15 +91,20 @@ impl Groups {
         not_needed
     }
 
-    /// As root: version 1 groups for what version 2 does not limit, for init to join.
-    pub fn add_to_join(&mut self, name: &str) {
+    /// As root: version 1 groups for what version 2 does not limit, for processes of this uid to join.
+    ///
+    /// # Errors
+    /// When root's ids cannot be had again.
+    pub fn add_to_join(&mut self, name: &str, id: u32) -> io::Result<()> {
         let (own, name) = (own_groups(), format!("sandstorm-{name}"));
         for number in 0..CONTROLLERS.len() {
             if self.settings.iter().any(|(setting, _)| setting.decides(2, number)) {
                 continue;
             }
             let Some(dir) = v1_group(&own, &name, number) else { continue };
-            let Ok(entrance) = fd::open_in(&dir, c"tasks", OFlags::WRONLY) else { continue };
+            let entrance =
+                creds::with_effective_ids(id, || fd::open_in(&dir, c"tasks", OFlags::WRONLY));
+            let Ok(entrance) = entrance? else { continue };
             self.open_settings(dir.as_fd(), 1, number);
             self.entrances.push((number, entrance));
             if number == MEMORY
@@ -112,6 +114,7 @@ impl Groups {
             }
             self.handles.push((Handle::Alone(number), dir));
         }
+        Ok(())
     }
 
     fn open_settings(&mut self, dir: BorrowedFd<'_>, version: u8, number: usize) {

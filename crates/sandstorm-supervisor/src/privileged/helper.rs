@@ -3,9 +3,10 @@
 //!
 //! Trust: whoever asks (`crate::helper`) is our own program, but an unprivileged one that has read
 //! the caller's arguments; so what it asks for is judged as if the caller asked. It can have, by
-//! itself or by the caller's doing: mounts, `nosuid` and `nodev`, of directories that are the caller's
-//! anyway, which only init gets; quotas of its own directories, below the compiled ceilings; and image
-//! files (`image`), whose mounts init and whoever asks get. The helper has no uid and no terminal of the caller's, whose signals do not reach it; it ends when the
+//! itself or by the caller's doing: mounts, `nosuid` and `nodev`, of a directory of the caller's and of
+//! one that the caller can open, which only init gets; quotas of its own directories, below the compiled
+//! ceilings; and image files (`image`), whose mounts init and whoever asks get. The helper has no uid
+//! and no terminal of the caller's, whose signals do not reach it; it ends when the
 //! other side does, and leaves nothing.
 #![forbid(unsafe_code)]
 
@@ -78,25 +79,26 @@ fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: &Errand) -> Result
     let Ok([package, data, lock]) = <[OwnedFd; 3]>::try_from(given) else {
         return Ok(Kept::default());
     };
-    if rustix::fs::fstat(&data).map_err(Step::Owner.failed())?.st_uid != errand.caller.uid {
+    if fd::owner(&data).map_err(unmappable)? != errand.caller.uid {
         return Err(Failed { step: Step::Owner, errno: libc::EACCES });
     }
     let quota = quota::limit(data.as_fd(), &asked[..length]);
     let data = Data::find(one_thread, data, &asked[..length], errand)?;
     let gone = || Failed { step: Step::Init, errno: libc::ESRCH };
-    // Init's own: it can map nobody but itself, as the files' owner on disk.
+    // Init's own, handed out before it looked at an argument: the files' owner is init.
     let [userns] = errand.orders.descriptors().map_err(Step::Init.failed())?.ok_or_else(gone)?;
     let package = mount::copy(&package, layers::package_flags(), Some(userns.as_fd()));
     let var = data.mount(userns.as_fd());
-    let [package, var] = [package.map_err(refused)?, var.map_err(refused)?];
+    let [package, var] = [package.map_err(unmappable)?, var.map_err(unmappable)?];
     let all = [package.as_fd(), var.as_fd(), lock.as_fd()];
     errand.orders.send_descriptors(all).map_err(Step::Release.failed())?;
     Ok(Kept { quota, image: data.image() })
 }
 
-/// A file system that cannot be id-mapped, or something else.
-fn refused(error: io::Error) -> Failed {
-    let cannot = [libc::EINVAL, libc::EOPNOTSUPP, libc::EPERM];
+/// A file system that cannot be id-mapped (one in user space may not even let root look), or something
+/// else.
+fn unmappable(error: io::Error) -> Failed {
+    let cannot = [libc::EINVAL, libc::EOPNOTSUPP, libc::EPERM, libc::EACCES];
     let step = match error.raw_os_error() {
         Some(errno) if cannot.contains(&errno) => Step::IdMap,
         _ => Step::Mounts,

@@ -16,8 +16,8 @@
 //! same steps are done with the caller's own rights (`sandbox`).
 //!
 //! Trust: none in the caller, who chose all that exec hands on and may signal this process at any
-//! step before 3 and after 5 (between them nothing of ours has a uid of the caller's, but a terminal's
-//! keys may reach it; who owns the control group that we are started in can still stop or end it, and
+//! step before 3 and after 5 (between them nothing of ours has a uid of the caller's, and a terminal's
+//! keys are blocked; who owns the control group that we are started in can still stop or end it, and
 //! gains nothing).
 #![forbid(unsafe_code)]
 
@@ -44,7 +44,7 @@ use crate::link::Link;
 use crate::mode::{Caller, Mode};
 use crate::sandbox::namespaces;
 use crate::sys::process::{self, Child, Forked, SingleThread};
-use crate::sys::{creds, fd};
+use crate::sys::{creds, fd, signal};
 
 /// This process without any privilege, and what it has in hand.
 #[derive(Debug)]
@@ -102,6 +102,7 @@ pub fn begin(one_thread: &SingleThread) -> Result<Begun, Error> {
         _ => Half::Root(Helper::new(by_root(one_thread, caller, ends, &mut groups, &mut slot))),
     };
     give_up(mode, caller).map_err(|(step, source)| Error::kernel(step)(source))?;
+    signal::unblock_all().map_err(Error::kernel("unblock signals"))?;
     let (link, app, output) = outer;
     Ok(Begun { caller, mode, bit_ignored, link, app, output, groups, slot, half })
 }
@@ -128,6 +129,9 @@ fn by_root(
     groups: &mut Groups,
     slot: &mut Option<OwnedFd>,
 ) -> Result<Rooted, Failed> {
+    // A terminal's keys need no right over who hears them: none of ours stops or ends by them while
+    // it is root.
+    signal::block_all().map_err(Step::Begin.failed())?;
     // One gid, which new control groups get, and by which the caller may look into them.
     let all = creds::set_all_uids(0)
         .and_then(|()| leave_groups(caller.uid == 0))
@@ -146,33 +150,40 @@ fn by_root(
     // Whoever owns a user namespace may map himself in it, and is charged for what its processes hold
     // (inotify, queued signals, timers). In a namespace that has no such uid there is none.
     let id = slot::FIRST_UID + number;
-    let taken = creds::keep_over_ids(true).and_then(|()| creds::set_effective_ids(id));
-    taken.map_err(|e| {
-        groups.add_to_join(&name);
-        Step::IdMap.failed()(e)
-    })?;
-    let init = match clone_init(one_thread, groups).map_err(Step::Namespaces.failed())? {
+    let none = creds::with_effective_ids(id, || Ok(())).map_err(Step::Begin.failed())?;
+    none.map_err(Step::IdMap.failed())?;
+    let errand = Errand {
+        caller,
+        uid: id,
+        slot: inits_slot.try_clone().map_err(Step::Begin.failed())?,
+        orders,
+    };
+    let mut inits = Some((ends, inits_slot, inits_orders));
+    let cloned = creds::with_effective_ids(id, || match clone_init(one_thread, groups)? {
         Forked::Child => {
             let ids = Ids { caller, outside: (id, id) };
-            init::main(one_thread, Start::by_root(ends, ids, inits_slot, inits_orders))
+            match inits.take() {
+                Some((ends, lock, orders)) => {
+                    init::main(one_thread, Start::by_root(ends, ids, lock, orders))
+                }
+                None => process::exit_now(1),
+            }
         }
-        Forked::Parent(child) => child,
-    };
-    let again = creds::set_effective_uid(0)
-        .and_then(|()| creds::keep_over_ids(false))
-        .and_then(|()| creds::set_all_gids(caller.gid));
-    again.map_err(Step::Begin.failed())?;
-    drop((ends, inits_orders));
+        Forked::Parent(child) => Ok(child),
+    });
+    let init = cloned.map_err(Step::Begin.failed())?.map_err(Step::Namespaces.failed())?;
     // Hundreds of spinning processes of the app must not keep init from ending them. The app
     // itself starts with the usual niceness; where we may not do this it takes a little longer.
     let _ = rustix::process::setpriority_process(Some(init.pid), -20);
-    let errand = Errand { caller, uid: id, slot: inits_slot, orders };
-    let (socket, helper) = helper::fork(one_thread, errand).map_err(|e| {
-        // It ends without orders.
-        let _ = process::wait_for(init.pid);
-        Step::Begin.failed()(e)
+    drop(inits);
+    let made = groups
+        .add_to_join(&name, id)
+        .and_then(|()| helper::fork(one_thread, errand))
+        .map_err(Step::Begin.failed());
+    let (socket, helper) = made.inspect_err(|_| {
+        // It may wait for us.
+        let _ = process::kill(init.pid, Signal::SIGKILL).map(|()| process::wait_for(init.pid));
     })?;
-    groups.add_to_join(&name);
     Ok(Rooted { init, uid: id, helper, socket })
 }
 
@@ -230,7 +241,7 @@ fn leave_groups(root: bool) -> io::Result<()> {
 /// What the kernel answers.
 pub fn clone_init(one_thread: &SingleThread, groups: &mut Groups) -> io::Result<Forked> {
     let flags = namespaces::flags();
-    let born_into = groups.unified.as_ref().map(|(dir, _)| dir.as_fd());
+    let born_into = groups.unified.as_ref().map(AsFd::as_fd);
     let (forked, joined) = match process::clone(one_thread, flags, born_into) {
         Ok(forked) => (forked, born_into.is_some()),
         // A group of another kind or another's, an older kernel or a filter without clone3: join afterwards.
@@ -239,18 +250,14 @@ pub fn clone_init(one_thread: &SingleThread, groups: &mut Groups) -> io::Result<
     };
     let Forked::Parent(child) = &forked else { return Ok(forked) };
     process::begin_elsewhere(child);
-    if !joined && let Some((_, entrance)) = &groups.unified {
+    if !joined
+        && let Some(dir) = &groups.unified
         // It has nothing of the app yet.
-        let number = child.pid.to_string();
-        if let Err(refused) = fd::write_all_at_once(entrance, number.as_bytes()) {
-            process::kill(child.pid, Signal::SIGKILL)?;
-            process::wait_for(child.pid)?;
-            return if groups.forget_unified() {
-                clone_init(one_thread, groups)
-            } else {
-                Err(refused)
-            };
-        }
+        && let Err(refused) = fd::write_in(dir, c"cgroup.procs", &child.pid.to_string())
+    {
+        process::kill(child.pid, Signal::SIGKILL)?;
+        process::wait_for(child.pid)?;
+        return if groups.forget_unified() { clone_init(one_thread, groups) } else { Err(refused) };
     }
     Ok(forked)
 }
@@ -284,8 +291,7 @@ mod tests {
             println!("skipped: no control group can be made here");
             return;
         };
-        let entrance = fd::open_in(&group, c"cgroup.procs", OFlags::WRONLY).unwrap();
-        let mut groups = Groups { unified: Some((group, entrance)), ..Groups::default() };
+        let mut groups = Groups { unified: Some(group), ..Groups::default() };
         let forked = clone_init(&SingleThread::at_start(), &mut groups);
         if let Ok(Forked::Child) = forked {
             process::exit_now(0);

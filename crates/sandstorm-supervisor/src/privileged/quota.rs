@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::helper::below;
-use crate::sys::quota;
+use crate::sys::{fd, quota};
 
 /// First of our project numbers; far above those that people give out in /etc/projects. (That the
 /// grains' uids begin at the same number means nothing.)
@@ -23,8 +23,7 @@ const FIRST: u64 = 0x6000_0000;
 /// `ERANGE` for an inode number that is too large (file systems other than ext4).
 pub fn number(data: BorrowedFd<'_>) -> io::Result<u32> {
     // The largest number means "none" to the kernel.
-    let number =
-        rustix::fs::fstat(data)?.st_ino.checked_add(FIRST).and_then(|n| u32::try_from(n).ok());
+    let number = fd::inode(data)?.checked_add(FIRST).and_then(|n| u32::try_from(n).ok());
     number.filter(|n| *n < u32::MAX).ok_or_else(|| io::Error::from_raw_os_error(libc::ERANGE))
 }
 

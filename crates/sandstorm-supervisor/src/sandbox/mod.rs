@@ -80,13 +80,21 @@ fn send_build(link: &Link, groups: &Groups) -> io::Result<()> {
 }
 
 /// Sets the limits, and lets init, where it runs already, go on.
-pub fn announce(begun: &mut Begun, limits: &Limits) {
-    if let Half::Root(helper) = &begun.half {
-        limit(&mut begun.groups, limits);
-        if helper.has_begun() {
-            // If init is gone, the helper tells why, or it does.
-            let _ = send_build(&begun.link, &begun.groups);
-        }
+///
+/// # Errors
+/// `Kernel` for what its link answers.
+pub fn announce(begun: &mut Begun, limits: &Limits) -> Result<(), Error> {
+    let Half::Root(helper) = &begun.half else { return Ok(()) };
+    limit(&mut begun.groups, limits);
+    if !helper.has_begun() {
+        return Ok(());
+    }
+    let sent = send_build(&begun.link, &begun.groups);
+    begun.groups.entrances.clear();
+    match sent {
+        // If init is gone, the helper tells why, or it does.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => Ok(()),
+        other => other.map_err(Error::kernel("tell init to go on")),
     }
 }
 
@@ -159,15 +167,12 @@ fn hold(
     limits: &Limits,
 ) -> Result<Held, Error> {
     let Begun { caller, mode, link, app, output, groups, slot, half, .. } = begun;
-    let (outer, inits, groups, note) = match half {
+    let ((link, app, output), inits, note) = match half {
         Half::Own(inits) => {
-            let name = grain.map_or("check".into(), |g| g.dirs.grain_name.to_string_lossy());
-            let mut groups = Groups::to_be_born_in(&name, false);
-            limit(&mut groups, limits);
             let note = "user-namespace mode: the grain runs under the uid of the server's user";
-            ((link, app, output), inits, groups, note.to_owned())
+            ((link, app, output), inits, note.to_owned())
         }
-        Half::Root(mut helper) => {
+        Half::Root(helper) => {
             let disk = grain.map_or(Disk::Measured, |g| g.disk);
             let in_image = matches!(disk, Disk::Image { .. });
             let all = grain.map(|g| {
@@ -196,12 +201,19 @@ fn hold(
                 }
                 Err(Failed { step: Step::IdMap, errno }) if caller.uid != 0 && !in_image => {
                     let note = format!(
-                        "setuid mode without a uid of its own for the grain: the home's file system cannot be id-mapped, or the uid is not mapped here ({}); \
-                         the grain runs under the uid of the server's user",
+                        "setuid mode without a uid of its own for the grain: the home's file system (or a mount of it in another namespace) \
+                         cannot be id-mapped, or the uid is not mapped here ({}); the grain runs as without root, \
+                         under the uid of the server's user",
                         io::Error::from_raw_os_error(errno)
                     );
+                    // What root made is nothing to a process of the caller's uid: all of it ends here.
+                    drop((link, app, output, groups, slot));
+                    process::reap_all();
                     let (outer, inits) = ends()?;
-                    (outer, inits, groups, note)
+                    (outer, inits, note)
+                }
+                Err(failed) if failed.step == Step::Begin => {
+                    return Err(helpers_words(failed, mode));
                 }
                 Err(failed) => {
                     // Init then knows only that no mounts came.
@@ -215,10 +227,12 @@ fn hold(
             }
         }
     };
-    let (link, app, output) = outer;
+    let name = grain.map_or("check".into(), |g| g.dirs.grain_name.to_string_lossy());
+    let mut groups = Groups::to_be_born_in(&name, false);
+    limit(&mut groups, limits);
     let (init, groups) = own_half(one_thread, caller, &link, inits, grain, groups)?;
     let disk = Kept::default();
-    Ok(Held { link, app, output, init, slot, own_uid: false, disk, groups, note })
+    Ok(Held { link, app, output, init, slot: None, own_uid: false, disk, groups, note })
 }
 
 /// Init, made with the caller's own rights.
@@ -335,7 +349,7 @@ fn helpers_words(failed: Failed, mode: Mode) -> Error {
 /// `Kernel` or `Sandbox` with advice when no grain could start.
 pub fn check(one_thread: &SingleThread, mut begun: Begun) -> Result<String, Error> {
     let limits = Limits::default();
-    announce(&mut begun, &limits);
+    announce(&mut begun, &limits)?;
     let (mode, ignored) = (begun.mode, begun.bit_ignored);
     let Held { link, groups, .. } = hold(one_thread, begun, None, &limits)?;
     let gone = || Error::Kernel {

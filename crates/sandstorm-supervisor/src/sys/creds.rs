@@ -14,10 +14,25 @@ pub fn set_effective_uid(uid: u32) -> io::Result<()> {
     Ok(rustix::thread::set_thread_res_uid(None, Uid::from_raw(uid), None)?)
 }
 
-/// Sets the effective ids only; the saved uid stays, so that it can be taken back.
-pub fn set_effective_ids(id: u32) -> io::Result<()> {
-    rustix::thread::set_thread_res_gid(None, Gid::from_raw(id), None)?;
-    set_effective_uid(id)
+/// Does something as root with these as effective ids, which count for what is made and opened
+/// meanwhile, and with root's capabilities. The inner error is that of `what`, or of taking the ids.
+///
+/// # Errors
+/// When root's ids cannot be had again.
+pub fn with_effective_ids<T>(
+    id: u32,
+    what: impl FnOnce() -> io::Result<T>,
+) -> io::Result<io::Result<T>> {
+    let gid = rustix::process::getegid();
+    let set_gid = |gid| rustix::thread::set_thread_res_gid(None, gid, None);
+    let taken = keep_over_ids(true)
+        .and_then(|()| Ok(set_gid(Gid::from_raw(id))?))
+        .and_then(|()| set_effective_uid(id));
+    let done = taken.and_then(|()| what());
+    set_effective_uid(0)?;
+    set_gid(gid)?;
+    keep_over_ids(false)?;
+    Ok(done)
 }
 
 /// Sets all three uids.

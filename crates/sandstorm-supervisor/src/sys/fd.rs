@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::{Errno, FdFlags, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -47,6 +47,22 @@ pub fn ensure_dir(dir: impl AsFd, name: &CStr, mode: u32) -> io::Result<()> {
         Err(Errno::EXIST) => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// The owner of what is open, as far as the kernel knows: asked so, a file system in user space cannot
+/// keep us waiting.
+pub fn owner(file: impl AsFd) -> io::Result<u32> {
+    known(file).map(|known| known.stx_uid)
+}
+
+/// Its inode number, in the same way.
+pub fn inode(file: impl AsFd) -> io::Result<u64> {
+    known(file).map(|known| known.stx_ino)
+}
+
+fn known(file: impl AsFd) -> io::Result<Statx> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(rustix::fs::statx(file, c"", flags, StatxFlags::UID | StatxFlags::INO)?)
 }
 
 /// Takes an exclusive `flock` without waiting; `Ok(false)` when somebody else has it.

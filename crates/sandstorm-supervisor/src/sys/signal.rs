@@ -13,6 +13,16 @@ pub fn reset_all() -> io::Result<()> {
         // SAFETY: a valid action. KILL, STOP and the two that libc reserves answer EINVAL.
         unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
     }
+    unblock_all()
+}
+
+/// Blocks all that can be blocked.
+pub fn block_all() -> io::Result<()> {
+    Ok(SigSet::all().thread_set_mask()?)
+}
+
+/// Blocks none.
+pub fn unblock_all() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
