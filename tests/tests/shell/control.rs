@@ -301,7 +301,10 @@ async fn a_removed_control_socket_comes_back() -> Result<()> {
     // The command waits for it.
     ensure!(server.json(&["app", "list"])?.is_array());
     ensure!(std::fs::metadata(&socket)?.permissions().mode() & 0o777 == 0o600);
-    ensure!(server.output().contains("made anew"), "{}", server.output());
+    // Told in its log, which is read by another thread.
+    eventually("the log tells", std::time::Duration::from_secs(5), || {
+        server.output().contains("made anew").then_some(())
+    })?;
 
     // What is not this server's is left, and named.
     std::fs::remove_file(&socket)?;
@@ -311,7 +314,10 @@ async fn a_removed_control_socket_comes_back() -> Result<()> {
     let done = server.try_command(&["app", "list"])?;
     ensure!(done.status.code() == Some(1), "{done:?}");
     ensure!(said(&done).contains("is not its control socket"), "{}", said(&done));
-    ensure!(server.output().contains("was replaced"), "{}", server.output());
+    // Told in its log, which is read by another thread.
+    eventually("the log tells", std::time::Duration::from_secs(5), || {
+        server.output().contains("was replaced").then_some(())
+    })?;
     std::fs::remove_file(&socket)?;
     ensure!(server.json(&["app", "list"])?.is_array());
 
