@@ -191,6 +191,44 @@ quotas() { # ext4|xfs
     umount $home
 }
 
+# The same by an image file a grain, which a raised limit makes larger.
+images() {
+    error=28
+    settings GRAIN_IMAGE=true GRAIN_LIMITS=disk=16M,inodes=2000,memory=256M
+    mode setuid
+    modprobe loop || fail "there are no loop devices"
+    start
+    open_grain greedy
+    ask GET / >/dev/null
+    kept_by disk image
+    image=$home/grains/$grain/image
+    # shellcheck disable=SC2046
+    refuses() { set -- $(ask GET /status) && [ "${2:-0}" -gt 0 ] && [ "$3" = $error ]; }
+    ask GET /hog/disk >/dev/null
+    within 90 "a disk filler met the image's end" refuses
+    say "$(ask GET /status): $(du -k "$image" | cut -f 1) KiB of $(stat -c %s "$image") bytes"
+    sandstorm grain stop "$grain" --now >/dev/null
+    [ "$(ask GET /write)" = "refused $error" ] || fail "there is room after a restart"
+    stop
+    settings GRAIN_IMAGE=true GRAIN_LIMITS=disk=64M,inodes=8000,memory=256M
+    start
+    new_session
+    [ "$(ask GET /write)" = written ] || fail "a raised limit gives no room"
+    kept_by disk image
+    say "a raised limit: $(limit disk value) bytes, $(limit inodes value) files, the image has $(stat -c %s "$image")"
+    [ "$(limit disk value)" -ge 67108864 ] || fail "the image did not become larger"
+    [ "$(ask GET /free)" = written ] || fail "nothing can be deleted"
+    stop
+    left=$(cat /sys/block/loop*/loop/backing_file 2>/dev/null) && fail "loop devices are left: $left"
+    e2fsck -fn "$image" >/dev/null || fail "the image is damaged: $(e2fsck -fn "$image")"
+    mode user
+    start
+    new_session
+    ask GET / | grep -q 'only root mounts' || fail "a grain with an image is started without it: $(ask GET /)"
+    stop
+    settings GRAIN_LIMITS=memory=192M,pids=160
+}
+
 protocols="sctp tipc can_raw rds smc bluetooth nfnetlink vsock_loopback af_alg"
 
 # One of the suites of tests/tests, without cargo: it finds its programs beside itself, what is built
@@ -240,6 +278,7 @@ for part in $(cat parts); do
     user) mode user; main_job; hogs ;;
     quota) quotas ext4 ;;
     xfs) quotas xfs ;;
+    image) images ;;
     hostile) attacked ;;
     greedy) suite greedy hogs ;;
     *) fail "no part is called $part" ;;

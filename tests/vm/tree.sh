@@ -11,7 +11,7 @@ boot_modules="lib/crc16 crypto/crc32c_generic fs/mbcache fs/jbd2/jbd2 fs/ext4/ex
     drivers/virtio/virtio drivers/virtio/virtio_ring drivers/virtio/virtio_pci_legacy_dev
     drivers/virtio/virtio_pci_modern_dev drivers/virtio/virtio_pci drivers/block/virtio_blk"
 # What a program can make the kernel load, so that a hostile one finds it; a network; another file system.
-other_modules="net crypto lib drivers/infiniband/core drivers/net/dummy.ko fs/fuse fs/overlayfs fs/xfs"
+other_modules="net crypto lib drivers/infiniband/core drivers/net/dummy.ko drivers/block/loop.ko fs/fuse fs/overlayfs fs/xfs"
 
 # Leaves $cache/{vmlinuz,initrd,root.img}; says nothing when they are there.
 make_images() {

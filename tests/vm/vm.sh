@@ -8,8 +8,8 @@
 #
 # PACKAGES is a directory with dufs.spk and greedy.spk; SUITES one with what cargo builds for two of
 # tests/tests: hostile, greedy, hostile-app, greedy-app, unsafe-supervisor. PARTs are those of inside.sh
-# (main: setuid, user: user namespaces, quota: on ext4, xfs: the same there, hostile, greedy); without
-# any: all but greedy, and without SUITES not hostile either.
+# (main: setuid, user: user namespaces, quota: on ext4, xfs: the same there, image: an image file a grain,
+# hostile, greedy); without any: all but greedy, and without SUITES not hostile either.
 . "$(dirname "$0")/tree.sh"
 top=$here/../..
 bin=${SANDSTORM_BIN:-$top/bin}
@@ -25,7 +25,7 @@ mkdir -p "$work"/payload/packages "$work"/payload/bin "$work"/payload/suites
 cp "$bin"/shell "$bin"/sandstorm-supervisor "$bin"/spk "$bin"/legacy-bridge "$work"/payload/bin/
 cp "$PACKAGES"/* "$work"/payload/packages/
 tar -C "$top" -c Makefile deploy docs schema tests/vm | tar -C "$work"/payload -x
-parts="main user quota xfs"
+parts="main user quota xfs image"
 if [ -n "${SUITES:-}" ]; then
     cp "$SUITES"/* "$work"/payload/suites/
     parts="$parts hostile"
