@@ -217,6 +217,7 @@ images() {
     kept_by disk image
     say "a raised limit: $(limit disk value) bytes, $(limit inodes value) files, the image has $(stat -c %s "$image")"
     [ "$(limit disk value)" -ge 67108864 ] || fail "the image did not become larger"
+    [ "$(limit disk value)" -le 71303168 ] || fail "the image became too large"
     [ "$(ask GET /free)" = written ] || fail "nothing can be deleted"
     stop
     left=$(cat /sys/block/loop*/loop/backing_file 2>/dev/null) && fail "loop devices are left: $left"

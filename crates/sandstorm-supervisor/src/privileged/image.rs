@@ -169,11 +169,16 @@ fn without_rights(file: &OwnedFd, id: u32) -> io::Result<()> {
 }
 
 /// What the file needs so that files get about what is asked for: besides the tables of inodes, the
-/// journal and what ext4 keeps back for itself (2 %, 16 MiB at most: `ext4_calculate_resv_clusters`), a
-/// thousandth for bitmaps, group descriptors and their copies, and what a last group may lose.
+/// journal and the reserve, a thousandth for bitmaps, group descriptors and their copies, and what a last
+/// group may lose.
 fn size(disk: u64, inodes: u64) -> u64 {
-    let parts = disk + inodes * 256 + (journal(disk) << 20) + (disk / 50).min(16 << 20);
+    let parts = disk + inodes * 256 + (journal(disk) << 20) + reserve(disk);
     (parts + parts / 1000 + (1 << 20)).next_multiple_of(BLOCK)
+}
+
+/// What ext4 keeps back for itself: 2 %, 16 MiB at most (`ext4_calculate_resv_clusters`).
+fn reserve(disk: u64) -> u64 {
+    (disk / 50).min(16 << 20)
 }
 
 /// MiB, all of which the host's disk holds sooner or later.
@@ -222,16 +227,19 @@ fn lock(file: &OwnedFd) -> io::Result<()> {
     Err(Errno::AGAIN.into())
 }
 
-/// Lets the file system have so many bytes for files, if it has fewer: all of it grows in proportion.
+/// Lets the file system have so many bytes for files, if it has fewer; its other parts but the journal
+/// grow in proportion.
 fn grow(file: &OwnedFd, device: &OwnedFd, mounted: &OwnedFd, disk: u64) -> io::Result<()> {
     let now = rustix::fs::fstatvfs(mounted)?;
     let capacity = (now.f_blocks * now.f_frsize).max(1);
-    if capacity >= disk {
+    let wanted = disk + reserve(disk);
+    if capacity >= wanted {
         return Ok(());
     }
     let old = rustix::fs::fstat(file)?.st_size as u64;
-    let new = u128::from(old) * u128::from(disk) / u128::from(capacity);
-    let new = (new as u64).next_multiple_of(BLOCK);
+    let apart = old.saturating_sub(journal(capacity) << 20);
+    let more = u128::from(wanted - capacity) * u128::from(apart) / u128::from(capacity);
+    let new = (old + more as u64).next_multiple_of(BLOCK);
     let top = fd::open_in(mounted, c".", OFlags::RDONLY)?;
     let resize = |size| rustix::fs::ftruncate(file, size).map(|()| loop_device::take_size(device));
     resize(new)??;
