@@ -123,6 +123,21 @@ fn odd_inheritances_change_nothing() -> Result<()> {
     let modes = fs::metadata(bench.installation.grain_dir(GRAIN).join("log"))?.mode() & 0o777;
     ensure!(modes == 0o600, "the log has mode {modes:o}");
 
+    // A clock by which no short sleep ever ends.
+    let child = with(start(), || {
+        // SAFETY: one number.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 9_000_000_000_000_000_000_u64) };
+    })
+    .spawn()?;
+    let clock = format!("/proc/{}/timerslack_ns", child.id());
+    let pid = child.id();
+    eventually("an usual clock", Duration::from_secs(10), || {
+        let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        let started = program.to_string_lossy().contains("sandstorm-supervisor");
+        (started && fs::read_to_string(&clock).ok()?.trim() == "50000").then_some(())
+    })?;
+    ensure!(serves_or_refuses(&bench, child)?.is_none(), "timer slack");
+
     // Ten thousand variables, some that loaders and allocators like.
     let mut command = start();
     for n in 0..10_000 {

@@ -127,6 +127,11 @@ impl Helper {
         self.begun.is_ok()
     }
 
+    /// Init's number.
+    pub fn init(&self) -> Option<rustix::process::Pid> {
+        self.begun.as_ref().ok().map(|begun| begun.init.pid)
+    }
+
     /// What there is to ask: package, data and lock of a grain; nothing for a trial.
     ///
     /// # Errors

@@ -226,14 +226,21 @@ fn keep(ends: Ends, slot: Option<OwnedFd>, lock: Option<OwnedFd>) -> io::Result<
 /// Each thread moving itself is the one way that takes no machine-wide lock: moving a process
 /// by its number waits for an RCU grace period a hierarchy, 5 to 20 ms together. (We have one thread.)
 fn join_groups(kept: &Kept) -> Result<[u8; 3], StepError> {
-    let told = kept.link.build();
-    let Ok(Some((Build { limited }, entrances))) = told else { process::exit_now(0) };
-    // Each version 1 group that limits us has one; without it the limit would be believed and not hold.
-    let expected = limited.iter().filter(|version| **version == 1).count();
-    let all =
-        if entrances.len() == expected { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) };
-    let entered = all
-        .and_then(|()| entrances.iter().try_for_each(|tasks| fd::write_all_at_once(tasks, b"0")));
+    // Root's, if it made some, come before anything that the program says once it has no rights.
+    let entrances = match kept.slot {
+        Some(_) => kept.link.entrances(),
+        None => Ok(Some(Vec::new())),
+    };
+    let Ok(Some(entrances)) = entrances else { process::exit_now(0) };
+    let Ok(Some(Build { limited })) = kept.link.build() else { process::exit_now(0) };
+    let entered = limited.iter().enumerate().filter(|(_, version)| **version == 1).try_for_each(
+        |(controller, _)| {
+            // Without it the limit would be believed and not hold.
+            let entrance = entrances.iter().find(|(number, _)| *number == controller);
+            let (_, tasks) = entrance.ok_or(io::ErrorKind::InvalidData)?;
+            fd::write_all_at_once(tasks, b"0")
+        },
+    );
     step("enter the grain's control groups", entered).map(|()| limited)
 }
 

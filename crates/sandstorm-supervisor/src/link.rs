@@ -34,8 +34,7 @@ pub enum Command {
 /// What init is told once limits are set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Build {
-    /// Which version of control groups keeps memory, pids, cpu; 0 for none. The entrances of those
-    /// that are to be joined are the descriptors of the message.
+    /// Which version of control groups keeps memory, pids, cpu; 0 for none.
     pub limited: [u8; 3],
 }
 
@@ -95,22 +94,46 @@ impl Link {
     ///
     /// # Errors
     /// EPIPE when init is gone.
-    pub fn send_build(&self, build: Build, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub fn send_build(&self, build: Build) -> io::Result<()> {
         let [memory, pids, cpu] = build.limited;
-        fd::send_with(&self.0, &[b'B', memory, pids, cpu], descriptors)
+        self.packet(&[b'B', memory, pids, cpu])
     }
 
-    /// Waits for the first command and its descriptors; `None` when whoever gives it is gone.
+    /// Waits for the first command; `None` when whoever gives it is gone.
+    ///
+    /// # Errors
+    /// What read answers, or InvalidData.
+    pub fn build(&self) -> io::Result<Option<Build>> {
+        let mut buffer = [0; MAX];
+        let n = fd::read(&self.0, &mut buffer)?;
+        match buffer[..n] {
+            [] => Ok(None),
+            [b'B', memory, pids, cpu] => Ok(Some(Build { limited: [memory, pids, cpu] })),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Before any command, from root: the entrances of control groups, each with its controller's number.
+    ///
+    /// # Errors
+    /// What sendmsg answers.
+    pub fn send_entrances(&self, entrances: &[(usize, OwnedFd)]) -> io::Result<()> {
+        let numbers = entrances.iter().map(|(number, _)| *number as u8);
+        let all: Vec<_> = entrances.iter().map(|(_, file)| file.as_fd()).collect();
+        fd::send_with(&self.0, &[b'G'].into_iter().chain(numbers).collect::<Vec<_>>(), &all)
+    }
+
+    /// Waits for them; `None` when whoever sends them is gone.
     ///
     /// # Errors
     /// What recvmsg answers, or InvalidData.
-    pub fn build(&self) -> io::Result<Option<(Build, Vec<OwnedFd>)>> {
+    pub fn entrances(&self) -> io::Result<Option<Vec<(usize, OwnedFd)>>> {
         let mut buffer = [0; MAX];
-        let (n, descriptors) = fd::receive_with(&self.0, &mut buffer)?;
-        match buffer[..n] {
+        let (n, all) = fd::receive_with(&self.0, &mut buffer)?;
+        match &buffer[..n] {
             [] => Ok(None),
-            [b'B', memory, pids, cpu] => {
-                Ok(Some((Build { limited: [memory, pids, cpu] }, descriptors)))
+            [b'G', numbers @ ..] if numbers.len() == all.len() => {
+                Ok(Some(numbers.iter().map(|n| usize::from(*n)).zip(all).collect()))
             }
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
@@ -256,11 +279,14 @@ mod tests {
     #[test]
     fn every_message_arrives_as_it_was_sent() {
         let (a, b) = Link::pair().unwrap();
+        let entrance = (2, a.as_fd().try_clone_to_owned().unwrap());
+        a.send_entrances(&[entrance]).unwrap();
+        let entrances = b.entrances().unwrap().unwrap();
+        assert_eq!(entrances.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [2]);
+        drop(entrances);
         let build = Build { limited: [0, 1, 2] };
-        a.send_build(build, &[a.as_fd(), b.as_fd()]).unwrap();
-        let (arrived, descriptors) = b.build().unwrap().unwrap();
-        assert_eq!((arrived, descriptors.len()), (build, 2));
-        drop(descriptors);
+        a.send_build(build).unwrap();
+        assert_eq!(b.build().unwrap().unwrap(), build);
         a.send_descriptors([b.as_fd(), a.as_fd()]).unwrap();
         assert!(b.descriptors::<2>().unwrap().is_some());
         a.send_descriptors([b.as_fd()]).unwrap();

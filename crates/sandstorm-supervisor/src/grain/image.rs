@@ -116,7 +116,7 @@ pub fn note(capacity: Usage, disk: u64) -> String {
     if capacity.bytes < disk - disk / 50 {
         return format!(
             "{size}: less than the limit of {} MiB, and it cannot be made larger here (more than 8 TiB, \
-             or root lacks CAP_SYS_RESOURCE)",
+             hardly room on the disk, an image with errors, or root lacks CAP_SYS_RESOURCE)",
             disk >> 20
         );
     }
@@ -165,9 +165,10 @@ pub fn refused(failed: Failed) -> Option<Error> {
                 libc::ENOENT => {
                     "\nneither /usr/sbin/mke2fs nor /sbin/mke2fs is there: install e2fsprogs"
                 }
-                libc::EOPNOTSUPP => home,
+                libc::EOPNOTSUPP | libc::EOVERFLOW => home,
+                libc::ENOSPC => "\nthe disk of the home has less than 64 MiB left",
                 libc::EIO => {
-                    "\nmke2fs failed: the limits disk and inodes may be too small or too large"
+                    "\nmke2fs failed: the limits disk and inodes may be too small or too large, or the disk is full"
                 }
                 _ => "",
             },

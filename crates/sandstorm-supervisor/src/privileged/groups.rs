@@ -50,9 +50,6 @@ pub enum Handle {
 pub struct Groups {
     /// Version 2 directory, to be born in.
     pub unified: Option<OwnedFd>,
-    /// `tasks` files of the version 1 groups, by number of their controller, for init. The kernel goes by
-    /// who opened one, so each is opened by the uid of whoever is to enter, never by root.
-    pub entrances: Vec<(usize, OwnedFd)>,
     /// Where limits are written, once.
     pub settings: Vec<(&'static Setting, OwnedFd)>,
     pub handles: Vec<(Handle, OwnedFd)>,
@@ -92,10 +89,13 @@ impl Groups {
     }
 
     /// As root: version 1 groups for what version 2 does not limit, for processes of this uid to join.
+    /// Their `tasks` files, by number of their controller, are for init alone: the kernel goes by who
+    /// opened one, so each is opened by that uid, never by root.
     ///
     /// # Errors
     /// When root's ids cannot be had again.
-    pub fn add_to_join(&mut self, name: &str, id: u32) -> io::Result<()> {
+    pub fn add_to_join(&mut self, name: &str, id: u32) -> io::Result<Vec<(usize, OwnedFd)>> {
+        let mut entrances = Vec::new();
         let (own, name) = (own_groups(), format!("sandstorm-{name}"));
         for number in 0..CONTROLLERS.len() {
             if self.settings.iter().any(|(setting, _)| setting.decides(2, number)) {
@@ -106,7 +106,7 @@ impl Groups {
                 creds::with_effective_ids(id, || fd::open_in(&dir, c"tasks", OFlags::WRONLY));
             let Ok(entrance) = entrance? else { continue };
             self.open_settings(dir.as_fd(), 1, number);
-            self.entrances.push((number, entrance));
+            entrances.push((number, entrance));
             if number == MEMORY
                 && let Ok(alarm) = memory_alarm(dir.as_fd())
             {
@@ -114,7 +114,7 @@ impl Groups {
             }
             self.handles.push((Handle::Alone(number), dir));
         }
-        Ok(())
+        Ok(entrances)
     }
 
     fn open_settings(&mut self, dir: BorrowedFd<'_>, version: u8, number: usize) {

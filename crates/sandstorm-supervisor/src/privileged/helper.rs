@@ -24,11 +24,13 @@ use crate::layers;
 use crate::link::Link;
 use crate::mode::Caller;
 use crate::sys::process::{self, Child, Forked, SingleThread};
-use crate::sys::{fd, mount};
+use crate::sys::{fd, mount, signal};
 
 /// How long the other side may take before it asks: it may wait for a grain's lock, and number the
 /// files of a restored grain.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long the helper may live, whatever a caller's file system keeps it waiting for.
+const LIFE: Duration = Duration::from_secs(660);
 
 /// What the helper begins with.
 #[derive(Debug)]
@@ -65,6 +67,7 @@ fn settle(helpers: &OwnedFd, errand: &Errand) -> io::Result<()> {
     fd::close_all_but(&[helpers.as_fd(), errand.slot.as_fd(), errand.orders.as_fd()])?;
     fd::close_between(0, 2)?;
     fd::ensure_standard_fds()?;
+    signal::end_after(LIFE)?;
     fd::set_patience(helpers, PATIENCE)
 }
 

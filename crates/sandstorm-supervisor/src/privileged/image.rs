@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
@@ -21,7 +22,7 @@ use crate::helper::{Failed, Step};
 use crate::layers;
 use crate::sys::loop_device::{self, BLOCK};
 use crate::sys::process::{self, Ended, Forked, SingleThread};
-use crate::sys::{creds, fd, mount};
+use crate::sys::{creds, fd, mount, signal};
 
 const NAME: &CStr = c"image";
 const MARK: &CStr = c"trusted.sandstorm.image";
@@ -35,6 +36,11 @@ const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetyp
 /// Bytes for files in the smallest image, which mke2fs can still make, and in the largest: a file of
 /// ext4 ends at 16 TiB.
 const SIZES: std::ops::RangeInclusive<u64> = 8 << 20..=8 << 40;
+/// The file's last bytes are no part of the file system: some programs look there, too, for what a
+/// device is, and would take an app's bytes for an answer.
+const TAIL: u64 = 1 << 20;
+/// What a new or growing image leaves on the host's disk, which root could fill to its last block.
+const LEFT: u64 = 64 << 20;
 /// How long the mounts of the grain's last run may take to end, in steps of 5 ms.
 const PATIENCE: u32 = 2000;
 
@@ -127,18 +133,19 @@ fn make(
     // A file with anything in it has a block.
     let inodes = inodes.min(disk / BLOCK);
     let (size, journal) = (size(disk, inodes), format!("size={}", journal(disk)));
-    rustix::fs::ftruncate(&file, size)?;
     trusted(&file)?;
+    room(&file)?;
+    rustix::fs::ftruncate(&file, size + TAIL)?;
     let (owner, nobody) = (errand.caller, errand.uid);
     // Room for the descriptors of 64 times the size.
     let most = (size / BLOCK * 64).min(u32::MAX.into());
     let extended =
         format!("root_owner={}:{},lazy_journal_init=1,resize={most}", owner.uid, owner.gid);
     // Eleven are the file system's own.
-    let inodes = (inodes + 11).to_string();
+    let (inodes, blocks) = ((inodes + 11).to_string(), (size / BLOCK).to_string());
     #[rustfmt::skip]
     let words = ["mke2fs", "-qF", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0", "-O", FEATURES,
-        "-N", &inodes, "-J", &journal, "-E", &extended, "/proc/self/fd/3"];
+        "-N", &inodes, "-J", &journal, "-E", &extended, "/proc/self/fd/3", &blocks];
     let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
     let there = |program: &&&CStr| fd::open(program, OFlags::PATH).is_ok();
     let maker = MAKERS.iter().find(there).ok_or(Errno::NOENT)?;
@@ -165,7 +172,10 @@ fn without_rights(file: &OwnedFd, id: u32) -> io::Result<()> {
     creds::lock_capability_sets()?;
     creds::set_all_gids(id)?;
     creds::set_all_uids(id)?;
-    creds::drop_capabilities()
+    creds::drop_capabilities()?;
+    // Whoever holds the lock of its uid waits for it.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    signal::unblock_all()
 }
 
 /// What the file needs so that files get about what is asked for: besides the tables of inodes, the
@@ -236,6 +246,7 @@ fn grow(file: &OwnedFd, device: &OwnedFd, mounted: &OwnedFd, disk: u64) -> io::R
     if capacity >= wanted {
         return Ok(());
     }
+    room(file)?;
     let old = rustix::fs::fstat(file)?.st_size as u64;
     let apart = old.saturating_sub(journal(capacity) << 20);
     let more = u128::from(wanted - capacity) * u128::from(apart) / u128::from(capacity);
@@ -243,7 +254,15 @@ fn grow(file: &OwnedFd, device: &OwnedFd, mounted: &OwnedFd, disk: u64) -> io::R
     let top = fd::open_in(mounted, c".", OFlags::RDONLY)?;
     let resize = |size| rustix::fs::ftruncate(file, size).map(|()| loop_device::take_size(device));
     resize(new)??;
-    loop_device::grow_ext4(&top, new).inspect_err(|_| {
-        let _ = resize(old);
+    loop_device::grow_ext4(&top, new - TAIL).inspect_err(|_| {
+        // Half-way it is larger than before, and must not be cut.
+        if rustix::fs::fstatvfs(mounted).is_ok_and(|then| then.f_blocks == now.f_blocks) {
+            let _ = resize(old);
+        }
     })
+}
+
+fn room(file: &OwnedFd) -> io::Result<()> {
+    let host = rustix::fs::fstatvfs(file)?;
+    if host.f_bavail * host.f_frsize < LEFT { Err(Errno::NOSPC.into()) } else { Ok(()) }
 }

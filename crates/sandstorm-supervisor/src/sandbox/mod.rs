@@ -75,8 +75,7 @@ fn limit(groups: &mut Groups, limits: &Limits) {
 }
 
 fn send_build(link: &Link, groups: &Groups) -> io::Result<()> {
-    let entrances: Vec<_> = groups.entrances.iter().map(|(_, file)| file.as_fd()).collect();
-    link.send_build(Build { limited: groups.limited }, &entrances)
+    link.send_build(Build { limited: groups.limited })
 }
 
 /// Sets the limits, and lets init, where it runs already, go on.
@@ -89,9 +88,7 @@ pub fn announce(begun: &mut Begun, limits: &Limits) -> Result<(), Error> {
     if !helper.has_begun() {
         return Ok(());
     }
-    let sent = send_build(&begun.link, &begun.groups);
-    begun.groups.entrances.clear();
-    match sent {
+    match send_build(&begun.link, &begun.groups) {
         // If init is gone, the helper tells why, or it does.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => Ok(()),
         other => other.map_err(Error::kernel("tell init to go on")),
@@ -182,6 +179,7 @@ fn hold(
             helper
                 .give(all.as_ref().map_or(&[], |all| all), disk)
                 .map_err(Error::kernel("ask the privileged helper"))?;
+            let init = helper.init();
             let outcome =
                 helper.outcome().map_err(Error::kernel("hear from the privileged helper"))?;
             match outcome {
@@ -208,7 +206,8 @@ fn hold(
                     );
                     // What root made is nothing to a process of the caller's uid: all of it ends here.
                     drop((link, app, output, groups, slot));
-                    process::reap_all();
+                    init.map_or(Ok(()), |pid| process::wait_for(pid).map(drop))
+                        .map_err(Error::kernel("wait for the first init"))?;
                     let (outer, inits) = ends()?;
                     (outer, inits, note)
                 }

@@ -85,8 +85,7 @@ pub fn settings(version: u8, controller: usize) -> impl Iterator<Item = &'static
     SETTINGS.iter().filter(move |setting| setting.is_of(version, controller))
 }
 
-/// Sets the limits, for good, and notes what keeps each of them. A group that does not has no entrance
-/// left.
+/// Sets the limits, for good, and notes what keeps each of them.
 pub fn limit(groups: &mut Groups, share: &Share) {
     let open = std::mem::take(&mut groups.settings);
     let set = |setting: &Setting| {
@@ -101,7 +100,6 @@ pub fn limit(groups: &mut Groups, share: &Share) {
         };
         *by = [2, 1].into_iter().find(keeps).unwrap_or(0);
     }
-    groups.entrances.retain(|(controller, _)| groups.limited[*controller] == 1);
 }
 
 /// A group that is used again mostly has the same, and setting a quota of processor time locks every
@@ -147,13 +145,11 @@ mod tests {
     }
 
     #[test]
-    fn only_groups_that_limit_are_entered() {
+    fn what_is_set_already_is_not_written_again() {
         let dir = tempfile::tempdir().unwrap();
-        let mut one = groups(&dir, 1, &[c"pids.max", c"cpu.shares"]);
-        let entrance = || fd::open(c"/dev/null", OFlags::WRONLY).unwrap();
-        one.entrances = vec![(PIDS, entrance()), (CPU, entrance())];
-        limit(&mut one, &SHARE);
-        assert_eq!(one.limited, [0, 1, 0]);
-        assert_eq!(one.entrances.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [PIDS]);
+        let path = dir.path().join("pids.max");
+        std::fs::write(&path, "8\n").unwrap();
+        limit(&mut groups(&dir, 1, &[c"pids.max", c"cpu.shares"]), &SHARE);
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "8\n");
     }
 }

@@ -224,7 +224,7 @@ pub fn clear_environment(_one_thread: &SingleThread) {
     unsafe { libc::clearenv() };
 }
 
-/// Usual niceness, scheduling class and processors. Refusals are ignored: then the caller has set
+/// Usual niceness, scheduling class, processors, punctuality and class of disk access. Refusals are ignored: then the caller has set
 /// itself a lower priority than it may take back, which harms only itself.
 pub fn reset_scheduling() {
     // SAFETY: param is valid for the call; all-zero is a valid one.
@@ -234,6 +234,11 @@ pub fn reset_scheduling() {
     }
     let _ = rustix::process::setpriority_process(None, 0);
     let _ = allow_processors(None, None);
+    // Nanoseconds; larger than a day, it would make every short sleep endless. 0 is what was inherited.
+    let _ = nix::sys::prctl::set_timerslack(50_000);
+    // IOPRIO_WHO_PROCESS, ourselves, no class (include/uapi/linux/ioprio.h): by niceness, as usual.
+    // SAFETY: three numbers.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, 1, 0, 0) };
 }
 
 /// Has a child that was just forked begin at once, on another processor than ours if there is one.

@@ -1,6 +1,7 @@
 //! Signal dispositions and masks, timers, and a signalfd for pid 1.
 
 use std::io;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -37,6 +38,17 @@ pub fn watch(signals: impl IntoIterator<Item = Signal>) -> io::Result<SignalFd> 
     let set: SigSet = signals.into_iter().collect();
     set.thread_set_mask()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// Ends this process after so long, whatever it waits for but a dead disk: a signal with its default
+/// action, which a caller's timer slack does not put off. A forked child has no such end.
+pub fn end_after(limit: Duration) -> io::Result<()> {
+    let mut alarm = SigSet::empty();
+    alarm.add(Signal::SIGALRM);
+    alarm.thread_unblock()?;
+    let seconds = limit.as_secs().try_into().unwrap_or(u32::MAX);
+    nix::unistd::alarm::set(seconds);
+    Ok(())
 }
 
 /// Stops the interval timers that survive exec.
