@@ -21,9 +21,10 @@ const SHIELDED: Proof = Untried("the kernel itself shields pid 1 of a namespace"
 /// Layers for the attack of this name.
 pub fn proof(attack: &str) -> Proof {
     match attack {
-        "mount-tmpfs" | "mount-bind" | "mount-shared" | "umount-dev" | "open-tree" | "fsopen" => {
+        "mount-tmpfs" | "mount-bind" | "mount-shared" | "umount-dev" | "fsopen" => {
             Without(&["seccomp", "caps", "owner"])
         }
+        "open-tree" => Without(&["seccomp", "caps", "owner", "nested"]),
         "chroot" => Without(&["seccomp", "caps"]),
         "mount-proc" | "mount-sysfs" => Without(&["seccomp", "caps", "owner", "no-proc"]),
         "remount-rw" | "mount-setattr" | "move-mount" | "pivot-root" => {
