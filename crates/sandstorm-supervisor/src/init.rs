@@ -284,7 +284,12 @@ fn build(
     // only keyctl could reach, and the filter refuses that.
     let _ = creds::join_new_session_keyring();
 
-    let (own, table) = (step("open /proc/self", Own::open())?, namespaces::limits());
+    if off(Layer::Nested) {
+        notes.push("nested user namespaces are not forbidden".to_owned());
+    } else if let Err(e) = namespaces::forbid_nested() {
+        notes.push(format!("nested user namespaces are stopped by the filter alone ({e})"));
+    }
+    let own = step("open /proc/self", Own::open())?;
     let fresh = Fresh::make(limits, caller)?;
     // Before anything that depends on the package or could take much.
     let limited = join_groups(kept)?;
@@ -300,11 +305,6 @@ fn build(
     };
     mounts::assemble(&trees, &fresh, limits)?;
     drop((trees, fresh));
-    if off(Layer::Nested) {
-        notes.push("nested namespaces are not forbidden".to_owned());
-    } else if let Err(e) = table.and_then(|table| namespaces::forbid_nested(&table)) {
-        notes.push(format!("nested namespaces are stopped by the filter alone ({e})"));
-    }
     step("make the app's user namespace", namespaces::go_inner(&own, caller))?;
     drop(own);
 

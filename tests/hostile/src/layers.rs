@@ -24,7 +24,7 @@ pub fn proof(attack: &str) -> Proof {
         "mount-tmpfs" | "mount-bind" | "mount-shared" | "umount-dev" | "fsopen" => {
             Without(&["seccomp", "caps", "owner"])
         }
-        "open-tree" => Without(&["seccomp", "caps", "owner", "nested"]),
+        "open-tree" => Without(&["seccomp", "caps", "owner"]),
         "chroot" => Without(&["seccomp", "caps"]),
         "mount-proc" | "mount-sysfs" => Without(&["seccomp", "caps", "owner", "no-proc"]),
         "remount-rw" | "mount-setattr" | "move-mount" | "pivot-root" => {
@@ -35,9 +35,7 @@ pub fn proof(attack: &str) -> Proof {
             Without(&["seccomp", "nested"])
         }
         "unshare-mount" | "unshare-net" | "unshare-pid" | "unshare-ipc" | "unshare-uts"
-        | "unshare-cgroup" | "unshare-time" | "clone-mount" => {
-            Without(&["seccomp", "caps", "nested"])
-        }
+        | "unshare-cgroup" | "unshare-time" | "clone-mount" => Without(&["seccomp", "caps"]),
         "setns" => Without(&["seccomp", "caps", "owner"]),
         "ptrace-init" | "limit-init" => Without(&["seccomp", "dumpable"]),
         "kill-init" | "stop-init" => SHIELDED,

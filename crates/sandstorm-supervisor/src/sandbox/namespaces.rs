@@ -111,40 +111,15 @@ pub fn hide_boot_time() -> io::Result<()> {
     write_proc(c"/proc/self/timens_offsets", &offsets)
 }
 
-/// The limits of namespaces below ours, while the host's /proc is there. Opened once: the kernel searches
-/// through the tables of every namespace that there is.
+/// Inside: one more user namespace can be made below this one, the app's, and none after it, whatever a
+/// filter lets through. (A process without capabilities would get them all back in one.)
 ///
-/// # Errors
-/// What open answers.
-pub fn limits() -> io::Result<OwnedFd> {
-    fd::open(c"/proc/sys/user", OFlags::PATH | OFlags::DIRECTORY)
-}
-
-/// Inside, when all namespaces but the app's user namespace are made (a mount that is not attached yet
-/// is one, too): that one can be, and no other of any
-/// kind below this, whatever a filter lets through. (A process without capabilities would get them
-/// all back in a user namespace; and one that has them, with a network of its own to use them on.)
+/// The other kinds are left to capabilities and the filter: a limit for each costs a start a tenth.
 ///
 /// # Errors
 /// EACCES or EROFS where a container mounts /proc/sys read-only; seccomp then stands alone.
-pub fn forbid_nested(table: &OwnedFd) -> io::Result<()> {
-    fd::write_in(table, c"max_user_namespaces", "1")?;
-    for kind in [
-        c"max_mnt_namespaces",
-        c"max_pid_namespaces",
-        c"max_net_namespaces",
-        c"max_ipc_namespaces",
-        c"max_uts_namespaces",
-        c"max_cgroup_namespaces",
-        c"max_time_namespaces",
-    ] {
-        match fd::write_in(table, kind, "0") {
-            // A kernel without this kind.
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
-            other => other?,
-        }
-    }
-    Ok(())
+pub fn forbid_nested() -> io::Result<()> {
+    write_proc(c"/proc/sys/user/max_user_namespaces", "1")
 }
 
 /// Inside: the whole grain is a better victim than anything else when the machine is short of memory.
