@@ -324,7 +324,9 @@ async fn launch(slot: &Rc<Slot>, local: &Rc<Local>, row: &crate::store::Grain) -
     let state = spawn::State::of(&grain_dir(local, entry));
     match spawn::spawn(config, &entry.grain, &package, state, &limits, &command).await? {
         Started::Listening(child) => {
-            let stream = socket(local, entry).await?;
+            // It may have ended since: then its log says why.
+            let gone = |error: Error| Error::Disconnected(error.to_string());
+            let stream = socket(local, entry).await.map_err(gone)?;
             Ok(Conn::open_fresh(&local.shared, entry, stream, Some(child)))
         }
         Started::AlreadyRunning => open(local, entry, None).await,
