@@ -15,7 +15,8 @@ use rustix::io::Errno;
 use crate::helper::{Failed, Step};
 use crate::sys::fd;
 
-/// First uid of the range; far above what distributions, directories and subuid files give out.
+/// First uid of the range; far above what distributions, directories and subuid files usually give out.
+/// (Container managers may pick ranges around it; a grain has no more than one number of one.)
 pub const FIRST_UID: u32 = 0x6000_0000;
 /// Grains that can run at once.
 const SLOTS: u32 = 65_536;
