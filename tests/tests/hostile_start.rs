@@ -4,7 +4,8 @@
 //! The races last four seconds, and a minute each in the soak (`SANDSTORM_RACE_SECONDS`).
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -316,6 +317,83 @@ fn signals_at_any_step_leave_nothing() -> Result<()> {
     ensure!(left.is_empty(), "mounts are left: {left:?}");
     eprintln!("{round} starts were interrupted");
     ensure!(round >= 5);
+    Ok(())
+}
+
+/// Has the program started as a job in the foreground of this terminal, whose keys then signal it.
+fn in_foreground(command: Command, terminal: std::os::fd::OwnedFd) -> Command {
+    let terminal = Arc::new(terminal);
+    with(command, move || {
+        let terminal = terminal.as_raw_fd();
+        // SAFETY: plain calls between fork and exec. The fork leaves a session's leader, as a shell is
+        // one, that holds nothing open and ends with its job.
+        unsafe {
+            libc::setsid();
+            libc::ioctl(terminal, libc::TIOCSCTTY, 0);
+            let job = libc::fork();
+            if job == 0 {
+                libc::setpgid(0, 0);
+                return;
+            }
+            libc::setpgid(job, job);
+            libc::tcsetpgrp(terminal, job);
+            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP] {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+            libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0);
+            let mut status = 0;
+            libc::waitpid(job, &raw mut status, 0);
+            libc::_exit(0);
+        }
+    })
+}
+
+/// Keys signal a whole foreground group and ask for no right over it: none of ours may stop or end by
+/// them while it is root, since it may hold a slot that every start waits for.
+#[test]
+fn a_terminals_keys_stop_nothing_that_is_root() -> Result<()> {
+    let Some(bench) = bench()? else { return Ok(()) };
+    let begun = Instant::now();
+    drop(bench.start(&["--new"], GRAIN)?);
+    let span = begun.elapsed().max(Duration::from_millis(5));
+    let until = Instant::now() + race_time();
+    let (mut rounds, mut stopped, mut ended) = (0u32, 0u32, 0u32);
+    while Instant::now() < until {
+        rounds += 1;
+        let tty = nix::pty::openpty(None, None)?;
+        let mut keys = fs::File::from(tty.master);
+        let command = bench.command(&[], PACKAGE, GRAIN, &["/app"]);
+        let mut child = in_foreground(command, tty.slave).spawn()?;
+        // ^Z, ^C, ^\ of a terminal's usual settings.
+        let key = [0x1a, 0x1a, 0x03, 0x1c][rounds as usize % 4];
+        let moment = span.mul_f64(f64::from(rounds % 50) / 50.0);
+        let started = Instant::now();
+        while started.elapsed() < moment {
+            std::hint::spin_loop();
+        }
+        keys.write_all(&[key])?;
+        std::thread::sleep(Duration::from_millis(10));
+        for pid in processes::naming(GRAIN) {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let of = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("");
+            let is_stopped = of("State:").trim_start().starts_with('T');
+            // Before it is root in every way it has made nothing.
+            let real = of("Uid:").split_whitespace().next().unwrap_or("");
+            ensure!(!is_stopped || real != "0", "stopped as root: {status}");
+            stopped += u32::from(is_stopped);
+        }
+        match processes::naming(GRAIN).is_empty() {
+            true => ended += 1,
+            false => processes::naming(GRAIN).into_iter().for_each(processes::kill),
+        }
+        child.wait()?;
+        eventually("no process of the grain", Duration::from_secs(3), || {
+            processes::naming(GRAIN).is_empty().then_some(())
+        })?;
+    }
+    eprintln!("{rounds} starts, {stopped} stopped without rights, {ended} ended");
+    ensure!(stopped > 0 && ended > 0, "no key was heard");
+    drop(honest_start(&bench)?);
     Ok(())
 }
 
