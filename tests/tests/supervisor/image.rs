@@ -128,6 +128,26 @@ fn the_kernel_refuses_at_the_limit_and_freed_space_goes_back() -> Result<()> {
     no_loop_device_is_left(&bench)
 }
 
+/// Programs that look for what a device holds look at its end as well.
+#[test]
+fn the_end_of_the_file_is_never_the_apps() -> Result<()> {
+    let Some(bench) = bench()? else { return Ok(()) };
+    let running = bench.start(SMALL, GRAIN)?;
+    on_one_thread(async {
+        let session = running.connect().await?.session("Ada").await?;
+        stopped(&session.get("/fill?mib=200").await?).map(drop)
+    })?;
+    end(running)?;
+    no_loop_device_is_left(&bench)?;
+    let image = fs::read(bench.installation.grain_dir(GRAIN).join("image"))?;
+    let (body, tail) = image.split_at(image.len() - (1 << 20));
+    // The app's own part ends just before it.
+    let apps = body.iter().rev().take(4 << 20).filter(|byte| **byte != 0).count();
+    ensure!(apps > 1 << 20, "{apps} bytes of the app's in front of the end");
+    ensure!(tail.iter().all(|byte| *byte == 0), "something is in the last MiB");
+    Ok(())
+}
+
 #[test]
 fn an_image_holds_about_what_its_limit_says() -> Result<()> {
     let Some(bench) = bench()? else { return Ok(()) };
