@@ -248,9 +248,7 @@ fn grow(file: &OwnedFd, device: &OwnedFd, mounted: &OwnedFd, disk: u64) -> io::R
     }
     room(file)?;
     let old = rustix::fs::fstat(file)?.st_size as u64;
-    let apart = old.saturating_sub(journal(capacity) << 20);
-    let more = u128::from(wanted - capacity) * u128::from(apart) / u128::from(capacity);
-    let new = (old + more as u64).next_multiple_of(BLOCK);
+    let new = grown(old, capacity, wanted);
     let top = fd::open_in(mounted, c".", OFlags::RDONLY)?;
     let resize = |size| rustix::fs::ftruncate(file, size).map(|()| loop_device::take_size(device));
     resize(new)??;
@@ -262,7 +260,32 @@ fn grow(file: &OwnedFd, device: &OwnedFd, mounted: &OwnedFd, disk: u64) -> io::R
     })
 }
 
+/// Bytes of a file, `old` so far, whose file system has `capacity` and is to have `wanted`.
+fn grown(old: u64, capacity: u64, wanted: u64) -> u64 {
+    let apart = old.saturating_sub(TAIL + (journal(capacity) << 20));
+    let more = u128::from(wanted - capacity) * u128::from(apart) / u128::from(capacity);
+    (old + more as u64).next_multiple_of(BLOCK)
+}
+
 fn room(file: &OwnedFd) -> io::Result<()> {
     let host = rustix::fs::fstatvfs(file)?;
     if host.f_bavail * host.f_frsize < LEFT { Err(Errno::NOSPC.into()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grown_file_is_about_as_large_as_a_new_one_of_that_limit() {
+        for (old, new) in [(16, 64), (24, 100), (100, 10_240), (1024, 1 << 20)] {
+            let (old, new) = (old << 20, new << 20);
+            let file = |disk| size(disk, disk >> 13) + TAIL - (journal(disk) << 20);
+            let capacity = |disk| disk + reserve(disk);
+            let had = file(old) + (journal(old) << 20);
+            let gets = grown(had, capacity(old), capacity(new)) - (journal(old) << 20);
+            let most = file(new) + file(new) / 20;
+            assert!((file(new)..most).contains(&gets), "{old} to {new}: {gets}, {}", file(new));
+        }
+    }
 }
