@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
@@ -88,8 +89,9 @@ impl Log {
     pub fn write(&self, bytes: Bytes) {
         let Some(last) = bytes.last() else { return };
         self.at_line_start.set(*last == b'\n');
+        self.open_again();
+        let mut rest = &bytes[..];
         if let Some(file) = &*self.file.borrow() {
-            let mut rest = &bytes[..];
             while !rest.is_empty() {
                 // A full disk loses log lines, nothing else.
                 match rustix::io::write(file, rest) {
@@ -99,7 +101,8 @@ impl Log {
                 }
             }
         }
-        self.size.set(self.size.get() + bytes.len() as u64);
+        // What was lost must not push out what was kept.
+        self.size.set(self.size.get() + (bytes.len() - rest.len()) as u64);
         if self.size.get() > self.limit {
             self.rotate();
         }
@@ -110,18 +113,26 @@ impl Log {
 
     /// The present file becomes `log.1`, whose predecessor goes.
     fn rotate(&self) {
-        if rustix::fs::renameat(&self.dir, c"log", &self.dir, c"log.1").is_ok() {
-            match open_file(&self.dir) {
-                Ok((file, size)) => {
-                    *self.file.borrow_mut() = Some(file);
-                    self.size.set(size);
-                }
-                Err(_) => *self.file.borrow_mut() = None,
+        match rustix::fs::renameat(&self.dir, c"log", &self.dir, c"log.1") {
+            // Gone already: then this is written to a file without a name.
+            Ok(()) | Err(Errno::NOENT) => {
+                *self.file.borrow_mut() = None;
+                self.open_again();
             }
-        } else {
             // Try again after as much again.
-            self.size.set(0);
+            Err(_) => self.size.set(0),
         }
+    }
+
+    /// Opens the file if the last rotation could not: a full disk may have room again.
+    fn open_again(&self) {
+        let mut file = self.file.borrow_mut();
+        if file.is_some() {
+            return;
+        }
+        let opened = open_file(&self.dir);
+        self.size.set(opened.as_ref().map_or(0, |(_, size)| *size));
+        *file = opened.ok().map(|(file, _)| file);
     }
 
     /// The last `amount` bytes (at most `MAX_BACKLOG`), reaching back into `log.1`.
@@ -292,6 +303,44 @@ mod tests {
         assert!(tail.len() > 1000, "{}", tail.len());
         let numbers: Vec<u32> = tail.lines().skip(1).map(|l| l.parse().unwrap()).collect();
         assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1));
+    }
+
+    #[test]
+    fn a_log_that_was_taken_away_begins_anew() {
+        let (dir, log) = log(100);
+        std::fs::remove_file(dir.path().join("log")).unwrap();
+        log.write(Bytes::from(vec![b'x'; 101]));
+        log.write(Bytes::from_static(b"later\n"));
+        assert_eq!(std::fs::read(dir.path().join("log")).unwrap(), b"later\n");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_rotated_goes_on_when_there_is_room() {
+        use crate::sys::mount;
+        // Room for the top directory and one file: the second cannot be made.
+        let options = [(c"nr_inodes", c"2"), (c"mode", c"700"), (c"size", c"64k")];
+        let disk = mount::tmpfs(&options, mount::NOEXEC);
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let disk = disk.unwrap();
+        let dir = fd::open_in(&disk, c".", OFlags::RDONLY | OFlags::DIRECTORY).unwrap();
+        let log = Log::open(dir, 100).unwrap();
+        log.write(Bytes::from(vec![b'x'; 101]));
+        log.write(Bytes::from_static(b"lost\n"));
+        assert!(fd::open_in(&disk, c"log", OFlags::RDONLY).is_err(), "there was no room");
+        assert_eq!(log.size(), 0);
+        rustix::fs::unlinkat(&disk, c"log.1", rustix::fs::AtFlags::empty()).unwrap();
+        log.write(Bytes::from_static(b"later\n"));
+        assert_eq!(log.tail(1000), b"later\n");
+        assert_eq!(log.size(), 6);
+        // Nor is what was kept pushed out by what finds no room.
+        let log = Log::open(disk, 100 << 10).unwrap();
+        for _ in 0..40 {
+            log.write(Bytes::from(vec![b'x'; 10_000]));
+        }
+        assert!(log.tail(1000).starts_with(b"xxx"));
+        assert!(log.size() <= 64 << 10, "{}", log.size());
     }
 
     #[test]
