@@ -3,7 +3,7 @@
 //! The number is that directory's own (`privileged::quota::number`) and what is made below it inherits
 //! it; the app cannot change it from its user namespace. A grain that was copied or restored has
 //! another directory, and its files are numbered anew before it starts; the directory itself comes
-//! last, so that a start that was killed does it again. Trust: names, modes and depth are the app's
+//! last, so that a start that was killed is gone on with: what it has numbered is only looked at. Trust: names, modes and depth are the app's
 //! or a backup's; no link is followed and no mount crossed. Runs without privilege.
 #![forbid(unsafe_code)]
 
@@ -34,10 +34,10 @@ pub fn settle(data: BorrowedFd<'_>, most: u64) -> io::Result<()> {
     if project(top.as_fd())? == (number, true) {
         return Ok(());
     }
-    let settled = renumber(top.as_fd(), number, most, set_project)
+    let settled = renumber(top.as_fd(), number, most, project, set_project)
         .and_then(|()| set_project(top.as_fd(), number, true));
     if settled.is_err() {
-        let _ = renumber(top.as_fd(), 0, u64::MAX, set_project);
+        let _ = renumber(top.as_fd(), 0, u64::MAX, project, set_project);
         let _ = set_project(top.as_fd(), 0, false);
     }
     settled
@@ -54,6 +54,7 @@ fn renumber(
     top: BorrowedFd<'_>,
     number: u32,
     most: u64,
+    get: impl Fn(BorrowedFd<'_>) -> io::Result<(u32, bool)>,
     set: impl Fn(BorrowedFd<'_>, u32, bool) -> io::Result<()>,
 ) -> io::Result<()> {
     let own = rustix::fs::fstat(top)?;
@@ -84,7 +85,11 @@ fn renumber(
         }
         let file = open(dir, &name)?;
         let directory = kind == libc::S_IFDIR;
-        set(file.as_fd(), number, directory && number != 0)?;
+        // Setting is a transaction of the file system each time; looking costs next to nothing.
+        let wanted = (number, directory && number != 0);
+        if get(file.as_fd())? != wanted {
+            set(file.as_fd(), wanted.0, wanted.1)?;
+        }
         if directory {
             stack.push(Level::new(file)?);
         }
@@ -111,10 +116,11 @@ mod tests {
     /// Needs no file system with quotas: what is set is only counted.
     fn numbered(data: &std::fs::File, most: u64) -> io::Result<usize> {
         let count = std::cell::Cell::new(0);
-        renumber(data.as_fd(), 7, most, |_, _, _| {
+        let set = |_: BorrowedFd<'_>, _, _| {
             count.set(count.get() + 1);
             Ok(())
-        })?;
+        };
+        renumber(data.as_fd(), 7, most, |_| Ok((0, false)), set)?;
         Ok(count.get())
     }
 
@@ -127,6 +133,41 @@ mod tests {
         nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
         let data = std::fs::File::open(dir.path()).unwrap();
         assert_eq!(numbered(&data, 10).unwrap(), 2);
+    }
+
+    #[test]
+    fn what_a_killed_start_has_numbered_is_not_numbered_again() {
+        use std::cell::{Cell, RefCell};
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("below")).unwrap();
+        for n in 0..8 {
+            std::fs::write(dir.path().join(format!("below/{n}")), "").unwrap();
+        }
+        let data = std::fs::File::open(dir.path()).unwrap();
+        let (numbers, left) = (RefCell::new(std::collections::HashMap::new()), Cell::new(4));
+        let get = |file: BorrowedFd<'_>| {
+            Ok(numbers.borrow().get(&fd::inode(file)?).copied().unwrap_or((0, false)))
+        };
+        let set = |file: BorrowedFd<'_>, number: u32, inherit: bool| {
+            left.set(left.get() - 1);
+            if left.get() < 0 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            numbers.borrow_mut().insert(fd::inode(file)?, (number, inherit));
+            Ok(())
+        };
+        let start = || renumber(data.as_fd(), 7, 100, get, set);
+        assert!(start().is_err(), "killed after four of nine");
+        left.set(5);
+        start().unwrap();
+        assert_eq!(numbers.borrow().len(), 9);
+        let below = std::fs::File::open(dir.path().join("below")).unwrap();
+        assert_eq!(get(below.as_fd()).unwrap(), (7, true));
+        // One that has the number and does not hand it on is no more than begun.
+        numbers.borrow_mut().insert(fd::inode(&below).unwrap(), (7, false));
+        left.set(1);
+        start().unwrap();
+        assert_eq!(get(below.as_fd()).unwrap(), (7, true));
     }
 
     #[test]
