@@ -3,12 +3,15 @@
 //! Trust: init's reports are bounded and decode or fail. The app is started at the first need.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
+use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::error::Error;
 use crate::link::{Command, Link, Report};
@@ -31,10 +34,16 @@ pub enum State {
 pub struct App {
     link: AsyncFd<Link>,
     state: watch::Sender<State>,
+    /// Whether writes are allowed, where init has not been told yet: its link is full.
+    untold: Cell<Option<bool>>,
+    /// Something is untold.
+    behind: Notify,
 }
 
 /// A sandbox takes milliseconds; a machine in trouble, seconds.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between two tries to tell init something where the kernel has no memory for it.
+const AGAIN: Duration = Duration::from_millis(50);
 
 impl App {
     /// Takes over the link; must run inside the runtime.
@@ -44,8 +53,10 @@ impl App {
     pub fn new(link: Link) -> io::Result<Rc<App>> {
         rustix::io::ioctl_fionbio(&link, true)?;
         Ok(Rc::new(App {
-            link: crate::sys::fd::watch_readable(link)?,
+            link: crate::sys::fd::watch(link, Interest::READABLE | Interest::WRITABLE)?,
             state: watch::Sender::new(State::Building),
+            untold: Cell::new(None),
+            behind: Notify::new(),
         }))
     }
 
@@ -109,30 +120,75 @@ impl App {
 
     /// Follows init's reports until it is over; returns why.
     pub async fn follow(&self) -> String {
-        let why = loop {
-            match self.next_report().await {
-                Ok(Some(Report::Started)) => {
-                    self.state.send_replace(State::Running);
+        let reports = async {
+            loop {
+                match self.next_report().await {
+                    Ok(Some(Report::Started)) => {
+                        self.state.send_replace(State::Running);
+                    }
+                    Ok(Some(Report::Ready(_) | Report::Failed { .. })) => {}
+                    other => break over(other),
                 }
-                Ok(Some(Report::Ready(_) | Report::Failed { .. })) => {}
-                other => break over(other),
             }
+        };
+        let why = tokio::select! {
+            why = reports => why,
+            never = self.catch_up() => match never {},
         };
         self.state.send_replace(State::Over(why.clone()));
         why
     }
 
-    /// Lets the grain's processes write to files, or not.
+    /// Lets the grain's processes write to files, or not. A frozen init reads nothing, and its link
+    /// may be full: then it is told as soon as there is room (while `follow` runs).
     pub fn set_writes(&self, allowed: bool) {
-        // Init may be gone already; then nobody writes.
-        let _ = self.link.get_ref().send(&Command::Writes(allowed));
+        self.untold.set(Some(allowed));
+        if self.tell().is_err() {
+            self.behind.notify_one();
+        }
+    }
+
+    /// Tells init what is untold.
+    fn tell(&self) -> io::Result<()> {
+        let Some(allowed) = self.untold.get() else { return Ok(()) };
+        match self.link.get_ref().send(&Command::Writes(allowed)) {
+            // Where init is gone nobody writes.
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e),
+            _ => self.untold.set(None),
+        }
+        Ok(())
+    }
+
+    /// Tells init what is untold whenever there is room.
+    async fn catch_up(&self) -> Infallible {
+        loop {
+            while self.untold.get().is_some() {
+                match self.link.writable().await {
+                    Ok(mut ready) => {
+                        if let Ok(Err(_)) = ready.try_io(|_| self.tell()) {
+                            tokio::time::sleep(AGAIN).await;
+                        }
+                    }
+                    // The runtime ends.
+                    Err(_) => std::future::pending().await,
+                }
+            }
+            self.behind.notified().await;
+        }
+    }
+
+    /// Sends a command, after what is untold.
+    fn send(&self, command: &Command) -> io::Result<()> {
+        self.tell()?;
+        self.link.get_ref().send(command)
     }
 
     /// Lets the owner of a directory in the grain's storage look into it again. `path` is named from
     /// the grain's directory; what is not the app's, or too long, stays as it is.
     pub fn open_up(&self, path: &[u8]) {
         if let Some(below) = path.strip_prefix(b"sandbox/".as_slice()) {
-            let _ = self.link.get_ref().send(&Command::OpenUp(below.to_vec()));
+            // Where there is no room the next walk names it again.
+            let _ = self.send(&Command::OpenUp(below.to_vec()));
         }
     }
 
@@ -157,11 +213,13 @@ impl App {
                 State::Running => return Ok(()),
                 State::Over(why) => return Err(capnp::Error::failed(why)),
                 State::Ready => {
+                    self.send(&Command::Start).map_err(|e| match e.kind() {
+                        io::ErrorKind::WouldBlock => {
+                            capnp::Error::overloaded("the grain is frozen".into())
+                        }
+                        _ => capnp::Error::failed(format!("init is gone: {e}")),
+                    })?;
                     self.state.send_replace(State::Starting);
-                    self.link
-                        .get_ref()
-                        .send(&Command::Start)
-                        .map_err(|e| capnp::Error::failed(format!("init is gone: {e}")))?;
                 }
                 State::Building | State::Starting => {
                     if state.changed().await.is_err() {
@@ -269,6 +327,40 @@ mod tests {
         let (app, init) = pair();
         drop(init);
         assert!(app.built().await.is_err());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_full_link_loses_no_stop_of_writes() {
+        let (app, init) = pair();
+        app.state.send_replace(State::Ready);
+        // Init is frozen, and the app has shut many directories.
+        let open_up = Command::OpenUp(b"d".to_vec());
+        while app.link.get_ref().send(&open_up).is_ok() {}
+        app.set_writes(true);
+        app.set_writes(false);
+        app.open_up(b"sandbox/d");
+        assert!(app.ensure_started().await.is_err());
+        let follower = async { app.follow().await };
+        let told = async {
+            tokio::task::yield_now().await;
+            let mut told = Vec::new();
+            rustix::io::ioctl_fionbio(&init, true).unwrap();
+            // Until init has nothing to read for a while.
+            for _ in 0..20 {
+                while let Ok(command) = init.command() {
+                    told.extend(command.filter(|command| *command != open_up));
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            told
+        };
+        let told = tokio::select! { told = told => told, why = follower => panic!("{why}") };
+        assert_eq!(told, [Command::Writes(false)]);
+        // That there was no room for the start does not make it one.
+        assert_eq!(*app.state.borrow(), State::Ready);
+        drop(init);
+        app.set_writes(true);
+        assert_eq!(app.untold.get(), None);
     }
 
     #[test]

@@ -249,11 +249,17 @@ pub fn unlink_if_there(dir: impl AsFd, name: &CStr) -> io::Result<()> {
 pub fn watch_readable<T: AsRawFd + Into<OwnedFd>>(
     owner: T,
 ) -> io::Result<tokio::io::unix::AsyncFd<T>> {
+    watch(owner, tokio::io::Interest::READABLE)
+}
+
+/// The same for readiness of any kind.
+pub fn watch<T: AsRawFd + Into<OwnedFd>>(
+    owner: T,
+    interest: tokio::io::Interest,
+) -> io::Result<tokio::io::unix::AsyncFd<T>> {
     // SAFETY: `T` owns its descriptor (it can be turned into an OwnedFd), so the number stays open
     // and the same for as long as the registration holds `owner`.
-    let registered = unsafe {
-        tokio::io::unix::AsyncFd::register_with_interest(owner, tokio::io::Interest::READABLE)
-    };
+    let registered = unsafe { tokio::io::unix::AsyncFd::register_with_interest(owner, interest) };
     registered.map_err(io::Error::from)
 }
 
