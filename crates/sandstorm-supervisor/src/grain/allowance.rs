@@ -117,7 +117,7 @@ impl Allowance {
 
     /// Whether writes fail now.
     pub fn is_full(&self) -> bool {
-        self.full.is_some()
+        self.full.is_some() || self.was_full
     }
 
     fn percent(&self, usage: Usage) -> u64 {
@@ -175,11 +175,12 @@ impl Allowance {
             }
             return Verdict::Same;
         }
-        let was_full = std::mem::take(&mut self.was_full);
+        // What was not all seen may be full still.
+        let was_full = self.was_full && sees_all;
         let full = percent >= 100 || was_full && percent >= ROOM;
         if full && (stopped || !self.by_kernel) {
             self.full = Some(usage);
-            self.settling = if was_full { 0 } else { SETTLING };
+            self.settling = if std::mem::take(&mut self.was_full) { 0 } else { SETTLING };
             if self.scarce {
                 return Verdict::Full(format!(
                     "the server's disk is nearly full: {} MiB are free, and {} MiB are kept back \
@@ -190,8 +191,8 @@ impl Allowance {
             }
             if blind {
                 return Verdict::Full(
-                    "folders in /var cannot be looked into, or are nested too deep: writes fail \
-                     until they can be counted"
+                    "what is in /var cannot be counted (folders are shut or nested too deep, or the \
+                     server lacks what it needs to look): writes fail until it can be"
                         .into(),
                 );
             }
@@ -201,6 +202,7 @@ impl Allowance {
             ));
         }
         if was_full {
+            self.was_full = false;
             self.warned = level;
             return Verdict::Free;
         }
@@ -326,6 +328,29 @@ mod tests {
         assert!(matches!(at(99), (Verdict::Full(_), Verdict::Same, true)));
         assert_eq!(at(97), (Verdict::Free, Verdict::Same, false));
         assert_eq!(at(1), (Verdict::Free, Verdict::Same, false));
+    }
+
+    #[test]
+    fn what_was_full_is_not_let_go_by_a_look_that_failed() {
+        let mut allowance = Allowance::new(100 << 20, 1000, 128 << 10);
+        allowance.was_full();
+        let usage = |mib: u64| Usage { bytes: mib << 20, inodes: 10 };
+        assert_eq!(allowance.judge(usage(0), false, PLENTY), Verdict::Same);
+        assert!(allowance.is_full());
+        assert!(matches!(allowance.judge(usage(99), true, PLENTY), Verdict::Full(_)));
+        let mut allowance = Allowance::new(100 << 20, 1000, 128 << 10);
+        allowance.was_full();
+        assert_eq!(allowance.judge(usage(0), false, PLENTY), Verdict::Same);
+        assert_eq!(allowance.judge(usage(1), true, PLENTY), Verdict::Free);
+        assert!(!allowance.is_full());
+        let mut allowance = Allowance::new(100 << 20, 1000, 128 << 10);
+        allowance.was_full();
+        for _ in 1..MAX_BLIND {
+            assert_eq!(allowance.judge(usage(0), false, PLENTY), Verdict::Same);
+        }
+        assert!(matches!(allowance.judge(usage(0), false, PLENTY), Verdict::Full(_)));
+        assert_eq!(allowance.judge(usage(1), true, PLENTY), Verdict::Free);
+        assert!(!allowance.is_full());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use sandstorm_schema::limits::grain_reserve;
 use tokio::time::Instant;
 
@@ -47,7 +48,8 @@ pub struct Walk {
     /// Directories that cannot be looked into, by their names from the top: what they hold is not
     /// counted. An app can make any of its own so.
     pub shut: Vec<Vec<u8>>,
-    /// There is more that is not counted: too deep, or too many to be named.
+    /// There is more that is not counted: too deep, too many to be named, or what could not be looked
+    /// at for a reason that opening it up does not help (no descriptors or memory, a damaged disk).
     pub hidden: bool,
 }
 
@@ -63,6 +65,17 @@ impl Walk {
             self.shut.push(path);
         }
     }
+
+    /// Why a name could not be looked at. Whether its directory is shut to us, which can be opened up.
+    fn missed(&mut self, error: &io::Error) -> bool {
+        match error.raw_os_error() {
+            Some(libc::EACCES) => return true,
+            // Taken away meanwhile.
+            Some(libc::ENOENT) => {}
+            _ => self.hidden = true,
+        }
+        false
+    }
 }
 
 /// Walks the tree below `top` once, and no further once far more than `most` inodes were seen.
@@ -77,10 +90,14 @@ pub async fn measure(top: &OwnedFd, most: u64) -> io::Result<Walk> {
     let mut looked = 0;
     let enough = most.saturating_mul(2).saturating_add(10_000);
     while let Some(level) = stack.last_mut() {
-        // An error of the file system ends this directory; the others are still counted.
-        let Some(Ok(found)) = level.entries.next() else {
-            stack.pop();
-            continue;
+        let found = match level.entries.next() {
+            Some(Ok(found)) => found,
+            // An error of the file system ends this directory; the others are still counted.
+            other => {
+                walk.hidden |= other.is_some();
+                stack.pop();
+                continue;
+            }
         };
         let name = found.file_name().to_owned();
         if [c".", c".."].contains(&name.as_c_str()) {
@@ -94,7 +111,7 @@ pub async fn measure(top: &OwnedFd, most: u64) -> io::Result<Walk> {
         let entry = match opened {
             Ok(entry) => entry,
             Err(e) => {
-                if e.raw_os_error() == Some(libc::EACCES) {
+                if walk.missed(&e) {
                     // Its names can be read, and nothing more.
                     walk.shut(&stack, None);
                     stack.pop();
@@ -102,8 +119,13 @@ pub async fn measure(top: &OwnedFd, most: u64) -> io::Result<Walk> {
                 continue;
             }
         };
-        let Ok(stat) = rustix::fs::fstat(&entry) else {
-            continue;
+        let stat = match rustix::fs::fstat(&entry) {
+            Ok(stat) => stat,
+            Err(e) => {
+                // Nothing is shut here: the entry is open.
+                walk.hidden |= e != Errno::NOENT;
+                continue;
+            }
         };
         if stat.st_dev != own.st_dev {
             continue;
@@ -132,7 +154,11 @@ pub async fn measure(top: &OwnedFd, most: u64) -> io::Result<Walk> {
             }
             match open_dir(&entry, name.clone()) {
                 Ok(opened) => stack.push(opened),
-                Err(_) => walk.shut(&stack, Some(&name)),
+                Err(e) => {
+                    if walk.missed(&e) {
+                        walk.shut(&stack, Some(&name));
+                    }
+                }
             }
         }
     }
@@ -238,7 +264,7 @@ pub async fn watch(
     hold: impl Fn(),
     mut report: impl AsyncFnMut(&Walk, bool, Disk) -> Plan,
 ) {
-    let mut last = None;
+    let mut last: Option<Usage> = None;
     let mut pace = Pace { pause: SOON };
     let mut first = None;
     let mut held = false;
@@ -246,23 +272,35 @@ pub async fn watch(
     let mut alarms = 0;
     loop {
         let started = Instant::now();
-        let mut plan = Plan { next: Next::AsUsual, left: u64::MAX };
         let found = match image {
             Some(image) => image.usage().map(|usage| Walk { usage, ..Walk::default() }),
             None => measure(&top, most).await,
         };
-        if let Ok(found) = found {
-            let now = Space::of(&top, image);
-            let (free, bytes) = *first.get_or_insert((now.free, found.usage.bytes));
-            let lost = (free + bytes).saturating_sub(now.free + found.usage.bytes);
-            // An image hides nothing: deleted files that are open are counted by its file system.
-            let lost = if image.is_some() { 0 } else { lost };
-            let changed = last != Some(found.usage);
-            last = Some(found.usage);
-            plan = report(&found, changed, Disk { space: now, lost }).await;
-            if changed && plan.next == Next::AsUsual {
-                plan.next = Next::Soon;
-            }
+        // One that failed has seen nothing, and says so.
+        let (mut found, seen) = match found {
+            Ok(found) => (found, true),
+            Err(_) => (Walk { hidden: true, ..Walk::default() }, false),
+        };
+        if found.hidden || !found.shut.is_empty() {
+            // What is not seen is still there: a full grain must not be let go for it, nor ended for
+            // having grown when it is seen again.
+            let least = last.unwrap_or_default();
+            found.usage.bytes = found.usage.bytes.max(least.bytes);
+            found.usage.inodes = found.usage.inodes.max(least.inodes);
+        }
+        let now = Space::of(&top, image);
+        if seen {
+            first.get_or_insert((now.free, found.usage.bytes));
+        }
+        let (free, bytes) = first.unwrap_or((now.free, found.usage.bytes));
+        let lost = (free + bytes).saturating_sub(now.free + found.usage.bytes);
+        // An image hides nothing: deleted files that are open are counted by its file system.
+        let lost = if image.is_some() { 0 } else { lost };
+        let changed = last != Some(found.usage);
+        last = Some(found.usage);
+        let mut plan = report(&found, changed, Disk { space: now, lost }).await;
+        if changed && plan.next == Next::AsUsual {
+            plan.next = Next::Soon;
         }
         if plan.next == Next::Never {
             return;
@@ -313,6 +351,7 @@ pub struct Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::PermissionsExt;
 
     fn tree() -> (tempfile::TempDir, OwnedFd) {
@@ -402,6 +441,95 @@ mod tests {
         let mut walk = walk.unwrap();
         walk.shut.sort();
         assert_eq!(walk.shut, [b"a/names".to_vec(), b"a/none".to_vec()]);
+    }
+
+    /// Runs itself once more in a process of its own, which alone lacks descriptors.
+    #[test]
+    fn what_cannot_be_opened_for_lack_of_descriptors_is_hidden() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        const DIR: &str = "SANDSTORM_TEST_FEW_DESCRIPTORS";
+        let Some(dir) = std::env::var_os(DIR) else {
+            let (dir, _) = tree();
+            std::fs::create_dir(dir.path().join("a")).unwrap();
+            std::fs::write(dir.path().join("a/large"), vec![1; 100_000]).unwrap();
+            let name =
+                "grain::storage::tests::what_cannot_be_opened_for_lack_of_descriptors_is_hidden";
+            let again = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--test-threads=1"])
+                .env(DIR, dir.path())
+                .status();
+            assert!(again.unwrap().success());
+            return;
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let top = OwnedFd::from(std::fs::File::open(dir).unwrap());
+        let walk = || runtime.block_on(measure(&top, 10_000));
+        let seen = walk().unwrap();
+        assert!(!seen.hidden && seen.usage.inodes == 2, "{seen:?}");
+        let lowest_free = i64::from(rustix::io::dup(&top).unwrap().as_raw_fd());
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        // Two for the top, one for a look at the directory in it, two to open that.
+        for more in 0..5 {
+            let current = Some((lowest_free + more) as u64);
+            setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
+            match walk() {
+                Err(_) => assert!(more < 2, "{more}"),
+                Ok(walk) => assert!(walk.hidden && walk.shut.is_empty(), "{more}: {walk:?}"),
+            }
+        }
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+        assert!(!walk().unwrap().hidden);
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn a_top_that_cannot_be_read_is_reported_as_hidden() {
+        // No directory, so it is as unreadable as one on a damaged disk.
+        let file = OwnedFd::from(tempfile::tempfile().unwrap());
+        let life = Life::new(Duration::from_secs(60));
+        let told = std::cell::Cell::new(0);
+        let watching = watch(
+            file,
+            None,
+            &life,
+            100,
+            || {},
+            async |walk, _, _| {
+                assert!(walk.hidden && walk.usage == Usage::default());
+                told.set(told.get() + 1);
+                Plan { next: if told.get() < 3 { Next::Soon } else { Next::Never }, left: 0 }
+            },
+        );
+        tokio::time::timeout(Duration::from_secs(60), watching).await.unwrap();
+        assert_eq!(told.get(), 3);
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn what_was_seen_and_is_hidden_now_still_counts() {
+        let (dir, fd) = tree();
+        // More than the directories take that hide it.
+        std::fs::write(dir.path().join("large"), vec![1; 4 << 20]).unwrap();
+        let mut deep = dir.path().to_owned();
+        deep.extend(std::iter::repeat_n("d", MAX_DEPTH + 10));
+        let life = Life::new(Duration::from_secs(60));
+        let first = std::cell::Cell::new(None);
+        watch(
+            fd,
+            None,
+            &life,
+            100_000,
+            || {},
+            async |walk, _, _| {
+                let Some(first) = first.replace(Some(walk.usage)) else {
+                    std::fs::create_dir_all(&deep).unwrap();
+                    std::fs::rename(dir.path().join("large"), deep.join("large")).unwrap();
+                    return Plan { next: Next::Soon, left: 0 };
+                };
+                assert!(walk.hidden);
+                assert!(walk.usage.bytes >= first.bytes, "{walk:?} {first:?}");
+                Plan { next: Next::Never, left: 0 }
+            },
+        )
+        .await;
     }
 
     #[tokio::test(flavor = "current_thread")]
