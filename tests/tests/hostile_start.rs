@@ -22,6 +22,8 @@ use sandstorm_tests::supervisor::{Bench, PACKAGE, Running, on_one_thread};
 use sandstorm_tests::{Mode, eventually, processes};
 
 const GRAIN: &str = "HostileStart1234567890";
+/// That of a test which ends processes by this name, beside others.
+const KEYED: &str = "TerminalKeys1234567890";
 
 fn bench() -> Result<Option<Bench>> {
     Bench::new(Mode::Setuid)
@@ -354,7 +356,7 @@ fn in_foreground(command: Command, terminal: std::os::fd::OwnedFd) -> Command {
 fn a_terminals_keys_stop_nothing_that_is_root() -> Result<()> {
     let Some(bench) = bench()? else { return Ok(()) };
     let begun = Instant::now();
-    drop(bench.start(&["--new"], GRAIN)?);
+    drop(bench.start(&["--new"], KEYED)?);
     let span = begun.elapsed().max(Duration::from_millis(5));
     let until = Instant::now() + race_time();
     let (mut rounds, mut stopped, mut ended) = (0u32, 0u32, 0u32);
@@ -362,7 +364,7 @@ fn a_terminals_keys_stop_nothing_that_is_root() -> Result<()> {
         rounds += 1;
         let tty = nix::pty::openpty(None, None)?;
         let mut keys = fs::File::from(tty.master);
-        let command = bench.command(&[], PACKAGE, GRAIN, &["/app"]);
+        let command = bench.command(&[], PACKAGE, KEYED, &["/app"]);
         let mut child = in_foreground(command, tty.slave).spawn()?;
         // ^Z, ^C, ^\ of a terminal's usual settings.
         let key = [0x1a, 0x1a, 0x03, 0x1c][rounds as usize % 4];
@@ -373,7 +375,7 @@ fn a_terminals_keys_stop_nothing_that_is_root() -> Result<()> {
         }
         keys.write_all(&[key])?;
         std::thread::sleep(Duration::from_millis(10));
-        for pid in processes::naming(GRAIN) {
+        for pid in processes::naming(KEYED) {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             let of = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("");
             let is_stopped = of("State:").trim_start().starts_with('T');
@@ -382,18 +384,18 @@ fn a_terminals_keys_stop_nothing_that_is_root() -> Result<()> {
             ensure!(!is_stopped || real != "0", "stopped as root: {status}");
             stopped += u32::from(is_stopped);
         }
-        match processes::naming(GRAIN).is_empty() {
+        match processes::naming(KEYED).is_empty() {
             true => ended += 1,
-            false => processes::naming(GRAIN).into_iter().for_each(processes::kill),
+            false => processes::naming(KEYED).into_iter().for_each(processes::kill),
         }
         child.wait()?;
         eventually("no process of the grain", Duration::from_secs(3), || {
-            processes::naming(GRAIN).is_empty().then_some(())
+            processes::naming(KEYED).is_empty().then_some(())
         })?;
     }
     eprintln!("{rounds} starts, {stopped} stopped without rights, {ended} ended");
     ensure!(stopped > 0 && ended > 0, "no key was heard");
-    drop(honest_start(&bench)?);
+    drop(bench.start(&[], KEYED)?);
     Ok(())
 }
 

@@ -8,9 +8,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::privileged::Rooted;
+use crate::sandbox::share::Groups;
 use crate::sys::fd;
-use crate::sys::process;
+use crate::sys::process::{self, Child};
 
 /// A step that was refused; the other side has words for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,20 @@ pub enum Step {
 pub struct Failed {
     pub step: Step,
     pub errno: i32,
+}
+
+impl Failed {
+    /// A file system that cannot be id-mapped (one in user space may not even let root look) is another
+    /// matter than a mount that failed.
+    fn by_mapping(self) -> Failed {
+        let cannot = [libc::EINVAL, libc::EOPNOTSUPP, libc::EPERM, libc::EACCES];
+        match self {
+            Failed { step: Step::Mounts, errno } if cannot.contains(&errno) => {
+                Failed { step: Step::IdMap, errno }
+            }
+            other => other,
+        }
+    }
 }
 
 impl Step {
@@ -78,6 +92,19 @@ pub enum Disk {
     Image { new: bool, limits: [u64; 2] },
 }
 
+/// What root's rights began, before they were given up.
+#[derive(Debug)]
+pub struct Rooted {
+    pub init: Child,
+    /// By which the kernel knows the grain.
+    pub uid: u32,
+    pub helper: Child,
+    pub socket: OwnedFd,
+    pub groups: Groups,
+    /// The lock of the grain's uid and of these groups, held for life.
+    pub slot: OwnedFd,
+}
+
 /// Our hold on the helper.
 #[derive(Debug)]
 pub struct Helper {
@@ -106,6 +133,9 @@ pub struct Made {
     /// By which the kernel knows the grain.
     pub uid: u32,
     pub disk: Kept,
+    pub groups: Groups,
+    /// The lock of the grain's uid and of these groups, held for life.
+    pub slot: OwnedFd,
 }
 
 /// What keeps the limits of bytes and inodes that were asked for, as the helper knows it.
@@ -122,9 +152,9 @@ impl Helper {
         Helper { begun }
     }
 
-    /// Whether there is an init.
-    pub fn has_begun(&self) -> bool {
-        self.begun.is_ok()
+    /// What root made for limits, if it began.
+    pub fn groups(&mut self) -> Option<&mut Groups> {
+        self.begun.as_mut().ok().map(|begun| &mut begun.groups)
     }
 
     /// Init's number.
@@ -138,15 +168,7 @@ impl Helper {
     /// What the socket answers; that the helper is gone is left to `outcome`, which has its words.
     pub fn give(&self, descriptors: &[BorrowedFd<'_>], disk: Disk) -> io::Result<()> {
         let Ok(Rooted { socket, .. }) = &self.begun else { return Ok(()) };
-        let (kind, limits): (&[u8], _) = match disk {
-            Disk::Measured => (b"g", None),
-            Disk::Quota(limits) => (b"", Some(limits)),
-            Disk::Image { new: false, limits } => (b"i", Some(limits)),
-            Disk::Image { new: true, limits } => (b"n", Some(limits)),
-        };
-        let words = limits.into_iter().flatten().flat_map(u64::to_le_bytes);
-        let bytes: Vec<u8> = kind.iter().copied().chain(words).collect();
-        match fd::send_with(socket, &bytes, descriptors) {
+        match fd::send_with(socket, &encode(disk), descriptors) {
             Err(e) if is_gone(&e) => Ok(()),
             other => other,
         }
@@ -156,8 +178,8 @@ impl Helper {
     ///
     /// # Errors
     /// What the socket answers, or `UnexpectedEof` when the helper died.
-    pub fn outcome(self) -> io::Result<Result<Made, Failed>> {
-        let begun = match &self.begun {
+    pub fn outcome(mut self) -> io::Result<Result<Made, Failed>> {
+        let begun = match &mut self.begun {
             Err(failed) => return Ok(Err(*failed)),
             Ok(begun) => begun,
         };
@@ -170,11 +192,29 @@ impl Helper {
         let (length, fds) = received?;
         let ended = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let disk = match decode(&bytes[..length], fds).ok_or_else(ended)? {
-            Err(failed) => return Ok(Err(failed)),
+            Err(failed) => return Ok(Err(failed.by_mapping())),
             Ok(disk) => disk,
         };
-        Ok(Ok(Made { init: begun.init.pidfd.try_clone()?, uid: begun.uid, disk }))
+        let (init, slot) = (begun.init.pidfd.try_clone()?, begun.slot.try_clone()?);
+        let groups = std::mem::take(&mut begun.groups);
+        Ok(Ok(Made { init, uid: begun.uid, disk, groups, slot }))
     }
+}
+
+/// Length of what is asked, bytes: a kind, the limits of bytes and inodes.
+pub const ASKED: usize = 17;
+
+fn encode(disk: Disk) -> [u8; ASKED] {
+    let (kind, [bytes, inodes]) = match disk {
+        Disk::Measured => (b'g', [0; 2]),
+        Disk::Quota(limits) => (b'q', limits),
+        Disk::Image { new: false, limits } => (b'i', limits),
+        Disk::Image { new: true, limits } => (b'n', limits),
+    };
+    let mut asked = [kind; ASKED];
+    asked[1..9].copy_from_slice(&bytes.to_le_bytes());
+    asked[9..].copy_from_slice(&inodes.to_le_bytes());
+    asked
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -208,7 +248,6 @@ fn decode(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<Result<Kept, Failed>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::process::Child;
     use proptest::prelude::*;
     use rustix::fs::OFlags;
     use rustix::net::SocketType;
@@ -244,13 +283,30 @@ mod tests {
             let process = std::process::Command::new("/bin/true").spawn().unwrap();
             Child { pid: rustix::process::Pid::from_child(&process), pidfd: file() }
         };
-        let begun = Rooted { init: ended(), uid: 1, helper: ended(), socket };
+        let begun = Rooted {
+            init: ended(),
+            uid: 1,
+            helper: ended(),
+            socket,
+            groups: Groups::default(),
+            slot: file(),
+        };
         let helper = Helper::new(Ok(begun));
         let failed = Failed { step: Step::SlotOwner, errno: 1 };
         send(&helpers, Err(failed));
         drop(helpers);
         helper.give(&[], Disk::Measured).unwrap();
         assert_eq!(helper.outcome().unwrap().unwrap_err(), failed);
+    }
+
+    /// Every limit, whatever its bytes, is asked for as what it is.
+    #[test]
+    fn a_limit_is_never_taken_for_a_kind() {
+        for bytes in [u64::from(b'i'), u64::from(b'n'), 1_234_567_785, u64::MAX] {
+            let asked = encode(Disk::Quota([bytes, 7]));
+            assert_eq!((asked[0], &asked[1..9]), (b'q', &bytes.to_le_bytes()[..]));
+            assert_eq!(asked[9..], 7u64.to_le_bytes());
+        }
     }
 
     #[test]

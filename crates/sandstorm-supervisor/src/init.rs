@@ -19,11 +19,12 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
+use rustix::net::SocketType;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use sandstorm_schema::memory;
 
 use crate::args::{self, Action, Args};
-use crate::error::{StepError, step};
+use crate::error::{Error, StepError, step};
 use crate::explain::{self, Signs};
 use crate::explain_exec;
 use crate::home::GrainDirs;
@@ -38,15 +39,34 @@ use crate::sandbox::namespaces::{self, Own};
 use crate::sys::process::{self, Forked, SingleThread};
 use crate::sys::{creds, fd, signal};
 
-/// Init's ends of all that joins it with the supervisor.
+/// The supervisor's ends of all that joins it with init at first.
+#[derive(Debug)]
+pub struct Ours {
+    /// Commands to init and its reports; closing it ends the grain.
+    pub link: Link,
+    /// Read end of the app's stdout and stderr.
+    pub output: OwnedFd,
+}
+
+/// Init's ends.
 #[derive(Debug)]
 pub struct Ends {
-    pub link: Link,
-    /// The app's fd 3.
-    pub app: OwnedFd,
+    link: Link,
     /// The app's fds 1 and 2.
-    pub output: OwnedFd,
-    pub null: OwnedFd,
+    output: OwnedFd,
+    null: OwnedFd,
+}
+
+/// Both. (The app's fd 3 is made by init: a socket belongs to the network that its maker is in, and lets
+/// whoever has it ask for that network's interfaces and take its names.)
+///
+/// # Errors
+/// `Kernel`.
+pub fn ends() -> Result<(Ours, Ends), Error> {
+    let (ours, link) = Link::pair().map_err(Error::kernel("make the link to init"))?;
+    let (read, output) = fd::pipe().map_err(Error::kernel("make the log pipe"))?;
+    let null = fd::open(c"/dev/null", OFlags::RDWR).map_err(Error::kernel("open /dev/null"))?;
+    Ok((Ours { link: ours, output: read }, Ends { link, output, null }))
 }
 
 /// Who a grain is: on disk its files are the caller's.
@@ -94,9 +114,10 @@ impl<'a> Start<'a> {
 #[derive(Debug)]
 struct Kept {
     link: Link,
-    app: OwnedFd,
     output: OwnedFd,
     null: OwnedFd,
+    /// The app's fd 3, once the grain has its network.
+    door: Option<OwnedFd>,
     slot: Option<OwnedFd>,
     /// Missing in a trial, and until it comes with the mounts.
     lock: Option<OwnedFd>,
@@ -104,11 +125,9 @@ struct Kept {
 
 impl Kept {
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let always = [self.link.as_fd(), self.app.as_fd(), self.output.as_fd(), self.null.as_fd()];
-        always
-            .into_iter()
-            .chain([&self.slot, &self.lock].into_iter().flatten().map(AsFd::as_fd))
-            .collect()
+        let always = [self.link.as_fd(), self.output.as_fd(), self.null.as_fd()];
+        let others = [&self.door, &self.slot, &self.lock];
+        always.into_iter().chain(others.into_iter().flatten().map(AsFd::as_fd)).collect()
     }
 }
 
@@ -151,7 +170,8 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     let first = namespaces::take_ids(ids.caller, ids.outside)
         .and_then(|()| step("hand out the id map", orders.as_ref().map_or(Ok(()), hand_out_map)))
         // While control groups and mounts are made outside.
-        .and_then(|()| namespaces::settle_network());
+        .and_then(|()| namespaces::settle_network())
+        .and_then(|()| step("make the app's socket", make_door(&mut kept)));
     if let Err((what, error)) = first {
         fail(&kept, what, &error);
     }
@@ -194,6 +214,13 @@ fn hand_out_map(helper: &Link) -> io::Result<()> {
     helper.send_descriptors([map.as_fd()])
 }
 
+/// Inside the grain's network: the app's fd 3. The supervisor gets the other end.
+fn make_door(kept: &mut Kept) -> io::Result<()> {
+    let (door, outside) = fd::socketpair(SocketType::STREAM)?;
+    kept.door = Some(fd::dup_above(&door, ABOVE)?);
+    kept.link.send_descriptors([outside.as_fd()])
+}
+
 fn fail(kept: &Kept, what: &str, error: &io::Error) -> ! {
     // The host's /proc is here until the old root goes, and no later step fails for what it tells.
     let advice = explain::advice(explain::Step::Inside, error, &Signs::read(kept.slot.is_some()));
@@ -213,9 +240,9 @@ fn keep(ends: Ends, slot: Option<OwnedFd>, lock: Option<OwnedFd>) -> io::Result<
     }
     Ok(Kept {
         link: ends.link.duplicate_above(ABOVE)?,
-        app: above(ends.app)?,
         output: above(ends.output)?,
         null: above(ends.null)?,
+        door: None,
         slot: slot.map(above).transpose()?,
         lock: lock.map(above).transpose()?,
     })
@@ -513,7 +540,7 @@ fn become_app(app: &App<'_>, writes: bool) -> String {
         fd::dup_onto(&app.kept.output, 1)?;
         fd::dup_onto(&app.kept.output, 2)?;
         // Everything else is numbered from ABOVE on and closes at exec.
-        fd::dup_onto(&app.kept.app, 3)?;
+        fd::dup_onto(app.kept.door.as_ref().ok_or(io::ErrorKind::NotConnected)?, 3)?;
         // A write past the limit is an error for the app to handle, not its death.
         signal::ignore(Signal::SIGXFSZ);
         let soft = if writes { None } else { Some(0) };

@@ -53,6 +53,14 @@ pub enum Report {
     Ended(Ended),
 }
 
+/// What comes from init.
+#[derive(Debug)]
+pub enum Heard {
+    /// Our end of the app's fd 3, once.
+    Door(OwnedFd),
+    Report(Report),
+}
+
 /// One end.
 #[derive(Debug)]
 pub struct Link(OwnedFd);
@@ -159,8 +167,25 @@ impl Link {
 
     /// What init reported, without waiting for it.
     pub fn report_at_hand(&self) -> Option<Report> {
-        let at_hand = fd::is_readable(&self.0, Duration::ZERO);
-        at_hand.then(|| self.next_report().ok().flatten())?
+        while fd::is_readable(&self.0, Duration::ZERO) {
+            match self.heard().ok()?? {
+                Heard::Door(_) => {}
+                Heard::Report(report) => return Some(report),
+            }
+        }
+        None
+    }
+
+    /// Waits for the first thing that init tells, for so long at most: our end of the app's fd 3, or why
+    /// there is none; `None` when it is gone.
+    ///
+    /// # Errors
+    /// What recvmsg answers, InvalidData or TimedOut.
+    pub fn door(&self, patience: Duration) -> io::Result<Option<Heard>> {
+        if !fd::is_readable(&self.0, patience) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.heard()
     }
 
     /// Sends a report.
@@ -221,14 +246,32 @@ impl Link {
         }
     }
 
-    /// Reads a report; `None` when init is gone. With a non-blocking end: WouldBlock.
+    /// Reads a report; `None` when init is gone. With a non-blocking end: WouldBlock. After `door`.
     ///
     /// # Errors
-    /// What read answers, or InvalidData.
+    /// What recvmsg answers, or InvalidData.
     pub fn next_report(&self) -> io::Result<Option<Report>> {
+        match self.heard()? {
+            Some(Heard::Report(report)) => Ok(Some(report)),
+            Some(Heard::Door(_)) => Err(io::ErrorKind::InvalidData.into()),
+            None => Ok(None),
+        }
+    }
+
+    fn heard(&self) -> io::Result<Option<Heard>> {
         let mut buffer = [0; MAX];
-        let n = fd::read(&self.0, &mut buffer)?;
-        decode(&buffer[..n])
+        let received = match fd::receive_with(&self.0, &mut buffer) {
+            // It ended without having read all that it was told; what it said comes after that.
+            Err(e) if e.raw_os_error() == Some(libc::ECONNRESET) => {
+                fd::receive_with(&self.0, &mut buffer)
+            }
+            other => other,
+        };
+        let (n, given) = received?;
+        match (&buffer[..n], <[OwnedFd; 1]>::try_from(given)) {
+            (b"d", Ok([end])) => Ok(Some(Heard::Door(end))),
+            (bytes, _) => Ok(decode(bytes)?.map(Heard::Report)),
+        }
     }
 }
 

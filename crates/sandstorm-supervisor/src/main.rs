@@ -34,9 +34,11 @@ use crate::grain::image;
 use crate::home::Turn;
 use crate::mode::Mode;
 use crate::privileged::Begun;
-use crate::sys::process::{self, SingleThread};
+#[cfg(not(test))]
+use crate::sys::process;
+use crate::sys::process::SingleThread;
 
-/// How long the end of a failed start waits for its own children: nobody else may.
+/// How long the end waits for its own children: nobody else may.
 const LAST_CHILD: Duration = Duration::from_millis(500);
 
 /// The C library calls this directly: what the language's own start does first (a handler for
@@ -51,11 +53,11 @@ extern "C" fn main(_: std::ffi::c_int, _: *const *const std::ffi::c_char) -> std
         Err(error) => {
             // Not eprintln: a closed stderr must not turn into a panic.
             let _ = writeln!(std::io::stderr(), "sandstorm-supervisor: {error}");
-            // An init that we have begun ends with our end of its link, which is closed by now.
-            process::reap_within(LAST_CHILD);
             error.exit_code()
         }
     };
+    // An init that we have begun ends with our end of its link, which is closed by now.
+    process::reap_within(LAST_CHILD);
     std::process::exit(code)
 }
 
@@ -73,7 +75,6 @@ fn run(one_thread: SingleThread) -> Result<(), Error> {
         Action::Check => {
             let found = sandbox::check(&one_thread, begun)?;
             let _ = std::io::stdout().write_all(found.as_bytes());
-            process::reap_within(LAST_CHILD);
             Ok(())
         }
         Action::Run(args) => start(one_thread, begun, &args),
@@ -89,9 +90,8 @@ fn start(one_thread: SingleThread, mut begun: Begun, args: &Args) -> Result<(), 
     let caller = begun.caller;
     let dirs = home::open(args, caller)?;
     let Turn::Ours(lock) = home::take_turn(&dirs, serve::is_serving)? else {
-        // What was begun ends with this, and leaves no zombie.
+        // What was begun ends with this.
         drop(begun);
-        process::reap_within(LAST_CHILD);
         serve::announce("Already running...\n");
         return Ok(());
     };

@@ -164,7 +164,7 @@ async fn serve(
             log: log.clone(),
             locks: locks.clone(),
         });
-    let app_stream = std::os::unix::net::UnixStream::from(outside.app);
+    let app_stream = std::os::unix::net::UnixStream::from(outside.door);
     let app_stream = app_stream
         .set_nonblocking(true)
         .and_then(|()| UnixStream::from_std(app_stream))

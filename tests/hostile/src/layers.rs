@@ -53,7 +53,8 @@ pub fn proof(attack: &str) -> Proof {
             Without(&["seccomp", "caps", "owner"])
         }
         "alg" | "tipc" | "bluetooth" | "can" | "rds" | "smc" | "sctp" => Without(&["seccomp"]),
-        "tcp-outside" | "abstract-outside" | "interfaces" | "route-out" => Without(&["net-ns"]),
+        "tcp-outside" | "abstract-outside" | "interfaces" | "door-interfaces" | "door-name"
+        | "route-out" => Without(&["net-ns"]),
         "kexec" | "init-module" | "delete-module" | "reboot" | "set-clock" | "adjtimex"
         | "acct" | "vhangup" | "kernel-log" | "io-ports" | "bpf" | "perf" => MACHINE,
         "sysv-shm-outside" => Without(&["ipc-ns"]),

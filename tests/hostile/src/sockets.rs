@@ -70,6 +70,21 @@ pub const ATTACKS: &[Attack] = &[
         attempt: interfaces,
     },
     Attack {
+        name: "door-interfaces",
+        tries: "ask fd 3 for an interface other than loopback",
+        layer: "network namespace",
+        // Only a grain has fd 3.
+        safe_bare: false,
+        attempt: door_interfaces,
+    },
+    Attack {
+        name: "door-name",
+        tries: "give fd 3 an abstract name of the host's",
+        layer: "network namespace",
+        safe_bare: false,
+        attempt: door_name,
+    },
+    Attack {
         name: "route-out",
         tries: "connect to a public address",
         layer: "network namespace",
@@ -139,6 +154,39 @@ fn abstract_outside(context: &Context) -> Outcome {
         Ok(_) => Outcome::Succeeded("connected".into()),
         Err(error) => Outcome::Refused(error.to_string()),
     }
+}
+
+/// A socket belongs to the network that its maker was in, whoever has it now.
+const DOOR: i32 = 3;
+
+fn door_interfaces(_: &Context) -> Outcome {
+    const LONGEST: usize = 16;
+    for number in 1..64i32 {
+        // struct ifreq: a name, and here the number asked for.
+        let mut request = [0u8; 40];
+        request[LONGEST..LONGEST + 4].copy_from_slice(&number.to_ne_bytes());
+        // SAFETY: the kernel reads and writes one `struct ifreq`, 40 bytes.
+        let done = unsafe { libc::ioctl(DOOR, libc::SIOCGIFNAME as _, request.as_mut_ptr()) };
+        let name = request[..LONGEST].split(|b| *b == 0).next().unwrap_or_default();
+        if done == 0 && name != b"lo" {
+            return Outcome::Succeeded(String::from_utf8_lossy(name).into_owned());
+        }
+    }
+    Outcome::Refused("loopback at most".into())
+}
+
+fn door_name(context: &Context) -> Outcome {
+    let Some(name) = &context.abstract_name else {
+        return Outcome::Refused("no socket was named".into());
+    };
+    let mut address = vec![libc::AF_UNIX as u8, 0, 0];
+    address.extend_from_slice(name.as_bytes());
+    let result =
+        call(libc::SYS_bind, &[i64::from(DOOR), address.as_ptr() as i64, address.len() as i64]);
+    if result == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EADDRINUSE) {
+        return Outcome::Succeeded("the host has it: one more would have been taken".into());
+    }
+    if result == 0 { Outcome::Refused("a name of the grain's own".into()) } else { refused() }
 }
 
 fn interfaces(_: &Context) -> Outcome {

@@ -41,7 +41,7 @@ pub struct App {
 }
 
 /// A sandbox takes milliseconds; a machine in trouble, seconds.
-const BUILD_TIMEOUT: Duration = Duration::from_secs(20);
+pub const BUILD_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two tries to tell init something where the kernel has no memory for it.
 const AGAIN: Duration = Duration::from_millis(50);
 

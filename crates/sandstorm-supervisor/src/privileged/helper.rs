@@ -14,12 +14,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::SocketType;
 use sandstorm_schema::grain_limits;
 
-use super::image::Data;
+use super::image::Image;
 use super::quota;
-use crate::helper::{Failed, Kept, Step, send};
+use crate::helper::{ASKED, Failed, Kept, Step, send};
 use crate::layers;
 use crate::link::Link;
 use crate::mode::Caller;
@@ -73,44 +74,45 @@ fn settle(helpers: &OwnedFd, errand: &Errand) -> io::Result<()> {
 
 /// The helper's whole life: one message, and what keeps the limits in it.
 fn serve(one_thread: &SingleThread, socket: &OwnedFd, errand: &Errand) -> Result<Kept, Failed> {
-    let mut asked = [0; 32];
-    let (length, given) = match fd::receive_with(socket, &mut asked) {
+    let mut asked = [0; ASKED];
+    let given = match fd::receive_with(socket, &mut asked) {
         // Nothing but the end of the other side: it had something else to do.
         Ok((0, _)) => process::exit_now(0),
-        other => other.map_err(Step::Ask.failed())?,
+        other => other.map_err(Step::Ask.failed())?.1,
     };
+    // Init's own, handed out before it looked at an argument: the files' owner is init.
+    let userns = errand.orders.descriptors().map_err(Step::Init.failed())?;
+    let [userns] = userns.ok_or(Errno::SRCH).map_err(Step::Init.failed())?;
     let Ok([package, data, lock]) = <[OwnedFd; 3]>::try_from(given) else {
+        // A trial.
         return Ok(Kept::default());
     };
-    if fd::owner(&data).map_err(unmappable)? != errand.caller.uid {
-        return Err(Failed { step: Step::Owner, errno: libc::EACCES });
+    if fd::owner(&data).map_err(Step::Mounts.failed())? != errand.caller.uid {
+        return Err(Step::Owner.failed()(Errno::ACCESS));
     }
-    let quota = quota::limit(data.as_fd(), &asked[..length]);
-    let data = Data::find(one_thread, data, &asked[..length], errand)?;
-    let gone = || Failed { step: Step::Init, errno: libc::ESRCH };
-    // Init's own, handed out before it looked at an argument: the files' owner is init.
-    let [userns] = errand.orders.descriptors().map_err(Step::Init.failed())?.ok_or_else(gone)?;
-    let package = mount::copy(&package, layers::package_flags(), Some(userns.as_fd()));
-    let var = data.mount(userns.as_fd());
-    let [package, var] = [package.map_err(unmappable)?, var.map_err(unmappable)?];
+    let (kind, words) = (asked[0], asked[1..].as_chunks().0);
+    let limits = below(&words[0], "disk").zip(below(&words[1], "inodes"));
+    let quota = kind == b'q' && limits.is_some_and(|limits| quota::limit(data.as_fd(), limits));
+    let image = matches!(kind, b'i' | b'n').then(|| {
+        // Never the directory that the image is in, in its place.
+        let limits = limits.ok_or(Errno::INVAL).map_err(Step::Ask.failed())?;
+        Image::find(one_thread, data.as_fd(), kind == b'n', limits, errand)
+    });
+    let image = image.transpose()?;
+    let copy = |dir: &OwnedFd, flags| mount::copy(dir, flags, Some(userns.as_fd()));
+    let package = copy(&package, layers::package_flags()).map_err(Step::Mounts.failed())?;
+    let var = match &image {
+        Some(image) => image.mount(userns.as_fd()),
+        None => copy(&data, layers::data_flags()),
+    };
+    let var = var.map_err(Step::Mounts.failed())?;
     let all = [package.as_fd(), var.as_fd(), lock.as_fd()];
     errand.orders.send_descriptors(all).map_err(Step::Release.failed())?;
-    Ok(Kept { quota, image: data.image() })
-}
-
-/// A file system that cannot be id-mapped (one in user space may not even let root look), or something
-/// else.
-fn unmappable(error: io::Error) -> Failed {
-    let cannot = [libc::EINVAL, libc::EOPNOTSUPP, libc::EPERM, libc::EACCES];
-    let step = match error.raw_os_error() {
-        Some(errno) if cannot.contains(&errno) => Step::IdMap,
-        _ => Step::Mounts,
-    };
-    step.failed()(error)
+    Ok(Kept { quota, image: image.map(|image| image.plain) })
 }
 
 /// A number, unless it is 0 or above the ceiling of that name.
-pub fn below(word: &[u8; 8], name: &str) -> Option<u64> {
+fn below(word: &[u8; 8], name: &str) -> Option<u64> {
     let value = u64::from_le_bytes(*word);
     grain_limits::find(name).filter(|l| (1..=l.ceiling).contains(&value)).map(|_| value)
 }

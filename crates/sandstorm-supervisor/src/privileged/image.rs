@@ -10,19 +10,20 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::helper::{Errand, below};
+use super::become_for_good;
+use super::helper::Errand;
 use crate::helper::{Failed, Step};
 use crate::layers;
 use crate::sys::loop_device::{self, BLOCK};
 use crate::sys::process::{self, Ended, Forked, SingleThread};
-use crate::sys::{creds, fd, mount, signal};
+use crate::sys::{fd, mount, signal};
 
 const NAME: &CStr = c"image";
 const MARK: &CStr = c"trusted.sandstorm.image";
@@ -41,59 +42,47 @@ const SIZES: std::ops::RangeInclusive<u64> = 8 << 20..=8 << 40;
 const TAIL: u64 = 1 << 20;
 /// What a new or growing image leaves on the host's disk, which root could fill to its last block.
 const LEFT: u64 = 64 << 20;
-/// How long the mounts of the grain's last run may take to end, in steps of 5 ms.
-const PATIENCE: u32 = 2000;
+/// How long the mounts of the grain's last run may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What becomes the app's `/var`.
 #[derive(Debug)]
-pub struct Data {
-    given: OwnedFd,
-    image: Option<Image>,
-}
-
-#[derive(Debug)]
-struct Image {
+pub struct Image {
     /// Kept until the mounts hold it.
     _device: OwnedFd,
     path: CString,
-    plain: OwnedFd,
+    /// Mounted as the caller's ids see it, for the side without rights.
+    pub plain: OwnedFd,
 }
 
-impl Data {
-    /// From what the caller gave: the data itself or, where an image is asked for (`n` for a new one,
-    /// else `i`, then its limits of bytes and inodes), the directory that the image is in.
+impl Image {
+    /// Makes or opens the image in this directory, for so many bytes and inodes, and mounts it.
     ///
     /// # Errors
     /// Steps of an image.
     pub fn find(
         one_thread: &SingleThread,
-        given: OwnedFd,
-        asked: &[u8],
+        dir: BorrowedFd<'_>,
+        new: bool,
+        (disk, inodes): (u64, u64),
         errand: &Errand,
-    ) -> Result<Data, Failed> {
-        let [kind @ (b'i' | b'n'), words @ ..] = asked else {
-            return Ok(Data { given, image: None });
-        };
-        let limits = words.as_chunks().0.iter().zip(["disk", "inodes"]);
-        let limits: Vec<u64> = limits.filter_map(|(word, name)| below(word, name)).collect();
-        let &[disk, inodes] = limits.as_slice() else { process::exit_now(0) };
-        let (new, disk) = (*kind == b'n', disk.clamp(*SIZES.start(), *SIZES.end()));
+    ) -> Result<Image, Failed> {
+        let disk = disk.clamp(*SIZES.start(), *SIZES.end());
         let file = if new {
-            make(one_thread, given.as_fd(), [disk, inodes], errand)
-                .map_err(Step::ImageMake.failed())?
+            make(one_thread, dir, [disk, inodes], errand).map_err(Step::ImageMake.failed())?
         } else {
-            open(given.as_fd()).map_err(Step::ImageFile.failed())?
+            open(dir).map_err(Step::ImageFile.failed())?
         };
         let (device, path) =
             loop_device::attach(file.as_fd()).map_err(Step::ImageDevice.failed())?;
         let plain = mount_from(&path).map_err(Step::ImageMount.failed())?;
         if new {
-            publish(&file, &plain, given.as_fd()).map_err(Step::ImageMake.failed())?;
+            publish(&file, &plain, dir).map_err(Step::ImageMake.failed())?;
         } else {
             // Whoever looks at its size finds what could not be had.
             let _ = grow(&file, &device, &plain, disk);
         }
-        Ok(Data { given, image: Some(Image { _device: device, path, plain }) })
+        Ok(Image { _device: device, path, plain })
     }
 
     /// Detached, with the id map of `userns`.
@@ -101,17 +90,9 @@ impl Data {
     /// # Errors
     /// What the kernel answers.
     pub fn mount(&self, userns: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        let Some(image) = &self.image else {
-            return mount::copy(&self.given, layers::data_flags(), Some(userns));
-        };
         // Not a copy of the other mount: before Linux 6.15 a detached one has none.
-        let mounted = mount_from(&image.path)?;
+        let mounted = mount_from(&self.path)?;
         mount::set_attributes(&mounted, layers::data_flags(), Some(userns)).map(|()| mounted)
-    }
-
-    /// An image's mount as the caller's ids see it, for the side without rights.
-    pub fn image(self) -> Option<OwnedFd> {
-        self.image.map(|image| image.plain)
     }
 }
 
@@ -133,8 +114,7 @@ fn make(
     // A file with anything in it has a block.
     let inodes = inodes.min(disk / BLOCK);
     let (size, journal) = (size(disk, inodes), format!("size={}", journal(disk)));
-    trusted(&file)?;
-    room(&file)?;
+    trusted(&file, LEFT)?;
     rustix::fs::ftruncate(&file, size + TAIL)?;
     let (owner, nobody) = (errand.caller, errand.uid);
     // Room for the descriptors of 64 times the size.
@@ -159,7 +139,7 @@ fn make(
         Forked::Parent(_) => return Err(Errno::IO.into()),
     }
     rustix::fs::fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
-    lock(&file).map(|()| file)
+    fd::lock_within(&file, PATIENCE).map(|()| file)
 }
 
 /// Leaves nothing to this process but the file, as descriptor 3 and by its owner.
@@ -167,12 +147,7 @@ fn without_rights(file: &OwnedFd, id: u32) -> io::Result<()> {
     let file = fd::dup_above(file, 4)?;
     fd::close_all_but(&[file.as_fd()])?;
     fd::dup_onto(&file, 3)?;
-    rustix::thread::set_no_new_privs(true)?;
-    creds::clear_groups()?;
-    creds::lock_capability_sets()?;
-    creds::set_all_gids(id)?;
-    creds::set_all_uids(id)?;
-    creds::drop_capabilities()?;
+    become_for_good(id, id).map_err(|(_, refused)| refused)?;
     // Whoever holds the lock of its uid waits for it.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     signal::unblock_all()
@@ -203,7 +178,9 @@ fn publish(file: &OwnedFd, mounted: &OwnedFd, dir: BorrowedFd<'_>) -> io::Result
     rustix::fs::syncfs(fd::open_in(mounted, c".", OFlags::RDONLY)?)?;
     rustix::fs::fsetxattr(file, MARK, b"1", XattrFlags::CREATE)?;
     rustix::fs::fsync(file)?;
-    rustix::fs::linkat(file, c"", dir, NAME, AtFlags::EMPTY_PATH)?;
+    // By its descriptor alone only with CAP_DAC_READ_SEARCH before Linux 6.10.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(rustix::fs::CWD, path, dir, NAME, AtFlags::SYMLINK_FOLLOW)?;
     Ok(rustix::fs::fsync(dir)?)
 }
 
@@ -215,26 +192,19 @@ fn open(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if !ours || rustix::fs::fgetxattr(&file, MARK, &mut [0; 1]).is_err() {
         return Err(Errno::PERM.into());
     }
-    trusted(&file)?;
-    lock(&file).map(|()| file)
+    trusted(&file, 0)?;
+    fd::lock_within(&file, PATIENCE).map(|()| file)
 }
 
-fn trusted(file: &OwnedFd) -> io::Result<()> {
+/// Whether it lies on a file system of the kernel's own, with so many bytes left on it.
+fn trusted(file: &OwnedFd, left: u64) -> io::Result<()> {
+    let host = rustix::fs::fstatfs(file)?;
     // Its type differs between machines.
     #[allow(clippy::unnecessary_cast)]
-    let kind = rustix::fs::fstatfs(file)?.f_type as u64;
-    let known = TRUSTED.contains(&kind);
-    if known { Ok(()) } else { Err(Errno::OPNOTSUPP.into()) }
-}
-
-fn lock(file: &OwnedFd) -> io::Result<()> {
-    for _ in 0..PATIENCE {
-        if fd::try_lock(file)? {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Err(Errno::AGAIN.into())
+    let known = TRUSTED.contains(&(host.f_type as u64));
+    let room = host.f_bavail.saturating_mul(host.f_bsize as u64) >= left;
+    known.then_some(()).ok_or(Errno::OPNOTSUPP)?;
+    Ok(room.then_some(()).ok_or(Errno::NOSPC)?)
 }
 
 /// Lets the file system have so many bytes for files, if it has fewer; its other parts but the journal
@@ -246,7 +216,7 @@ fn grow(file: &OwnedFd, device: &OwnedFd, mounted: &OwnedFd, disk: u64) -> io::R
     if capacity >= wanted {
         return Ok(());
     }
-    room(file)?;
+    trusted(file, LEFT)?;
     let old = rustix::fs::fstat(file)?.st_size as u64;
     let new = grown(old, capacity, wanted);
     let top = fd::open_in(mounted, c".", OFlags::RDONLY)?;
@@ -265,11 +235,6 @@ fn grown(old: u64, capacity: u64, wanted: u64) -> u64 {
     let apart = old.saturating_sub(TAIL + (journal(capacity) << 20));
     let more = u128::from(wanted - capacity) * u128::from(apart) / u128::from(capacity);
     (old + more as u64).next_multiple_of(BLOCK)
-}
-
-fn room(file: &OwnedFd) -> io::Result<()> {
-    let host = rustix::fs::fstatvfs(file)?;
-    if host.f_bavail * host.f_frsize < LEFT { Err(Errno::NOSPC.into()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! 2. `begin`: who we are, from the kernel's answer on uids and the mode of our own file; the ends of
 //!    the pipes that join this process and the grain's init.
 //! 3. `by_root`: a uid is taken (`slot`), the control groups are made and opened (`groups`), and init is
-//!    cloned into its namespaces, with the grain's uid and no right outside them.
+//!    cloned into its namespaces, with the grain's effective uid; as its first step it gives up the others.
 //! 4. A helper is forked (`helper`), which stays root. It is given checked directory descriptors and
 //!    two numbers, nothing else: it makes two id-mapped mounts, hands them to init, and ends.
 //! 5. `give_up`: this process drops every privilege for good, before it looks at its arguments.
@@ -29,21 +29,21 @@ mod reset;
 pub mod slot;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use nix::sys::signal::Signal;
 use rustix::fs::OFlags;
-use rustix::net::SocketType;
 
-use self::groups::Groups;
 use self::helper::Errand;
 use crate::error::{Error, StepError, step};
-use crate::helper::{Failed, Helper, Step};
+use crate::helper::{Failed, Helper, Rooted, Step};
 use crate::init::{self, Ids, Start};
 use crate::link::Link;
 use crate::mode::{Caller, Mode};
 use crate::sandbox::namespaces;
-use crate::sys::process::{self, Child, Forked, SingleThread};
+use crate::sandbox::parents::Parents;
+use crate::sandbox::share::Groups;
+use crate::sys::process::{self, Forked, SingleThread};
 use crate::sys::{creds, fd, signal};
 
 /// This process without any privilege, and what it has in hand.
@@ -51,18 +51,8 @@ use crate::sys::{creds, fd, signal};
 pub struct Begun {
     pub caller: Caller,
     pub mode: Mode,
-    /// The file is setuid root, and the kernel did not honour that.
-    pub bit_ignored: bool,
-    /// Commands to init and its reports; closing it ends the grain.
-    pub link: Link,
-    /// Other end of the app's fd 3.
-    pub app: OwnedFd,
-    /// Read end of the app's stdout and stderr.
-    pub output: OwnedFd,
-    /// Made by root, if anybody.
-    pub groups: Groups,
-    /// The lock of the grain's uid and of these groups, held for life.
-    pub slot: Option<OwnedFd>,
+    /// What joins us with init.
+    pub ours: init::Ours,
     pub half: Half,
 }
 
@@ -74,56 +64,25 @@ pub enum Half {
     Own(init::Ends),
 }
 
-/// What root's rights began, before they were given up.
-#[derive(Debug)]
-pub struct Rooted {
-    pub init: Child,
-    /// By which the kernel knows the grain.
-    pub uid: u32,
-    pub helper: Child,
-    pub socket: OwnedFd,
-}
-
 /// Resets, lets root's rights begin where there are any, and gives up every privilege.
 ///
 /// # Errors
-/// `Kernel` for a refused step, `Installation` when a setuid copy has another mode than 4750 or
-/// another owner than root.
+/// `Kernel` for a refused step, `Installation` for a setuid copy of another mode or owner.
 pub fn begin(one_thread: &SingleThread) -> Result<Begun, Error> {
     reset::first_steps(one_thread)?;
     let ids = nix::unistd::getresuid().map_err(Error::kernel("read the uids"))?;
-    let (real, saved) = (ids.real.as_raw(), ids.saved.as_raw());
-    let caller = Caller { uid: real, gid: rustix::process::getgid().as_raw() };
-    let (mode, bit_ignored) = mode(real, saved)?;
-    let (outer, ends) = ends()?;
-    let (mut groups, mut slot) = (Groups::default(), None);
+    let caller = Caller { uid: ids.real.as_raw(), gid: rustix::process::getgid().as_raw() };
+    let mode = Mode::find(caller.uid, ids.saved.as_raw())?;
+    let (ours, ends) = init::ends()?;
+    // With the caller's own rights, like all above.
+    let parents = Parents::find();
     let half = match mode {
         Mode::UserNamespace => Half::Own(ends),
-        _ => Half::Root(Helper::new(by_root(
-            one_thread,
-            caller,
-            (&outer.0, ends),
-            &mut groups,
-            &mut slot,
-        ))),
+        _ => Half::Root(Helper::new(by_root(one_thread, caller, &ours.link, ends, &parents))),
     };
     give_up(mode, caller).map_err(|(step, source)| Error::kernel(step)(source))?;
     signal::unblock_all().map_err(Error::kernel("unblock signals"))?;
-    let (link, app, output) = outer;
-    Ok(Begun { caller, mode, bit_ignored, link, app, output, groups, slot, half })
-}
-
-/// What joins this process with init: our ends (link, the app's fd 3, its output) and init's.
-///
-/// # Errors
-/// `Kernel`.
-pub fn ends() -> Result<((Link, OwnedFd, OwnedFd), init::Ends), Error> {
-    let (ours, link) = Link::pair().map_err(Error::kernel("make the link to init"))?;
-    let (socket, app) =
-        fd::socketpair(SocketType::STREAM).map_err(Error::kernel("make the app's socket"))?;
-    let (read, output) = fd::pipe().map_err(Error::kernel("make the log pipe"))?;
-    let null = fd::open(c"/dev/null", OFlags::RDWR).map_err(Error::kernel("open /dev/null"))?;
-    Ok(((ours, socket, read), init::Ends { link, app, output, null }))
+    Ok(Begun { caller, mode, ours, half })
 }
 
 /// Everything that is done with root's rights and needs to know nothing; first of all init, because
@@ -131,106 +90,80 @@ pub fn ends() -> Result<((Link, OwnedFd, OwnedFd), init::Ends), Error> {
 fn by_root(
     one_thread: &SingleThread,
     caller: Caller,
-    (link, ends): (&Link, init::Ends),
-    groups: &mut Groups,
-    slot: &mut Option<OwnedFd>,
+    link: &Link,
+    ends: init::Ends,
+    parents: &Parents,
 ) -> Result<Rooted, Failed> {
     // A terminal's keys need no right over who hears them: none of ours stops or ends by them while
-    // it is root.
-    signal::block_all().map_err(Step::Begin.failed())?;
-    // One gid, which new control groups get, and by which the caller may look into them.
-    let all = creds::set_all_uids(0)
+    // it is root. One gid, which new control groups get, and by which the caller may look into them.
+    signal::block_all()
+        .and_then(|()| creds::set_all_uids(0))
         .and_then(|()| leave_groups(caller.uid == 0))
         .and_then(|()| creds::set_all_gids(caller.gid))
-        .and_then(|()| creds::set_dumpable(false));
-    all.map_err(Step::Begin.failed())?;
+        .and_then(|()| creds::set_dumpable(false))
+        .map_err(Step::Begin.failed())?;
     // No preference of the caller's for our being killed first, or never, when memory is short.
     let _ = fd::open(c"/proc/self", OFlags::PATH | OFlags::DIRECTORY)
         .and_then(|own| fd::write_in(&own, c"oom_score_adj", "0"));
-    let (number, lock, inits_slot) = slot::take()?;
-    *slot = Some(lock);
-    let name = number.to_string();
-    *groups = Groups::to_be_born_in(&name, true);
+    let (number, slot, inits_slot) = slot::take()?;
+    let (name, id) = (number.to_string(), slot::FIRST_UID + number);
+    let mut groups = Groups::version_2(parents, &name, true);
     // Init is given mounts by the helper alone: this process, without rights, could give it others.
     let (orders, inits_orders) = Link::pair().map_err(Step::Begin.failed())?;
+    let held = inits_slot.try_clone().map_err(Step::Begin.failed())?;
+    let errand = Errand { caller, uid: id, slot: held, orders };
     // Whoever owns a user namespace may map himself in it, and is charged for what its processes hold
     // (inotify, queued signals, timers). In a namespace that has no such uid there is none.
-    let id = slot::FIRST_UID + number;
-    let none = creds::with_effective_ids(id, || Ok(())).map_err(Step::Begin.failed())?;
-    none.map_err(Step::IdMap.failed())?;
-    let errand = Errand {
-        caller,
-        uid: id,
-        slot: inits_slot.try_clone().map_err(Step::Begin.failed())?,
-        orders,
-    };
-    let mut inits = Some((ends, inits_slot, inits_orders));
-    let cloned = creds::with_effective_ids(id, || match clone_init(one_thread, groups)? {
+    creds::with_effective_ids(id, || Ok(())).map_err(Step::IdMap.failed())?;
+    let (born_in, ids) = (&mut groups, Ids { caller, outside: (id, id) });
+    let init = creds::with_effective_ids(id, move || match clone_init(one_thread, born_in)? {
         Forked::Child => {
-            let ids = Ids { caller, outside: (id, id) };
-            match inits.take() {
-                Some((ends, lock, orders)) => {
-                    init::main(one_thread, Start::by_root(ends, ids, lock, orders))
-                }
-                None => process::exit_now(1),
-            }
+            init::main(one_thread, Start::by_root(ends, ids, inits_slot, inits_orders))
         }
         Forked::Parent(child) => Ok(child),
     });
-    let init = cloned.map_err(Step::Begin.failed())?.map_err(Step::Namespaces.failed())?;
+    let init = init.map_err(Step::Namespaces.failed())?;
     // Hundreds of spinning processes of the app must not keep init from ending them. The app
     // itself starts with the usual niceness; where we may not do this it takes a little longer.
     let _ = rustix::process::setpriority_process(Some(init.pid), -20);
-    drop(inits);
-    let made = groups
-        .add_to_join(&name, id)
-        .and_then(|entrances| link.send_entrances(&entrances))
+    let made = link
+        .send_entrances(&groups.add_version_1(parents, &name, id))
         .and_then(|()| helper::fork(one_thread, errand))
         .map_err(Step::Begin.failed());
     let (socket, helper) = made.inspect_err(|_| {
         // It may wait for us.
         let _ = process::kill(init.pid, Signal::SIGKILL).map(|()| process::wait_for(init.pid));
     })?;
-    Ok(Rooted { init, uid: id, helper, socket })
+    Ok(Rooted { init, uid: id, helper, socket, groups, slot })
 }
 
-/// The mode, and whether a setuid bit had no effect. By now the effective uid is the caller's; the
-/// saved one is what the file's bit gave.
-fn mode(real: u32, saved: u32) -> Result<(Mode, bool), Error> {
-    let own = fd::open(c"/proc/self/exe", OFlags::PATH)
-        .and_then(|exe| Ok(rustix::fs::fstat(exe)?))
-        .map_err(Error::kernel("look at the program's own file (/proc/self/exe)"))?;
-    match (saved, real) {
-        (0, 0) => Ok((Mode::Root, false)),
-        // The kernel let GROUP and nobody else get here only if the mode says so.
-        (0, _) if own.st_uid == 0 && own.st_mode & 0o7777 == 0o4750 => Ok((Mode::Setuid, false)),
-        (0, _) => Err(Error::Installation {
-            path: process::own_path(),
-            uid: own.st_uid,
-            mode: own.st_mode & 0o7777,
-        }),
-        _ => Ok((Mode::UserNamespace, own.st_mode & libc::S_ISUID != 0 && own.st_uid == 0)),
-    }
-}
-
-/// Gives up every privilege of this process for good: capabilities out of every set, securebits
-/// locked, no_new_privs, not dumpable, the caller's ids everywhere, no supplementary group.
+/// Gives up every privilege of this process for good.
 fn give_up(mode: Mode, caller: Caller) -> Result<(), StepError> {
-    step("set no_new_privs", rustix::thread::set_no_new_privs(true))?;
-    if mode != Mode::UserNamespace {
+    if mode == Mode::UserNamespace {
+        step("set no_new_privs", rustix::thread::set_no_new_privs(true))?;
+        step("make the process undumpable", creds::set_dumpable(false))?;
+        step("drop capabilities", creds::drop_capabilities())?;
+    } else {
         step("take root's rights to drop them", creds::set_effective_uid(0))?;
-        step("drop supplementary groups", leave_groups(mode == Mode::Root))?;
-        step("lock the capability sets", creds::lock_capability_sets())?;
-        step("set the caller's gid", creds::set_all_gids(caller.gid))?;
-        step("set the caller's uid", creds::set_all_uids(caller.uid))?;
+        become_for_good(caller.uid, caller.gid)?;
     }
-    step("make the process undumpable", creds::set_dumpable(false))?;
-    step("drop capabilities", creds::drop_capabilities())?;
     if caller.uid != 0 && creds::set_effective_uid(0).is_ok() {
         // The one thing that must never work from here on.
         process::exit_now(4);
     }
     Ok(())
+}
+
+/// From root: these ids everywhere and no supplementary group, capabilities out of every set, securebits
+/// locked, no_new_privs, not dumpable.
+fn become_for_good(uid: u32, gid: u32) -> Result<(), StepError> {
+    step("set no_new_privs", rustix::thread::set_no_new_privs(true))?;
+    step("drop supplementary groups", leave_groups(uid == 0))?;
+    step("lock the capability sets", creds::lock_capability_sets())?;
+    step("set the gid", creds::set_all_gids(gid))?;
+    step("set the uid", creds::set_all_uids(uid))?;
+    step("make the process undumpable", creds::set_dumpable(false))?;
+    step("drop capabilities", creds::drop_capabilities())
 }
 
 /// Drops every supplementary group. Root of a user namespace whose maker has forbidden setgroups keeps
@@ -259,12 +192,13 @@ pub fn clone_init(one_thread: &SingleThread, groups: &mut Groups) -> io::Result<
     process::begin_elsewhere(child);
     if !joined
         && let Some(dir) = &groups.unified
-        // It has nothing of the app yet.
         && let Err(refused) = fd::write_in(dir, c"cgroup.procs", &child.pid.to_string())
     {
-        process::kill(child.pid, Signal::SIGKILL)?;
-        process::wait_for(child.pid)?;
-        return if groups.forget_unified() { clone_init(one_thread, groups) } else { Err(refused) };
+        // It is to be limited by that group, or nothing has been written to it.
+        if groups.limited.contains(&2) {
+            return Err(refused);
+        }
+        *groups = Groups::default();
     }
     Ok(forked)
 }
@@ -319,23 +253,18 @@ mod tests {
     /// The number is in docs/security.md too.
     #[test]
     fn what_root_runs_stays_small() {
-        // What only a grain with an image runs is counted apart.
-        let (image, rest): (Vec<_>, Vec<_>) =
-            files().into_iter().partition(|(name, _)| name.ends_with("/image.rs"));
-        for (files, most) in [(rest, 600), (image, 210)] {
-            let lines: usize = files.iter().map(|(_, text)| code(text).count()).sum();
-            assert!(
-                (1..most).contains(&lines),
-                "{lines} lines of code, {most} is too many: think again, or change docs/security.md"
-            );
-        }
+        let lines: usize = files().iter().map(|(_, text)| code(text).count()).sum();
+        assert!(
+            (1..600).contains(&lines),
+            "{lines} lines of code, 600 is too many: think again, or change docs/security.md"
+        );
     }
 
     /// No parser of arguments, no home, no server, no library but the standard one,
     /// system calls and the ceilings.
     #[test]
     fn what_root_runs_calls_little_else() {
-        const MAY: [&str; 15] = [
+        const MAY: [&str; 16] = [
             "use crate::error::",
             "use crate::helper::",
             "use crate::init::",
@@ -343,6 +272,7 @@ mod tests {
             "use crate::link::",
             "use crate::mode::",
             "use crate::sandbox::namespaces",
+            "use crate::sandbox::parents::",
             "use crate::sandbox::share::",
             "use crate::sys::",
             "use sandstorm_schema::grain_limits;",

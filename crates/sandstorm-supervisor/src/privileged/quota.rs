@@ -9,7 +9,6 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::helper::below;
 use crate::sys::{fd, quota};
 
 /// First of our project numbers; far above those that people give out in /etc/projects. (That the
@@ -27,13 +26,8 @@ pub fn number(data: BorrowedFd<'_>) -> io::Result<u32> {
     number.filter(|n| *n < u32::MAX).ok_or_else(|| io::Error::from_raw_os_error(libc::ERANGE))
 }
 
-/// Sets the limits that are asked for: bytes and inodes, eight bytes each. Whether they are kept.
-pub fn limit(data: BorrowedFd<'_>, asked: &[u8]) -> bool {
-    let (words, []) = asked.as_chunks() else { return false };
-    let [disk, inodes] = words else { return false };
-    let (Some(disk), Some(inodes)) = (below(disk, "disk"), below(inodes, "inodes")) else {
-        return false;
-    };
-    quota::are_kept(data)
-        && number(data).and_then(|number| quota::set_limits(data, number, disk, inodes)).is_ok()
+/// Sets limits of bytes and inodes. Whether they are kept.
+pub fn limit(data: BorrowedFd<'_>, (disk, inodes): (u64, u64)) -> bool {
+    let set = |number| quota::set_limits(data, number, disk, inodes);
+    quota::are_kept(data) && number(data).and_then(set).is_ok()
 }

@@ -11,7 +11,7 @@
 #![forbid(unsafe_code)]
 
 use nix::sys::signal::Signal;
-use rustix::process::{Resource, geteuid, getuid};
+use rustix::process::{Resource, getuid};
 
 use crate::error::Error;
 use crate::sys::{creds, fd, process, signal};
@@ -27,7 +27,8 @@ const LIMITS: &[(Resource, Option<u64>, Option<u64>)] = &[
     (Resource::Data, None, None),
     (Resource::As, None, None),
     (Resource::Stack, Some(8 << 20), None),
-    (Resource::Nofile, Some(1024), Some(4096)),
+    // The most that a grain can be given (`files`).
+    (Resource::Nofile, Some(1024), Some(65_536)),
     (Resource::Memlock, Some(64 << 10), Some(64 << 10)),
     (Resource::Nice, Some(0), Some(0)),
     (Resource::Rtprio, Some(0), Some(0)),
@@ -38,11 +39,8 @@ const LIMITS: &[(Resource, Option<u64>, Option<u64>)] = &[
 /// # Errors
 /// Only for steps without which going on would be unsafe.
 pub fn first_steps(one_thread: &process::SingleThread) -> Result<(), Error> {
-    let (real, effective) = (getuid().as_raw(), geteuid().as_raw());
-    if effective != real {
-        // Already so after a setuid exec unless fs.suid_dumpable says otherwise.
-        creds::set_dumpable(false).map_err(Error::kernel("make the process undumpable"))?;
-    }
+    // Already so after a setuid exec unless fs.suid_dumpable says otherwise.
+    creds::set_dumpable(false).map_err(Error::kernel("make the process undumpable"))?;
     process::clear_environment(one_thread);
     fd::ensure_standard_fds().map_err(Error::kernel("open fds 0 to 2"))?;
     fd::close_from(3).map_err(Error::kernel("close inherited fds (close_range)"))?;
@@ -62,12 +60,10 @@ pub fn first_steps(one_thread: &process::SingleThread) -> Result<(), Error> {
     process::reset_scheduling();
     leave_terminal();
     // Nothing below needs root's rights but the steps that take them back by name.
-    if effective != real {
+    creds::set_effective_uid(getuid().as_raw())
         // A change of ids sets the flag as fs.suid_dumpable says.
-        let taken = creds::set_effective_uid(real).and_then(|()| creds::set_dumpable(false));
-        taken.map_err(Error::kernel("take the caller's uid"))?;
-    }
-    Ok(())
+        .and_then(|()| creds::set_dumpable(false))
+        .map_err(Error::kernel("take the caller's uid"))
 }
 
 /// A grain outlives the terminal and the shell that started it.
@@ -78,5 +74,16 @@ fn leave_terminal() {
         // SIGHUP to the foreground group, which may be us.
         signal::ignore(Signal::SIGHUP);
         process::give_up_terminal();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grain_can_be_given_all_the_files_that_there_are_to_give() {
+        let most = sandstorm_schema::grain_limits::find("files").unwrap().ceiling;
+        assert!(LIMITS.contains(&(Resource::Nofile, Some(1024), Some(most))));
     }
 }

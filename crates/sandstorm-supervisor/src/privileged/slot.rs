@@ -8,7 +8,6 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::time::{ClockId, clock_gettime};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -34,10 +33,11 @@ const ATTEMPTS: u32 = 200;
 /// When /run/sandstorm-uid cannot be made or is not root's own, or all slots are taken.
 pub fn take() -> Result<(u32, OwnedFd, OwnedFd), Failed> {
     let directory = OFlags::PATH | OFlags::DIRECTORY;
-    let run = fd::open(c"/run", directory).map_err(Step::SlotDirectory.failed())?;
-    fd::ensure_dir(&run, c"sandstorm-uid", 0o700).map_err(Step::SlotDirectory.failed())?;
-    let dir =
-        fd::open_in(&run, c"sandstorm-uid", directory).map_err(Step::SlotDirectory.failed())?;
+    let dir = fd::open(c"/run", directory).and_then(|run| {
+        fd::ensure_dir(&run, c"sandstorm-uid", 0o700)?;
+        fd::open_in(&run, c"sandstorm-uid", directory)
+    });
+    let dir = dir.map_err(Step::SlotDirectory.failed())?;
     let stat = rustix::fs::fstat(&dir).map_err(Step::SlotDirectory.failed())?;
     if stat.st_uid != 0 || stat.st_mode & 0o077 != 0 {
         return Err(Step::SlotOwner.failed()(Errno::ACCESS));
@@ -45,9 +45,7 @@ pub fn take() -> Result<(u32, OwnedFd, OwnedFd), Failed> {
     let mut among = LOWEST;
     for attempt in 0..ATTEMPTS {
         // Any number will do; only two starts at once should not follow each other.
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_nsec());
-        let number =
-            (now as u32 / 64).wrapping_add(std::process::id()).wrapping_add(attempt) % among;
+        let number = std::process::id().wrapping_add(attempt) % among;
         among = (among + among / 2).min(SLOTS);
         let name = CString::new(number.to_string()).unwrap_or_default();
         // Never written: the descriptor goes to a process without rights.

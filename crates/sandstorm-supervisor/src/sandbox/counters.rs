@@ -5,13 +5,14 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::OFlags;
 
 use super::limits::Limits;
-use super::share::{CONTROLLERS, CPU, MEMORY, PIDS};
-use crate::privileged::groups::Handle;
+use super::share::{CONTROLLERS, CPU, Groups, MEMORY, PIDS};
 use crate::sys::fd;
 
 /// A count and what it was at the start.
@@ -85,16 +86,17 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// `limited`: which version keeps each controller. What cannot be opened is not watched.
-    pub fn new(limited: &[u8; 3], handles: Vec<(Handle, OwnedFd)>) -> Watch {
+    /// What cannot be opened is not watched.
+    pub fn new(groups: Groups) -> Watch {
         let open = |number: usize, [one, two]: [&CStr; 2]| {
-            let (holder, name) = match limited[number] {
-                2 => (Handle::Unified, two),
-                _ => (Handle::Alone(number), one),
+            let (dir, name) = match groups.limited[number] {
+                2 => (&groups.unified, two),
+                _ => (&groups.alone[number], one),
             };
-            let (_, dir) = handles.iter().find(|(handle, _)| *handle == holder)?;
-            fd::open_in(dir, name, OFlags::RDONLY).ok()
+            fd::open_in(dir.as_ref()?, name, OFlags::RDONLY).ok()
         };
+        let alarm = groups.events.as_ref().zip(groups.alone[MEMORY].as_ref());
+        let alarm = alarm.and_then(|(register, group)| memory_alarm(register, group).ok());
         let events = open(MEMORY, [c"memory.oom_control", c"memory.events"]);
         let counters = Counters {
             memory: open(MEMORY, [c"memory.usage_in_bytes", c"memory.current"]),
@@ -102,18 +104,18 @@ impl Watch {
             refused: open(PIDS, [c"pids.events"; 2]).map(|file| Count::new(file, "max ")),
             throttled: open(CPU, [c"cpu.stat"; 2]).map(|file| Count::new(file, "nr_throttled ")),
         };
-        let (mut alarm, mut kill) = (None, None);
-        for (handle, file) in handles {
-            match handle {
-                Handle::Kill => kill = Some(file),
-                Handle::MemoryAlarm => alarm = Some(file),
-                Handle::Unified | Handle::Alone(_) => {}
-            }
-        }
         let kills = events.map(|file| Count::new(file, "oom_kill "));
         let memory = kills.map(|kills| MemoryEvents { kills, alarm });
-        Watch { counters, memory, kill }
+        Watch { counters, memory, kill: groups.kill }
     }
+}
+
+/// Becomes readable when memory runs out.
+fn memory_alarm(register: &OwnedFd, group: &OwnedFd) -> io::Result<OwnedFd> {
+    let alarm = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let events = fd::open_in(group, c"memory.oom_control", OFlags::RDONLY)?;
+    let line = format!("{} {}", alarm.as_raw_fd(), events.as_raw_fd());
+    fd::write_all_at_once(register, line.as_bytes()).map(|()| alarm)
 }
 
 fn text(file: BorrowedFd<'_>) -> String {
@@ -173,7 +175,8 @@ mod tests {
         write("pids.events", "low 0\nmax 7\n");
         write("pids.current", "3\n");
         let dir = std::fs::File::open(group.path()).unwrap().into();
-        let watch = Watch::new(&[0, 1, 0], vec![(Handle::Alone(PIDS), dir)]);
+        let alone = [None, Some(dir), None];
+        let watch = Watch::new(Groups { limited: [0, 1, 0], alone, ..Groups::default() });
         assert_eq!(watch.counters.pids(), Some((3, 0)));
         write("pids.events", "low 0\nmax 9\n");
         assert_eq!(watch.counters.pids(), Some((3, 2)));
@@ -190,7 +193,8 @@ mod tests {
         write("pids.events", "max 0\n");
         write("cpu.stat", "nr_throttled 5\n");
         let dir = std::fs::File::open(group.path()).unwrap().into();
-        let watch = Watch::new(&[2; 3], vec![(Handle::Unified, dir)]);
+        let unified = Some(dir);
+        let watch = Watch::new(Groups { limited: [2; 3], unified, ..Groups::default() });
         write("cpu.stat", "nr_throttled 6\n");
         write("memory.events", "oom 1\noom_kill 2\n");
         assert_eq!(watch.counters.memory(), Some(4096));

@@ -20,6 +20,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod outer;
 pub mod page;
+pub mod parents;
 pub mod share;
 pub mod syscalls;
 
@@ -28,19 +29,20 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use self::counters::Watch;
 use self::limits::{Floor, Limits};
-use self::share::{CPU, MEMORY, PIDS, Share};
+use self::parents::Parents;
+use self::share::{CPU, Groups, MEMORY, PIDS, Share};
 use crate::args::Args;
 use crate::error::Error;
 use crate::explain::{self, Signs};
+use crate::grain::app::BUILD_TIMEOUT;
 use crate::grain::{image, project};
 use crate::helper::{Disk, Failed, Kept, Made, Step};
 use crate::home::GrainDirs;
-use crate::init::{self, OwnGrain, Start};
-use crate::link::{Build, Link, Report};
-use crate::mode::{Caller, Mode};
-use crate::privileged::groups::Groups;
+use crate::init::{self, Ours, OwnGrain, Start};
+use crate::link::{Build, Heard, Link, Report};
+use crate::mode::{self, Caller, Mode};
 use crate::privileged::slot::FIRST_UID;
-use crate::privileged::{Begun, Half, clone_init, ends};
+use crate::privileged::{Begun, Half, clone_init};
 use crate::sys::process::{self, Forked, SingleThread};
 
 /// A sandbox, seen from outside; init may still build its inside.
@@ -49,7 +51,7 @@ pub struct Outside {
     /// Commands to init and its reports; closing it ends the grain.
     pub link: Link,
     /// Other end of the app's fd 3.
-    pub app: OwnedFd,
+    pub door: OwnedFd,
     /// Read end of the app's stdout and stderr.
     pub output: OwnedFd,
     /// The grain's, held for life, with init.
@@ -83,12 +85,10 @@ fn send_build(link: &Link, groups: &Groups) -> io::Result<()> {
 /// # Errors
 /// `Kernel` for what its link answers.
 pub fn announce(begun: &mut Begun, limits: &Limits) -> Result<(), Error> {
-    let Half::Root(helper) = &begun.half else { return Ok(()) };
-    limit(&mut begun.groups, limits);
-    if !helper.has_begun() {
-        return Ok(());
-    }
-    match send_build(&begun.link, &begun.groups) {
+    let Half::Root(helper) = &mut begun.half else { return Ok(()) };
+    let Some(groups) = helper.groups() else { return Ok(()) };
+    limit(groups, limits);
+    match send_build(&begun.ours.link, groups) {
         // If init is gone, the helper tells why, or it does.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => Ok(()),
         other => other.map_err(Error::kernel("tell init to go on")),
@@ -107,7 +107,7 @@ pub fn enter(
     args: &Args,
 ) -> Result<Outside, Error> {
     let mut notes = Vec::new();
-    notes.extend(begun.bit_ignored.then(bit_ignored));
+    notes.extend(bit_ignored(begun.mode));
     let (mut disk, limits) = (Disk::Measured, [args.limits.disk, args.limits.inodes]);
     let rooted = matches!(begun.half, Half::Root(_));
     if let Some(new) = image::find(dirs, args)? {
@@ -125,13 +125,13 @@ pub fn enter(
     }
     let grain = Grain { dirs, lock: &lock, args, disk };
     let held = hold(one_thread, begun, Some(&grain), &args.limits)?;
-    let Held { link, app, output, init, slot, own_uid, disk, groups, note } = held;
+    let Held { ours: Ours { link, output }, door, init, slot, own_uid, disk, groups, note } = held;
     notes.insert(usize::from(notes.len() > 1), note);
     notes.extend(counters::notes(&groups.limited, &args.limits));
     let floor = floor(&groups.limited, own_uid);
-    let watch = Watch::new(&groups.limited, groups.handles);
     let limited = groups.limited;
-    Ok(Outside { link, app, output, lock, init, slot, limited, disk, floor, watch, notes })
+    let watch = Watch::new(groups);
+    Ok(Outside { link, door, output, lock, init, slot, limited, disk, floor, watch, notes })
 }
 
 /// What a start has that a trial has not.
@@ -144,9 +144,9 @@ struct Grain<'a> {
 
 /// An init and how it is held.
 struct Held {
-    link: Link,
-    app: OwnedFd,
-    output: OwnedFd,
+    ours: Ours,
+    /// Other end of the app's fd 3.
+    door: OwnedFd,
     init: OwnedFd,
     slot: Option<OwnedFd>,
     own_uid: bool,
@@ -163,11 +163,11 @@ fn hold(
     grain: Option<&Grain<'_>>,
     limits: &Limits,
 ) -> Result<Held, Error> {
-    let Begun { caller, mode, link, app, output, groups, slot, half, .. } = begun;
-    let ((link, app, output), inits, note) = match half {
+    let Begun { caller, mode, ours, half } = begun;
+    let (ours, inits, note) = match half {
         Half::Own(inits) => {
             let note = "user-namespace mode: the grain runs under the uid of the server's user";
-            ((link, app, output), inits, note.to_owned())
+            (ours, inits, note.to_owned())
         }
         Half::Root(helper) => {
             let disk = grain.map_or(Disk::Measured, |g| g.disk);
@@ -183,19 +183,10 @@ fn hold(
             let outcome =
                 helper.outcome().map_err(Error::kernel("hear from the privileged helper"))?;
             match outcome {
-                Ok(Made { init, uid, disk }) => {
+                Ok(Made { init, uid, disk, groups, slot }) => {
                     let note = format!("setuid mode: the grain has kernel uid {uid}");
-                    return Ok(Held {
-                        link,
-                        app,
-                        output,
-                        init,
-                        slot,
-                        own_uid: true,
-                        disk,
-                        groups,
-                        note,
-                    });
+                    let (door, slot) = (door(&ours.link)?, Some(slot));
+                    return Ok(Held { ours, door, init, slot, own_uid: true, disk, groups, note });
                 }
                 Err(Failed { step: Step::IdMap, errno }) if caller.uid != 0 && !in_image => {
                     let note = format!(
@@ -205,11 +196,11 @@ fn hold(
                         io::Error::from_raw_os_error(errno)
                     );
                     // What root made is nothing to a process of the caller's uid: all of it ends here.
-                    drop((link, app, output, groups, slot));
+                    drop(ours);
                     init.map_or(Ok(()), |pid| process::wait_for(pid).map(drop))
                         .map_err(Error::kernel("wait for the first init"))?;
-                    let (outer, inits) = ends()?;
-                    (outer, inits, note)
+                    let (ours, inits) = init::ends()?;
+                    (ours, inits, note)
                 }
                 Err(failed) if failed.step == Step::Begin => {
                     return Err(helpers_words(failed, mode));
@@ -221,17 +212,18 @@ fn hold(
                             image::refused(failed).unwrap_or_else(|| helpers_words(failed, mode))
                         );
                     }
-                    return Err(inits_words(&link).unwrap_or_else(|| helpers_words(failed, mode)));
+                    let words = inits_words(&ours.link);
+                    return Err(words.unwrap_or_else(|| helpers_words(failed, mode)));
                 }
             }
         }
     };
     let name = grain.map_or("check".into(), |g| g.dirs.grain_name.to_string_lossy());
-    let mut groups = Groups::to_be_born_in(&name, false);
+    let mut groups = Groups::version_2(&Parents::find(), &name, false);
     limit(&mut groups, limits);
-    let (init, groups) = own_half(one_thread, caller, &link, inits, grain, groups)?;
-    let disk = Kept::default();
-    Ok(Held { link, app, output, init, slot: None, own_uid: false, disk, groups, note })
+    let (init, groups) = own_half(one_thread, caller, &ours.link, inits, grain, groups)?;
+    let (door, disk) = (door(&ours.link)?, Kept::default());
+    Ok(Held { ours, door, init, slot: None, own_uid: false, disk, groups, note })
 }
 
 /// Init, made with the caller's own rights.
@@ -263,22 +255,41 @@ fn own_half(
     Ok((child.pidfd, groups))
 }
 
-/// What init reports of a failure says more than our broken pipe.
-fn inits_words(link: &Link) -> Option<Error> {
-    match link.report_at_hand()? {
-        Report::Failed { step, errno, advice } => {
-            Some(Error::Sandbox { step, source: io::Error::from_raw_os_error(errno), advice })
-        }
-        _ => None,
+/// Our end of the app's fd 3, which init makes once it is in its network.
+fn door(link: &Link) -> Result<OwnedFd, Error> {
+    match link.door(BUILD_TIMEOUT).map_err(Error::kernel("hear from init"))? {
+        Some(Heard::Door(door)) => Ok(door),
+        Some(Heard::Report(report)) => Err(failure(report).unwrap_or_else(gone)),
+        None => Err(gone()),
     }
 }
 
-fn bit_ignored() -> String {
-    "this program is setuid root, but the kernel did not honour that: the caller runs with no_new_privs \
-     (a systemd option that implies it, a container flag) or the file lies on a nosuid mount; \
-     using a user namespace instead"
-        .to_owned()
+fn gone() -> Error {
+    Error::Kernel {
+        step: "hear from init, which ended early",
+        source: io::ErrorKind::UnexpectedEof.into(),
+        advice: String::new(),
+    }
 }
+
+/// What init reports of a failure says more than our broken pipe.
+fn inits_words(link: &Link) -> Option<Error> {
+    link.report_at_hand().and_then(failure)
+}
+
+fn failure(report: Report) -> Option<Error> {
+    let Report::Failed { step, errno, advice } = report else { return None };
+    Some(Error::Sandbox { step, source: io::Error::from_raw_os_error(errno), advice })
+}
+
+fn bit_ignored(mode: Mode) -> Option<String> {
+    let ignored = mode == Mode::UserNamespace && mode::has_root_bit();
+    ignored.then(|| BIT_IGNORED.to_owned())
+}
+
+const BIT_IGNORED: &str = "this program is setuid root, but the kernel did not honour that: the caller runs with no_new_privs \
+     (a systemd option that implies it, a container flag) or the file lies on a nosuid mount; \
+     using a user namespace instead";
 
 /// What resource limits have to do in place of the groups that there are not.
 pub fn floor(limited: &[u8; 3], own_uid: bool) -> Floor {
@@ -349,30 +360,18 @@ fn helpers_words(failed: Failed, mode: Mode) -> Error {
 pub fn check(one_thread: &SingleThread, mut begun: Begun) -> Result<String, Error> {
     let limits = Limits::default();
     announce(&mut begun, &limits)?;
-    let (mode, ignored) = (begun.mode, begun.bit_ignored);
-    let Held { link, groups, .. } = hold(one_thread, begun, None, &limits)?;
-    let gone = || Error::Kernel {
-        step: "try a sandbox: its init ended early",
-        source: io::ErrorKind::UnexpectedEof.into(),
-        advice: String::new(),
-    };
-    match link.next_report().map_err(Error::kernel("hear from init"))?.ok_or_else(gone)? {
-        Report::Failed { step, errno, advice } => {
-            return Err(Error::Sandbox {
-                step,
-                source: io::Error::from_raw_os_error(errno),
-                advice,
-            });
-        }
+    let mode = begun.mode;
+    let Held { ours, groups, .. } = hold(one_thread, begun, None, &limits)?;
+    match ours.link.next_report().map_err(Error::kernel("hear from init"))?.ok_or_else(gone)? {
         Report::Ready(_) => {}
-        _ => return Err(gone()),
+        other => return Err(failure(other).unwrap_or_else(gone)),
     }
     let name = match mode {
         Mode::Setuid => "mode: setuid",
         Mode::Root => "mode: root",
         Mode::UserNamespace => "mode: user namespaces",
     };
-    let lines = [name.to_owned()].into_iter().chain(ignored.then(bit_ignored));
+    let lines = [name.to_owned()].into_iter().chain(bit_ignored(mode));
     let lines = lines.chain(counters::notes(&groups.limited, &limits));
     let lines = lines.chain((mode != Mode::UserNamespace).then(image::prospect));
     Ok(lines.map(|line| line + "\n").collect())

@@ -9,7 +9,6 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::privileged::groups::Groups;
 use crate::sys::fd;
 
 /// What the groups can limit, in the order of the log.
@@ -17,6 +16,15 @@ pub const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 pub const MEMORY: usize = 0;
 pub const PIDS: usize = 1;
 pub const CPU: usize = 2;
+
+/// A version 1 group is used again if this file of its controller says no more than this: what a
+/// predecessor leaves, the kernel takes back in its own time, and until then it would count against us.
+pub const QUIET: [Option<(&CStr, u64)>; 3] = [
+    Some((c"memory.usage_in_bytes", 4 << 20)),
+    // An init that nobody has reaped yet.
+    Some((c"pids.current", 1)),
+    None,
+];
 
 /// What a grain may have of the machine: bytes, processes, percent of a processor, weight (100 is
 /// everybody's).
@@ -80,6 +88,23 @@ static SETTINGS: [Setting; 12] = [
     setting(1, CPU, c"cpu.cfs_quota_us", |s| (s.cpu * 1000).to_string(), true),
 ];
 
+/// Groups of one grain, all that is in them opened with the rights of whoever made them.
+#[derive(Debug, Default)]
+pub struct Groups {
+    /// Version 2 directory, to be born in.
+    pub unified: Option<OwnedFd>,
+    /// Where limits are written, once.
+    pub settings: Vec<(&'static Setting, OwnedFd)>,
+    /// Version 1 directories, of each of `CONTROLLERS`.
+    pub alone: [Option<OwnedFd>; 3],
+    /// `cgroup.kill`, for writing: `1` ends every process of the grain, frozen or not.
+    pub kill: Option<OwnedFd>,
+    /// `cgroup.event_control` of version 1's memory group, for writing: who is told when memory runs out.
+    pub events: Option<OwnedFd>,
+    /// Which version keeps each of `CONTROLLERS`; 0 for none, and for all until limits are written.
+    pub limited: [u8; 3],
+}
+
 /// Those of one controller.
 pub fn settings(version: u8, controller: usize) -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter().filter(move |setting| setting.is_of(version, controller))
@@ -90,7 +115,13 @@ pub fn limit(groups: &mut Groups, share: &Share) {
     let open = std::mem::take(&mut groups.settings);
     let set = |setting: &Setting| {
         let file = open.iter().find(|(of, _)| std::ptr::eq(*of, setting));
-        file.is_some_and(|(_, file)| write(file, &(setting.value)(share)).is_ok())
+        file.is_some_and(|(_, file)| match write(file, &(setting.value)(share)) {
+            // Where the caller's own group has less than that: what holds it then holds the grain.
+            Err(e) if setting.is_of(1, CPU) && e.raw_os_error() == Some(libc::EINVAL) => {
+                write(file, "-1").is_ok()
+            }
+            written => written.is_ok(),
+        })
     };
     for (controller, by) in groups.limited.iter_mut().enumerate() {
         // Every one is tried, whatever becomes of the others.

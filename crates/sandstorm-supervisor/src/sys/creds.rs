@@ -15,24 +15,22 @@ pub fn set_effective_uid(uid: u32) -> io::Result<()> {
 }
 
 /// Does something as root with these as effective ids, which count for what is made and opened
-/// meanwhile, and with root's capabilities. The inner error is that of `what`, or of taking the ids.
+/// meanwhile, and with root's capabilities. Where root's own ids cannot be had again the process ends.
 ///
 /// # Errors
-/// When root's ids cannot be had again.
-pub fn with_effective_ids<T>(
-    id: u32,
-    what: impl FnOnce() -> io::Result<T>,
-) -> io::Result<io::Result<T>> {
+/// Those of `what`, or of taking the ids.
+pub fn with_effective_ids<T>(id: u32, what: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let gid = rustix::process::getegid();
     let set_gid = |gid| rustix::thread::set_thread_res_gid(None, gid, None);
     let taken = keep_over_ids(true)
         .and_then(|()| Ok(set_gid(Gid::from_raw(id))?))
         .and_then(|()| set_effective_uid(id));
     let done = taken.and_then(|()| what());
-    set_effective_uid(0)?;
-    set_gid(gid)?;
-    keep_over_ids(false)?;
-    Ok(done)
+    let back = set_effective_uid(0).and_then(|()| Ok(set_gid(gid)?));
+    if back.and_then(|()| keep_over_ids(false)).is_err() {
+        super::process::exit_now(4);
+    }
+    done
 }
 
 /// Sets all three uids.

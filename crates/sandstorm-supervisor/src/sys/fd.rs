@@ -81,6 +81,21 @@ pub fn try_lock_for_two(first: impl AsFd, second: impl AsFd) -> io::Result<bool>
         && try_flock(&second, FlockOperation::NonBlockingLockShared)?)
 }
 
+/// `try_lock`, again and again for so long at most.
+///
+/// # Errors
+/// EAGAIN when somebody else had it all the time.
+pub fn lock_within(file: impl AsFd, patience: Duration) -> io::Result<()> {
+    let begin = std::time::Instant::now();
+    while !try_lock(&file)? {
+        if begin.elapsed() > patience {
+            return Err(Errno::AGAIN.into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 fn try_flock(file: impl AsFd, kind: FlockOperation) -> io::Result<bool> {
     match rustix::fs::flock(file, kind) {
         Ok(()) => Ok(true),
