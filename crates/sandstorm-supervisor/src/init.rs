@@ -317,7 +317,7 @@ fn build(
         notes.push(format!("nested user namespaces are stopped by the filter alone ({e})"));
     }
     let own = step("open /proc/self", Own::open())?;
-    let fresh = Fresh::make(limits, caller)?;
+    let fresh = Fresh::make(limits)?;
     // Before anything that depends on the package or could take much.
     let limited = join_groups(kept)?;
     let trees = match from {
@@ -531,7 +531,8 @@ fn start(app: &App<'_>, writes: bool) -> Result<Pid, String> {
 fn become_app(app: &App<'_>, writes: bool) -> String {
     let ready = (|| {
         rustix::process::setsid()?;
-        signal::reset_all()?;
+        // Exec takes handlers back; what else is ignored `privileged::reset` did.
+        signal::heed([Signal::SIGPIPE, Signal::SIGHUP])?;
         rustix::process::umask(0o007.into());
         // Refused where the server itself is nice: then so is the app.
         let _ = rustix::process::setpriority_process(None, 0);

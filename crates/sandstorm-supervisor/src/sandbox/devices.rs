@@ -8,9 +8,9 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::FileType;
 
-use crate::sys::{fd, mount};
+use crate::sys::mount;
 
 /// Name inside, host's node.
 ///
@@ -45,11 +45,8 @@ pub fn make_empty() -> io::Result<OwnedFd> {
 /// What the kernel answers.
 pub fn bind_nodes(dev: BorrowedFd<'_>) -> io::Result<()> {
     for (name, host) in NODES {
-        let source = fd::open(host, OFlags::PATH | OFlags::NOFOLLOW)?;
-        let flags = mount::RDONLY | mount::NOSUID | mount::NOEXEC;
-        let node = mount::copy(&source, flags, None)?;
-        let target = fd::open_in(dev, name, OFlags::PATH | OFlags::NOFOLLOW)?;
-        mount::attach(&node, &target)?;
+        mount::bind(host, dev, name)?;
     }
-    mount::set_attributes(dev, mount::RDONLY, None)
+    // All at once, while nobody else is here.
+    mount::set_attributes_below(dev, mount::RDONLY | mount::NOSUID | mount::NOEXEC)
 }

@@ -18,7 +18,6 @@ use super::limits::Limits;
 use crate::error::{StepError, step};
 use crate::home::{self, GrainDirs};
 use crate::layers::{self, Layer, off};
-use crate::mode::Caller;
 use crate::sys::{fd, mount};
 
 /// Detached mounts, ready to be attached inside.
@@ -44,13 +43,13 @@ pub struct Fresh {
 }
 
 impl Fresh {
-    /// Inside; `caller`'s ids are the app's there.
+    /// Inside, with the ids that the app's are inside: theirs the files then are.
     ///
     /// # Errors
     /// The step that failed.
-    pub fn make(limits: &Limits, caller: Caller) -> Result<Fresh, StepError> {
+    pub fn make(limits: &Limits) -> Result<Fresh, StepError> {
         step("make all mounts private", mount::make_all_private())?;
-        let tmpfs = || tmpfs(limits.tmpfs, caller);
+        let tmpfs = || tmpfs(limits.tmpfs);
         Ok(Fresh {
             dev: step("make /dev", devices::make_empty())?,
             shm: step("make /dev/shm", tmpfs())?,
@@ -172,7 +171,7 @@ fn mount_point(root: BorrowedFd<'_>, name: &'static CStr) -> Result<Option<Owned
     }
 }
 
-fn tmpfs(size: u64, caller: Caller) -> io::Result<OwnedFd> {
+fn tmpfs(size: u64) -> io::Result<OwnedFd> {
     let text = |n: u64| CString::new(n.to_string()).unwrap_or_default();
     // An inode costs about a kilobyte of kernel memory; as many files as the original allows for
     // each 16 MiB.
@@ -181,8 +180,6 @@ fn tmpfs(size: u64, caller: Caller) -> io::Result<OwnedFd> {
             (c"size", &text(size)),
             (c"nr_inodes", &text((size / 4096).clamp(64, 1 << 20))),
             (c"mode", c"0770"),
-            (c"uid", &text(caller.uid.into())),
-            (c"gid", &text(caller.gid.into())),
         ],
         layers::data_flags(),
     )

@@ -53,14 +53,21 @@ impl Own {
         fd::open(c"/proc/self", OFlags::PATH | OFlags::DIRECTORY).map(Own)
     }
 
+    /// Nobody in this namespace, or in one below it, chooses among groups.
+    ///
+    /// # Errors
+    /// As `map_ids`.
+    pub fn deny_groups(&self) -> io::Result<()> {
+        fd::write_in(&self.0, c"setgroups", "deny")
+    }
+
     /// Maps these ids, (uid, gid), to ours in the namespace outside. Whoever owns a namespace may do
-    /// that by himself, for one id, and once he has given up to choose among groups.
+    /// that by himself, for one id, and once groups are not to be chosen among (`deny_groups`).
     ///
     /// # Errors
     /// EPERM where the kernel or an LSM does not let us use user namespaces.
     pub fn map_ids(&self, inside: (u32, u32), outside: (u32, u32)) -> io::Result<()> {
         let line = |inside: u32, outside: u32| format!("{inside} {outside} 1");
-        fd::write_in(&self.0, c"setgroups", "deny")?;
         fd::write_in(&self.0, c"uid_map", &line(inside.0, outside.0))?;
         fd::write_in(&self.0, c"gid_map", &line(inside.1, outside.1))
     }
@@ -76,7 +83,8 @@ pub fn take_ids(caller: Caller, outside: (u32, u32)) -> Result<(), StepError> {
     // without root's help it is the caller's, who owns the grain anyway.
     step("own what /proc says of us", creds::set_dumpable(true))?;
     let own = step("open /proc/self", Own::open())?;
-    step("write the grain's id map", own.map_ids((caller.uid, caller.gid), outside))?;
+    let mapped = own.deny_groups().and_then(|()| own.map_ids((caller.uid, caller.gid), outside));
+    step("write the grain's id map", mapped)?;
     step("keep capabilities", rustix::thread::set_keep_capabilities(true))?;
     step("take the grain's gid", creds::set_all_gids(caller.gid))?;
     step("take the grain's uid", creds::set_all_uids(caller.uid))?;

@@ -27,6 +27,20 @@ pub fn set_attributes(
     attributes: MountAttrFlags,
     userns: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
+    change(mount, attributes, userns, 0)
+}
+
+/// The same for a mount and all that are mounted on it.
+pub fn set_attributes_below(mount: impl AsFd, attributes: MountAttrFlags) -> io::Result<()> {
+    change(mount, attributes, None, libc::AT_RECURSIVE)
+}
+
+fn change(
+    mount: impl AsFd,
+    attributes: MountAttrFlags,
+    userns: Option<BorrowedFd<'_>>,
+    flags: i32,
+) -> io::Result<()> {
     let attr = libc::mount_attr {
         attr_set: u64::from(attributes.bits()) | userns.map_or(0, |_| libc::MOUNT_ATTR_IDMAP),
         attr_clr: 0,
@@ -39,7 +53,7 @@ pub fn set_attributes(
             libc::SYS_mount_setattr,
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | flags,
             &raw const attr,
             size_of::<libc::mount_attr>(),
         )
@@ -59,6 +73,16 @@ pub fn copy(
         | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = rustix::mount::open_tree(dir, c"", flags)?;
     set_attributes(&tree, attributes, userns).map(|()| tree)
+}
+
+/// Mounts what is at a path of the host's, through no link at its end, onto a name in a directory of ours.
+pub fn bind(host: &CStr, dir: impl AsFd, name: &CStr) -> io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, host, flags)?;
+    let by_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(tree, c"", dir, name, by_fd)?)
 }
 
 /// Makes every mount of this namespace private, so that nothing travels in or out.

@@ -17,6 +17,15 @@ pub fn reset_all() -> io::Result<()> {
     unblock_all()
 }
 
+/// Ignored signals to their default, nothing blocked.
+pub fn heed(ignored: impl IntoIterator<Item = Signal>) -> io::Result<()> {
+    for signal in ignored {
+        // SAFETY: SIG_DFL is a valid disposition.
+        unsafe { libc::signal(signal as i32, libc::SIG_DFL) };
+    }
+    unblock_all()
+}
+
 /// Blocks all that can be blocked.
 pub fn block_all() -> io::Result<()> {
     Ok(SigSet::all().thread_set_mask()?)
