@@ -144,6 +144,40 @@ fn a_group_that_somebody_else_made_is_not_used() -> Result<()> {
     Ok(())
 }
 
+/// Where the caller's own group has less processor time than a grain may have, that holds the grain, which
+/// is in its group all the same.
+#[test]
+fn a_caller_with_less_time_than_a_grain_starts_it_in_its_group() -> Result<()> {
+    let Some(bench) = Bench::new(Mode::Setuid)? else { return Ok(()) };
+    let hierarchy = "/sys/fs/cgroup/cpu";
+    let Some(tree) = fs::metadata(format!("{hierarchy}/tasks")).ok().and(Subtree::new(hierarchy))
+    else {
+        sandstorm_tests::skip!(Ok(()), "no version 1 hierarchy in which a subtree could be made");
+    };
+    fs::write(tree.0.join("cpu.cfs_quota_us"), "150000")?;
+    let groups = tree.groups_of_a_grain_started_in("", &bench)?;
+    let own = format!(":/{}/sandstorm-", tree.name());
+    ensure!(groups.lines().any(|l| l.contains(&own)), "the grain is not below {own}: {groups}");
+    Ok(())
+}
+
+pub fn a_grain_may_have_all_the_files_of_its_limit(bench: &Bench) -> Result<()> {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    if most.is_some_and(|most| most < 20_000) {
+        sandstorm_tests::skip!(Ok(()), "these tests may not open so many files");
+    }
+    let running = bench.start(&["--new", "--start", "--limit", "files=20000"], GRAIN)?;
+    let limits: Vec<_> = running
+        .inside()
+        .iter()
+        .filter_map(|p| fs::read_to_string(format!("/proc/{}/limits", p.pid)).ok())
+        .filter_map(|all| Some(all.lines().find(|l| l.starts_with("Max open files"))?.to_owned()))
+        .collect();
+    let hard = |line: &String| line.split_whitespace().nth(4) == Some("20000");
+    ensure!(limits.iter().any(hard), "{limits:?}");
+    Ok(())
+}
+
 /// A control group of the test's own, removed with those below it once their processes are gone.
 struct Subtree(std::path::PathBuf);
 

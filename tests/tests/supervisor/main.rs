@@ -45,6 +45,7 @@ in_both_modes! {
     the_app_sees_the_contract_and_nothing_else
     a_failed_start_says_what_is_missing
     the_app_can_start_at_once
+    one_check_is_like_another
     how_the_app_ended_is_told
     a_flood_of_output_is_capped
     the_log_can_be_watched
@@ -59,6 +60,7 @@ in_both_modes! {
     processes_are_limited
     the_supervisor_confines_itself
     a_full_disk_is_an_error_and_passes
+    a_grain_may_have_all_the_files_of_its_limit
     objects_are_saved_across_the_border_and_only_so
     callers_hear_why_the_app_is_gone
 }
@@ -282,6 +284,17 @@ fn a_failed_start_says_what_is_missing(bench: &Bench) -> Result<()> {
         ensure!(told.contains(words), "{program}: {told}");
         ensure!(running.exit_within(Duration::from_secs(3))?.code() == Some(1));
         ensure!(running.log().contains(words), "{}", running.log());
+    }
+    Ok(())
+}
+
+fn one_check_is_like_another(bench: &Bench) -> Result<()> {
+    for round in 0..30 {
+        let mut command = bench.installation.command("sandstorm-supervisor");
+        let checked = command.arg("--home").arg(bench.home()).arg("--check").output()?;
+        let words = String::from_utf8_lossy(&checked.stderr);
+        ensure!(checked.status.success(), "{round}: {words}");
+        ensure!(checked.stdout.starts_with(b"mode: "), "{round}: {checked:?}");
     }
     Ok(())
 }
