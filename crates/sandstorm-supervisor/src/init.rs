@@ -318,6 +318,8 @@ fn build(
     }
     let own = step("open /proc/self", Own::open())?;
     let fresh = Fresh::make(limits)?;
+    let temporary = kept.link.show_temporary([fresh.tmp.as_fd(), fresh.shm.as_fd()]);
+    step("show what is temporary", temporary)?;
     // Before anything that depends on the package or could take much.
     let limited = join_groups(kept)?;
     let trees = match from {

@@ -58,6 +58,8 @@ pub enum Report {
 pub enum Heard {
     /// Our end of the app's fd 3, once.
     Door(OwnedFd),
+    /// The grain's `/tmp` and `/dev/shm`, once, after that.
+    Temporary([OwnedFd; 2]),
     Report(Report),
 }
 
@@ -169,7 +171,7 @@ impl Link {
     pub fn report_at_hand(&self) -> Option<Report> {
         while fd::is_readable(&self.0, Duration::ZERO) {
             match self.heard().ok()?? {
-                Heard::Door(_) => {}
+                Heard::Door(_) | Heard::Temporary(_) => {}
                 Heard::Report(report) => return Some(report),
             }
         }
@@ -246,19 +248,19 @@ impl Link {
         }
     }
 
-    /// Reads a report; `None` when init is gone. With a non-blocking end: WouldBlock. After `door`.
+    /// Shows the supervisor the grain's `/tmp` and `/dev/shm`.
+    ///
+    /// # Errors
+    /// EPIPE when it is gone.
+    pub fn show_temporary(&self, mounts: [BorrowedFd<'_>; 2]) -> io::Result<()> {
+        fd::send_with(&self.0, b"t", &mounts)
+    }
+
+    /// Reads what init tells; `None` when it is gone. With a non-blocking end: WouldBlock.
     ///
     /// # Errors
     /// What recvmsg answers, or InvalidData.
-    pub fn next_report(&self) -> io::Result<Option<Report>> {
-        match self.heard()? {
-            Some(Heard::Report(report)) => Ok(Some(report)),
-            Some(Heard::Door(_)) => Err(io::ErrorKind::InvalidData.into()),
-            None => Ok(None),
-        }
-    }
-
-    fn heard(&self) -> io::Result<Option<Heard>> {
+    pub fn heard(&self) -> io::Result<Option<Heard>> {
         let mut buffer = [0; MAX];
         let received = match fd::receive_with(&self.0, &mut buffer) {
             // It ended without having read all that it was told; what it said comes after that.
@@ -268,9 +270,14 @@ impl Link {
             other => other,
         };
         let (n, given) = received?;
-        match (&buffer[..n], <[OwnedFd; 1]>::try_from(given)) {
-            (b"d", Ok([end])) => Ok(Some(Heard::Door(end))),
-            (bytes, _) => Ok(decode(bytes)?.map(Heard::Report)),
+        let wrong = |_: Vec<OwnedFd>| io::Error::from(io::ErrorKind::InvalidData);
+        match &buffer[..n] {
+            b"d" => {
+                let [end] = <[OwnedFd; 1]>::try_from(given).map_err(wrong)?;
+                Ok(Some(Heard::Door(end)))
+            }
+            b"t" => Ok(Some(Heard::Temporary(given.try_into().map_err(wrong)?))),
+            bytes => Ok(decode(bytes)?.map(Heard::Report)),
         }
     }
 }

@@ -151,6 +151,7 @@ async fn serve(
         outside.watch.counters,
         memory.events.clone(),
         log.clone(),
+        app.clone(),
     );
     let life = Life::new(args.idle);
     let core = CoreSlot::new();

@@ -139,6 +139,7 @@ impl<'a> Hog<'a> {
                 Ok(())
             }
             "tmp" => {
+                self.hit("tmpfs", "tmpfs")?;
                 let count = self.refused(libc::ENOSPC).await?;
                 ensure!(count.got <= 16 << 20, "{count:?}");
                 Ok(())

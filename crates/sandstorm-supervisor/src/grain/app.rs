@@ -3,9 +3,10 @@
 //! Trust: init's reports are bounded and decode or fail. The app is started at the first need.
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::convert::Infallible;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 
 use crate::error::Error;
-use crate::link::{Command, Link, Report};
+use crate::link::{Command, Heard, Link, Report};
 use crate::sys::process::Ended;
 
 /// How far the app has come.
@@ -38,6 +39,7 @@ pub struct App {
     untold: Cell<Option<bool>>,
     /// Something is untold.
     behind: Notify,
+    temporary: OnceCell<[OwnedFd; 2]>,
 }
 
 /// A sandbox takes milliseconds; a machine in trouble, seconds.
@@ -57,17 +59,26 @@ impl App {
             state: watch::Sender::new(State::Building),
             untold: Cell::new(None),
             behind: Notify::new(),
+            temporary: OnceCell::new(),
         }))
     }
 
     async fn next_report(&self) -> io::Result<Option<Report>> {
         loop {
             let mut ready = self.link.readable().await?;
-            match ready.try_io(|link| link.get_ref().next_report()) {
-                Ok(result) => return result,
-                Err(_would_block) => {}
+            let Ok(heard) = ready.try_io(|link| link.get_ref().heard()) else { continue };
+            match heard? {
+                Some(Heard::Report(report)) => return Ok(Some(report)),
+                Some(Heard::Temporary(mounts)) => drop(self.temporary.set(mounts)),
+                Some(Heard::Door(_)) => return Err(io::ErrorKind::InvalidData.into()),
+                None => return Ok(None),
             }
         }
+    }
+
+    /// The grain's `/tmp` and `/dev/shm`, once it is built.
+    pub fn temporary(&self) -> Option<&[OwnedFd; 2]> {
+        self.temporary.get()
     }
 
     /// Waits until the sandbox stands. The text is for the log.

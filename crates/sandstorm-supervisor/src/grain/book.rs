@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::app::App;
 use super::life::Life;
 use super::log::Log;
 use super::storage::Usage;
@@ -39,8 +40,11 @@ pub struct Book {
     pub counters: Counters,
     pub memory: Option<Rc<MemoryEvents>>,
     pub log: Rc<Log>,
+    app: Rc<App>,
     usage: Cell<Usage>,
     filled: Cell<u64>,
+    /// How often `/tmp` or `/dev/shm` was found full, and whether it was at the last look.
+    crammed: Cell<(u64, bool)>,
 }
 
 impl Book {
@@ -52,9 +56,22 @@ impl Book {
         counters: Counters,
         memory: Option<Rc<MemoryEvents>>,
         log: Rc<Log>,
+        app: Rc<App>,
     ) -> Rc<Book> {
-        let (usage, filled) = (Cell::default(), Cell::default());
-        Rc::new(Book { limits, floor, disk, limited, counters, memory, log, usage, filled })
+        let (usage, filled, crammed) = (Cell::default(), Cell::default(), Cell::default());
+        Rc::new(Book {
+            limits,
+            floor,
+            disk,
+            limited,
+            counters,
+            memory,
+            log,
+            app,
+            usage,
+            filled,
+            crammed,
+        })
     }
 
     /// A new measurement of the disk.
@@ -65,6 +82,20 @@ impl Book {
     /// The disk limit was reached.
     pub fn filled_up(&self) {
         self.filled.set(self.filled.get() + 1);
+    }
+
+    /// Bytes in the fuller of `/tmp` and `/dev/shm`, and how often one was found full.
+    fn temporary(&self) -> (u64, u64) {
+        let (mut most, mut full) = (0, false);
+        for mount in self.app.temporary().into_iter().flatten() {
+            let Ok(now) = rustix::fs::fstatvfs(mount) else { continue };
+            most = most.max((now.f_blocks - now.f_bfree) * now.f_frsize);
+            full |= now.f_bfree == 0 || now.f_ffree == 0;
+        }
+        let (times, was) = self.crammed.get();
+        let times = times + u64::from(full && !was);
+        self.crammed.set((times, full));
+        (most, times)
     }
 
     fn by(&self, controller: usize, else_by: &'static str) -> &'static str {
@@ -80,6 +111,7 @@ impl Book {
         let (limits, usage) = (&self.limits, self.usage.get());
         let row = |name, value, by, used, hits| Row { name, value, by, used, hits };
         let (pids, refused) = self.counters.pids().unwrap_or_default();
+        let (temporary, crammed) = self.temporary();
         let killed = self.memory.as_ref().map_or(0, |m| m.kills());
         let processes = if self.floor.processes { "rlimit" } else { "nothing" };
         vec![
@@ -103,7 +135,7 @@ impl Book {
             row("files", limits.files, "rlimit", 0, 0),
             row("disk", limits.disk, self.disk, usage.bytes, self.filled.get()),
             row("inodes", limits.inodes, self.disk, usage.inodes, self.filled.get()),
-            row("tmpfs", limits.tmpfs, "tmpfs", 0, 0),
+            row("tmpfs", limits.tmpfs, "tmpfs", temporary, crammed),
             row("log", limits.log, "supervisor", self.log.size(), self.log.slowed()),
         ]
     }
@@ -117,13 +149,16 @@ impl Book {
             let rows = self.rows();
             for Row { name, hits, value, .. } in rows {
                 let last = told.borrow().get(name).copied().unwrap_or(0);
-                // The first time, and then at every tenth of what has come.
+                // The first time, and then each time that the count has grown tenfold.
                 if hits == 0 || hits < last.saturating_mul(10) {
                     continue;
                 }
                 let text = match name {
                     "pids" => format!("no more processes than {value}: refused {hits} times"),
                     "log" => format!("output is taken at 1 MiB a second: held up {hits} times"),
+                    "tmpfs" => {
+                        format!("/tmp or /dev/shm was full {hits} times ({} MiB)", value >> 20)
+                    }
                     _ => continue,
                 };
                 told.borrow_mut().insert(name, hits);

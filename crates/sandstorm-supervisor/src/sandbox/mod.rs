@@ -260,7 +260,7 @@ fn door(link: &Link) -> Result<OwnedFd, Error> {
     match link.door(BUILD_TIMEOUT).map_err(Error::kernel("hear from init"))? {
         Some(Heard::Door(door)) => Ok(door),
         Some(Heard::Report(report)) => Err(failure(report).unwrap_or_else(gone)),
-        None => Err(gone()),
+        Some(Heard::Temporary(_)) | None => Err(gone()),
     }
 }
 
@@ -362,9 +362,10 @@ pub fn check(one_thread: &SingleThread, mut begun: Begun) -> Result<String, Erro
     announce(&mut begun, &limits)?;
     let mode = begun.mode;
     let Held { ours, groups, .. } = hold(one_thread, begun, None, &limits)?;
-    match ours.link.next_report().map_err(Error::kernel("hear from init"))?.ok_or_else(gone)? {
-        Report::Ready(_) => {}
-        other => return Err(failure(other).unwrap_or_else(gone)),
+    match ours.link.heard().map_err(Error::kernel("hear from init"))? {
+        Some(Heard::Report(Report::Ready(_))) => {}
+        Some(Heard::Report(other)) => return Err(failure(other).unwrap_or_else(gone)),
+        _ => return Err(gone()),
     }
     let name = match mode {
         Mode::Setuid => "mode: setuid",

@@ -38,8 +38,8 @@ impl Trees {
 #[derive(Debug)]
 pub struct Fresh {
     dev: OwnedFd,
-    shm: OwnedFd,
-    tmp: OwnedFd,
+    pub shm: OwnedFd,
+    pub tmp: OwnedFd,
 }
 
 impl Fresh {
