@@ -362,15 +362,21 @@ mod tests {
             Report::Ended(Ended::Signal(9)),
         ] {
             b.report(&report).unwrap();
-            assert_eq!(a.next_report().unwrap(), Some(report));
+            assert_eq!(a.report_at_hand(), Some(report));
         }
         b.report(&Report::NotStarted("w".repeat(5000))).unwrap();
-        let Some(Report::NotStarted(text)) = a.next_report().unwrap() else {
-            panic!("another report")
-        };
+        let Some(Report::NotStarted(text)) = a.report_at_hand() else { panic!("another report") };
         assert_eq!(text.len(), MAX - 1);
+        b.send_descriptors([a.as_fd()]).unwrap();
+        assert!(matches!(a.heard(), Ok(Some(Heard::Door(_)))));
+        b.show_temporary([a.as_fd(), a.as_fd()]).unwrap();
+        assert!(matches!(a.heard(), Ok(Some(Heard::Temporary(_)))));
+        // What it said last is heard though it has not read all.
+        a.send(&Command::Start).unwrap();
+        b.report(&Report::Started).unwrap();
         drop(b);
-        assert_eq!(a.next_report().unwrap(), None);
+        assert!(matches!(a.heard(), Ok(Some(Heard::Report(Report::Started)))));
+        assert!(a.heard().unwrap().is_none());
         assert!(a.send(&Command::Start).is_err());
     }
 

@@ -24,7 +24,7 @@ use crate::args::Args;
 use crate::error::Error;
 use crate::grain::allowance::Allowance;
 use crate::grain::app::App;
-use crate::grain::book::Book;
+use crate::grain::book::{Book, Keepers};
 use crate::grain::disk;
 use crate::grain::image::{self, Image};
 use crate::grain::life::Life;
@@ -145,9 +145,7 @@ async fn serve(
         .map_err(Error::kernel("listen for want of memory"))?;
     let book = Book::new(
         limits,
-        outside.floor,
-        disk,
-        outside.limited,
+        Keepers { floor: outside.floor, disk, limited: outside.limited },
         outside.watch.counters,
         memory.events.clone(),
         log.clone(),

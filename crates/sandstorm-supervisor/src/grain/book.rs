@@ -29,14 +29,19 @@ pub struct Row {
     pub hits: u64,
 }
 
-/// Everything that is known about them.
-pub struct Book {
-    pub limits: Limits,
+/// What keeps them.
+pub struct Keepers {
     pub floor: Floor,
     /// What keeps the limits of bytes and inodes.
     pub disk: &'static str,
     /// Which control group version keeps memory, pids, cpu; 0 for none.
     pub limited: [u8; 3],
+}
+
+/// Everything that is known about them.
+pub struct Book {
+    pub limits: Limits,
+    keepers: Keepers,
     pub counters: Counters,
     pub memory: Option<Rc<MemoryEvents>>,
     pub log: Rc<Log>,
@@ -50,28 +55,14 @@ pub struct Book {
 impl Book {
     pub fn new(
         limits: Limits,
-        floor: Floor,
-        disk: &'static str,
-        limited: [u8; 3],
+        keepers: Keepers,
         counters: Counters,
         memory: Option<Rc<MemoryEvents>>,
         log: Rc<Log>,
         app: Rc<App>,
     ) -> Rc<Book> {
         let (usage, filled, crammed) = (Cell::default(), Cell::default(), Cell::default());
-        Rc::new(Book {
-            limits,
-            floor,
-            disk,
-            limited,
-            counters,
-            memory,
-            log,
-            app,
-            usage,
-            filled,
-            crammed,
-        })
+        Rc::new(Book { limits, keepers, counters, memory, log, app, usage, filled, crammed })
     }
 
     /// A new measurement of the disk.
@@ -99,7 +90,7 @@ impl Book {
     }
 
     fn by(&self, controller: usize, else_by: &'static str) -> &'static str {
-        match self.limited[controller] {
+        match self.keepers.limited[controller] {
             2 => "cgroup v2",
             1 => "cgroup v1",
             _ => else_by,
@@ -113,7 +104,7 @@ impl Book {
         let (pids, refused) = self.counters.pids().unwrap_or_default();
         let (temporary, crammed) = self.temporary();
         let killed = self.memory.as_ref().map_or(0, |m| m.kills());
-        let processes = if self.floor.processes { "rlimit" } else { "nothing" };
+        let processes = if self.keepers.floor.processes { "rlimit" } else { "nothing" };
         vec![
             row(
                 "memory",
@@ -133,8 +124,8 @@ impl Book {
             ),
             row("weight", limits.weight, self.by(CPU, "nice"), 0, 0),
             row("files", limits.files, "rlimit", 0, 0),
-            row("disk", limits.disk, self.disk, usage.bytes, self.filled.get()),
-            row("inodes", limits.inodes, self.disk, usage.inodes, self.filled.get()),
+            row("disk", limits.disk, self.keepers.disk, usage.bytes, self.filled.get()),
+            row("inodes", limits.inodes, self.keepers.disk, usage.inodes, self.filled.get()),
             row("tmpfs", limits.tmpfs, "tmpfs", temporary, crammed),
             row("log", limits.log, "supervisor", self.log.size(), self.log.slowed()),
         ]
