@@ -13,6 +13,10 @@ const ONE: usize = 4096;
 /// Cookies of one request to an app, in bytes: servers with a limit have at least 8 KiB a line.
 const ALL: usize = 7 * 1024;
 
+/// Names that one answer expires, in bytes: it holds them once for each domain above its host
+/// until it is read. The others have their turn at the next request.
+const EXPIRED: usize = 8 * 1024;
+
 /// A request's cookies, sorted by whose they are.
 #[derive(Debug, Default)]
 pub struct Sorted<'a> {
@@ -54,7 +58,7 @@ fn is_ours(name: &str) -> bool {
 pub fn sort<'a>(headers: &'a HeaderMap, host: &GrainHost, prefix: &str) -> Sorted<'a> {
     let own_sid = super::session::cookie_name(host);
     let mut out = Sorted::default();
-    let mut bytes = 0;
+    let (mut bytes, mut excess) = (0, 0);
     for line in headers.get_all(header::COOKIE) {
         for piece in line.as_bytes().split(|&b| b == b';') {
             // Bytes outside UTF-8 cannot travel as Text; such a cookie stays behind.
@@ -71,7 +75,8 @@ pub fn sort<'a>(headers: &'a HeaderMap, host: &GrainHost, prefix: &str) -> Sorte
             }
             let Some(app_name) = name.strip_prefix(prefix) else { continue };
             if piece.len() > ONE || bytes + piece.len() + 2 > ALL {
-                if out.excess.len() < 50 && !name.is_empty() {
+                if out.excess.len() < 50 && excess + name.len() <= EXPIRED && !name.is_empty() {
+                    excess += name.len();
                     out.excess.push(name);
                 }
                 continue;
@@ -123,7 +128,12 @@ pub fn forget_others(
         return;
     }
     answer.insert("clear-site-data", HeaderValue::from_static("\"cache\", \"storage\""));
+    let mut bytes = 0;
     for (name, _) in shown().filter(|(name, _)| !is_ours(name)).take(50) {
+        bytes += name.len();
+        if bytes > EXPIRED {
+            break;
+        }
         if let Ok(line) = HeaderValue::from_str(&format!("{name}=; Path=/; Max-Age=0")) {
             answer.append(header::SET_COOKIE, line);
         }

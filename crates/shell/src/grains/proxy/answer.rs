@@ -32,6 +32,33 @@ pub enum BodyKind {
     Stream(Option<handle::Client>),
 }
 
+/// What the headers of one answer may still hold, in bytes of names and values. They wait outside
+/// the [`Room`](crate::grains::room::Room) for a visitor who does not read, so each text is
+/// measured before it is copied out of the app's message.
+pub struct Budget(usize);
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget(HEADER_BYTES)
+    }
+}
+
+impl Budget {
+    /// Takes `bytes` from what is left.
+    ///
+    /// # Errors
+    /// The app's fault, when the answer has more than [`HEADER_BYTES`].
+    pub fn take(&mut self, bytes: usize) -> capnp::Result<()> {
+        match self.0.checked_sub(bytes) {
+            Some(left) => {
+                self.0 = left;
+                Ok(())
+            }
+            None => Err(capnp::Error::failed("Its headers are longer than 64 KiB.".into())),
+        }
+    }
+}
+
 /// Reads an answer; `response` is walked once.
 pub fn convert(reader: response::Reader<'_>, asked: &Asked<'_>) -> Result<Converted> {
     read(reader, asked).map_err(|e| Error::BadGateway(sandstorm_schema::rpc::error::text(&e)))?
@@ -39,24 +66,30 @@ pub fn convert(reader: response::Reader<'_>, asked: &Asked<'_>) -> Result<Conver
 
 fn read(reader: response::Reader<'_>, asked: &Asked<'_>) -> capnp::Result<Result<Converted>> {
     let mut headers = HeaderMap::new();
-    let Additional { exact, created } =
-        additional(reader.get_additional_headers()?, asked.head, &mut headers)?;
+    let mut budget = Budget::default();
+    let list = reader.get_additional_headers()?;
+    let Additional { exact, created } = additional(list, asked.head, &mut budget, &mut headers)?;
     let exact = exact.as_deref();
-    set_cookies(reader.get_set_cookies()?, asked, &mut headers)?;
+    set_cookies(reader.get_set_cookies()?, asked, &mut budget, &mut headers)?;
+    let budget = &mut budget;
     let status = |wire| from_wire(wire, exact, asked.facts);
     let mut body = BodyKind::Bytes(Bytes::new());
     let status = match reader.which()? {
         response::Which::Content(content) => {
-            put_text(&mut headers, header::CONTENT_TYPE, content.get_mime_type()?);
-            put_text(&mut headers, header::CONTENT_ENCODING, content.get_encoding()?);
-            put_text(&mut headers, header::CONTENT_LANGUAGE, content.get_language()?);
+            put_text(&mut headers, budget, header::CONTENT_TYPE, content.get_mime_type()?)?;
+            put_text(&mut headers, budget, header::CONTENT_ENCODING, content.get_encoding()?)?;
+            put_text(&mut headers, budget, header::CONTENT_LANGUAGE, content.get_language()?)?;
             if content.has_e_tag() {
-                put_etag(&mut headers, content.get_e_tag()?)?;
+                put_etag(&mut headers, budget, content.get_e_tag()?)?;
             }
             if !headers.contains_key(header::CONTENT_DISPOSITION) {
                 use response::content::disposition::Which;
                 if let Which::Download(name) = content.get_disposition().which()? {
-                    if let Some(value) = download(&name?.to_string()?) {
+                    let name = name?;
+                    budget.take(name.len())?;
+                    if let Some(value) = download(name.to_str()?) {
+                        // What a name takes in both forms is up to four times its length.
+                        budget.take(value.len() - name.len())?;
                         headers.insert(header::CONTENT_DISPOSITION, value);
                     }
                 }
@@ -72,18 +105,20 @@ fn read(reader: response::Reader<'_>, asked: &Asked<'_>) -> capnp::Result<Result
         }
         response::Which::NoContent(no) => {
             if no.has_e_tag() {
-                put_etag(&mut headers, no.get_e_tag()?)?;
+                put_etag(&mut headers, budget, no.get_e_tag()?)?;
             }
             status(WireStatus::NoContent { should_reset_form: no.get_should_reset_form() })
         }
         response::Which::PreconditionFailed(failed) => {
             if failed.has_matching_e_tag() {
-                put_etag(&mut headers, failed.get_matching_e_tag()?)?;
+                put_etag(&mut headers, budget, failed.get_matching_e_tag()?)?;
             }
             status(WireStatus::PreconditionFailed)
         }
         response::Which::Redirect(redirect) => {
-            let location = redirect.get_location()?.to_string()?;
+            let location = redirect.get_location()?;
+            budget.take(location.len())?;
+            let location = location.to_str()?;
             let value = HeaderValue::from_bytes(location.as_bytes());
             let Some(value) = value.ok().filter(|_| !location.is_empty()) else {
                 return Ok(Err(Error::BadGateway("It redirects, but not to an address.".into())));
@@ -101,7 +136,7 @@ fn read(reader: response::Reader<'_>, asked: &Asked<'_>) -> capnp::Result<Result
         }
         response::Which::ClientError(error) => {
             let bytes = if error.has_non_html_body() {
-                error_body(&mut headers, error.get_non_html_body()?)?
+                error_body(&mut headers, budget, error.get_non_html_body()?)?
             } else {
                 html_body(&mut headers, error.get_description_html()?)
             };
@@ -111,7 +146,7 @@ fn read(reader: response::Reader<'_>, asked: &Asked<'_>) -> capnp::Result<Result
         }
         response::Which::ServerError(error) => {
             let bytes = if error.has_non_html_body() {
-                error_body(&mut headers, error.get_non_html_body()?)?
+                error_body(&mut headers, budget, error.get_non_html_body()?)?
             } else {
                 html_body(&mut headers, error.get_description_html()?)
             };
@@ -147,19 +182,16 @@ struct Additional {
 fn additional(
     list: capnp::struct_list::Reader<'_, response::header::Owned>,
     head: bool,
+    budget: &mut Budget,
     headers: &mut HeaderMap,
 ) -> capnp::Result<Additional> {
     let mut found = Additional::default();
-    let mut bytes = 0;
     if list.len() as usize > HEADER_COUNT {
         return Err(capnp::Error::failed("It has more than 100 headers.".into()));
     }
     for item in list {
         let (name, value) = (item.get_name()?.to_str()?, item.get_value()?.as_bytes());
-        bytes += name.len() + value.len();
-        if bytes > HEADER_BYTES {
-            return Err(capnp::Error::failed("Its headers are longer than 64 KiB.".into()));
-        }
+        budget.take(name.len() + value.len())?;
         if name.eq_ignore_ascii_case(http_map::EXACT_STATUS) {
             found.exact = std::str::from_utf8(value).ok().map(str::to_owned);
             continue;
@@ -196,9 +228,11 @@ fn additional(
 fn set_cookies(
     list: capnp::struct_list::Reader<'_, cookie::Owned>,
     asked: &Asked<'_>,
+    budget: &mut Budget,
     headers: &mut HeaderMap,
 ) -> capnp::Result<()> {
     for item in list.iter().take(SET_COOKIE_COUNT) {
+        budget.take(item.get_name()?.len() + item.get_value()?.len() + item.get_path()?.len())?;
         let (Ok(name), Ok(value), Ok(path)) =
             (item.get_name()?.to_str(), item.get_value()?.to_str(), item.get_path()?.to_str())
         else {
@@ -219,18 +253,30 @@ fn set_cookies(
     Ok(())
 }
 
-fn put_text(headers: &mut HeaderMap, name: HeaderName, value: capnp::text::Reader<'_>) {
+fn put_text(
+    headers: &mut HeaderMap,
+    budget: &mut Budget,
+    name: HeaderName,
+    value: capnp::text::Reader<'_>,
+) -> capnp::Result<()> {
     let bytes = value.as_bytes();
+    budget.take(bytes.len())?;
     if !bytes.is_empty() {
         if let Ok(value) = HeaderValue::from_bytes(bytes) {
             headers.insert(name, value);
         }
     }
+    Ok(())
 }
 
 /// A malformed tag is left out; the answer is as good without it.
-fn put_etag(headers: &mut HeaderMap, tag: e_tag::Reader<'_>) -> capnp::Result<()> {
+fn put_etag(
+    headers: &mut HeaderMap,
+    budget: &mut Budget,
+    tag: e_tag::Reader<'_>,
+) -> capnp::Result<()> {
     let value = tag.get_value()?.as_bytes();
+    budget.take(value.len())?;
     if value.iter().all(|&b| b > b' ' && b != 0x7f && b != b'"') {
         let weak: &[u8] = if tag.get_weak() { b"W/\"" } else { b"\"" };
         if let Ok(value) = HeaderValue::from_bytes(&[weak, value, b"\""].concat()) {
@@ -258,11 +304,12 @@ fn download(name: &str) -> Option<HeaderValue> {
 
 fn error_body(
     headers: &mut HeaderMap,
+    budget: &mut Budget,
     body: response::error_body::Reader<'_>,
 ) -> capnp::Result<Bytes> {
-    put_text(headers, header::CONTENT_TYPE, body.get_mime_type()?);
-    put_text(headers, header::CONTENT_ENCODING, body.get_encoding()?);
-    put_text(headers, header::CONTENT_LANGUAGE, body.get_language()?);
+    put_text(headers, budget, header::CONTENT_TYPE, body.get_mime_type()?)?;
+    put_text(headers, budget, header::CONTENT_ENCODING, body.get_encoding()?)?;
+    put_text(headers, budget, header::CONTENT_LANGUAGE, body.get_language()?)?;
     Ok(Bytes::copy_from_slice(body.get_data()?))
 }
 
@@ -395,5 +442,57 @@ mod tests {
         };
         assert_eq!(tag("abc").as_deref(), Some("\"abc\""));
         assert_eq!(tag("a\"b"), None);
+    }
+
+    /// Each way by which an app's text becomes a header, used alone.
+    #[test]
+    fn no_header_goes_past_the_budget() {
+        type Fill = fn(response::Builder<'_>, &str);
+        let ways: [(&str, Fill); 12] = [
+            ("additional", |mut r, text| {
+                header(r.reborrow(), &[("x-sandstorm-app-a", text)]);
+                r.init_no_content();
+            }),
+            ("type", |r, text| r.init_content().set_mime_type(text)),
+            ("encoding", |r, text| r.init_content().set_encoding(text)),
+            ("language", |r, text| r.init_content().set_language(text)),
+            ("tag", |r, text| r.init_content().init_e_tag().set_value(text)),
+            ("tag alone", |r, text| r.init_no_content().init_e_tag().set_value(text)),
+            ("other tag", |r, text| {
+                r.init_precondition_failed().init_matching_e_tag().set_value(text);
+            }),
+            ("name", |r, text| r.init_content().init_disposition().set_download(text)),
+            ("location", |r, text| r.init_redirect().set_location(text)),
+            ("type of an error", |r, text| {
+                r.init_client_error().init_non_html_body().set_mime_type(text);
+            }),
+            ("type of a failure", |r, text| {
+                r.init_server_error().init_non_html_body().set_mime_type(text);
+            }),
+            ("cookies", |mut r, text| {
+                // None is long, all together are.
+                let mut list = r.reborrow().init_set_cookies(4);
+                for index in 0..4 {
+                    let mut cookie = list.reborrow().get(index);
+                    cookie.set_name("a");
+                    cookie.set_value(&text[..text.len() / 8]);
+                    cookie.set_path(format!("/{}", &text[..text.len() / 8]));
+                }
+                r.init_no_content();
+            }),
+        ];
+        for (way, fill) in ways {
+            let short = ask(|r| fill(r, &"x".repeat(HEADER_BYTES / 2)), false);
+            assert!(short.is_ok(), "{way}");
+            match ask(|r| fill(r, &"x".repeat(HEADER_BYTES + 8)), false) {
+                Err(Error::BadGateway(why)) => assert!(why.contains("64 KiB"), "{way}: {why}"),
+                Err(other) => panic!("{way}: {other}"),
+                Ok(got) => panic!("{way}: {} headers", got.answer.headers().len()),
+            }
+        }
+        // Letters that take three bytes each in the second form.
+        let name = "\u{1}".repeat(HEADER_BYTES / 3);
+        let got = ask(|r| r.init_content().init_disposition().set_download(&name[..]), false);
+        assert!(matches!(got, Err(Error::BadGateway(_))));
     }
 }

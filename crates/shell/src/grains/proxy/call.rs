@@ -10,7 +10,7 @@ use sandstorm_schema::util_capnp::byte_stream;
 use sandstorm_schema::web_session_capnp::web_session::{self, PropfindDepth, response};
 
 use super::Ask;
-use super::answer::{self, Asked, BodyKind, Converted};
+use super::answer::{self, Asked, BodyKind, Budget, Converted};
 use super::context::{self, text};
 use super::upload::Payload;
 use crate::error::{Error, Result};
@@ -293,13 +293,8 @@ async fn options(
             for (number, _) in (1..).zip(classes).filter(|(_, has)| *has) {
                 dav.push(number.to_string());
             }
-            for extension in options.get_dav_extensions().map_err(from_rpc)?.iter().take(64) {
-                let extension = extension.map_err(from_rpc)?.to_string().unwrap_or_default();
-                let extension = extension.trim().to_owned();
-                if !extension.is_empty() && extension.bytes().all(|b| (b'!'..=b'~').contains(&b)) {
-                    dav.push(extension);
-                }
-            }
+            dav_extensions(options.get_dav_extensions().map_err(from_rpc)?, &mut dav)
+                .map_err(from_rpc)?;
         }
         Err(error) if is_unimplemented(&error) => {}
         Err(error) => return Err(from_rpc(error)),
@@ -313,6 +308,20 @@ async fn options(
     };
     let answer = answer.body(()).map_err(|e| Error::BadGateway(e.to_string()))?;
     Ok(Converted { answer, body: BodyKind::Bytes(Bytes::new()) })
+}
+
+/// Adds the app's words for what it can do besides to the classes in `dav`.
+fn dav_extensions(list: capnp::text_list::Reader<'_>, dav: &mut Vec<String>) -> capnp::Result<()> {
+    let mut budget = Budget::default();
+    for extension in list.iter().take(64) {
+        let extension = extension?;
+        budget.take(extension.len())?;
+        let extension = extension.to_str().unwrap_or_default().trim();
+        if !extension.is_empty() && extension.bytes().all(|b| (b'!'..=b'~').contains(&b)) {
+            dav.push(extension.to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// POST or PUT of a body that is still coming.
@@ -381,5 +390,29 @@ async fn streamed(
         // The client left half-way. Nobody waits for an answer any more; giving up the call frees
         // whatever the app does with a part.
         Ok(Err(fault)) = pump => Err(Error::BadRequest(fault.why)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_dav_are_headers_too() {
+        let said = |length: usize| {
+            let mut message = capnp::message::Builder::new_default();
+            let options = message.init_root::<web_session::options::Builder<'_>>();
+            let mut list = options.init_dav_extensions(4);
+            list.set(0, "access-control");
+            list.set(1, "two words");
+            for index in 2..4 {
+                list.set(index, "x".repeat(length));
+            }
+            let mut dav = Vec::new();
+            let options: web_session::options::Reader<'_> = message.get_root_as_reader().unwrap();
+            dav_extensions(options.get_dav_extensions().unwrap(), &mut dav).map(|()| dav)
+        };
+        assert_eq!(said(3).unwrap(), ["access-control", "xxx", "xxx"]);
+        assert!(said(40_000).unwrap_err().extra.contains("64 KiB"));
     }
 }
