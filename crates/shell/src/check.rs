@@ -38,19 +38,28 @@ const TRIAL: Duration = Duration::from_secs(10);
 /// Descriptors that a server with a few dozen grains needs.
 const FILES: u64 = 4096;
 
-/// Judges the settings and the machine; needs no running server.
-pub fn run(home: &Path, settings: Settings) -> Vec<Problem> {
+/// Judges the settings and the machine; needs no running server. Also how grains run here, a line for
+/// each thing that an operator may have weakened.
+pub fn run(home: &Path, settings: Settings) -> (Vec<Problem>, Vec<String>) {
     let judged = settings.with_file(home).and_then(|settings| {
         let listen = Listen::check(&settings)?;
         Config::check(&settings, home.to_owned(), listen)
     });
     match judged {
-        Ok(config) => of_config(&config),
-        Err(error @ Error::Config(_)) => vec![problem(error.to_string(), "Change that setting.")],
-        Err(error) => vec![problem(
-            error.to_string(),
-            format!("Run this as the server's user, or give that user {}.", home.display()),
-        )],
+        Ok(config) => {
+            let trial = try_supervisor(&config.bin.join("sandstorm-supervisor"));
+            (of_config(&config), trial.unwrap_or_default())
+        }
+        Err(error @ Error::Config(_)) => {
+            (vec![problem(error.to_string(), "Change that setting.")], Vec::new())
+        }
+        Err(error) => (
+            vec![problem(
+                error.to_string(),
+                format!("Run this as the server's user, or give that user {}.", home.display()),
+            )],
+            Vec::new(),
+        ),
     }
 }
 

@@ -74,6 +74,8 @@ async fn sub_commands_speak_json_and_say_what_went_wrong() -> Result<()> {
     let check = server.try_command(&["check", "--json"])?;
     let check: serde_json::Value = serde_json::from_slice(&check.stdout)?;
     ensure!(check["ok"] == check["problems"].as_array().is_some_and(Vec::is_empty), "{check}");
+    // How grains run here, in the supervisor's own words.
+    ensure!(check["machine"][0].as_str().is_some_and(|line| line.starts_with("mode: ")), "{check}");
     Ok(())
 }
 

@@ -98,22 +98,29 @@ fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn check(context: &Context, settings: Settings) -> Result<ExitCode> {
-    let problems = crate::check::run(&context.home, settings);
+    let (problems, machine) = crate::check::run(&context.home, settings);
     let runs = crate::control::is_served(&context.home);
     let json = serde_json::json!({
         "ok": problems.is_empty(),
         "running": runs,
+        "machine": machine,
         "problems": problems
             .iter()
             .map(|problem| serde_json::json!({ "what": problem.what, "fix": problem.fix }))
             .collect::<Vec<_>>(),
     });
-    print(context, json, || match problems.is_empty() {
-        true => outln!("Everything is in place."),
-        false => {
-            for problem in &problems {
-                outln!("- {}\n  {}", problem.what, problem.fix);
-            }
+    print(context, json, || {
+        if problems.is_empty() {
+            outln!("Everything is in place.");
+        }
+        for problem in &problems {
+            outln!("- {}\n  {}", problem.what, problem.fix);
+        }
+        if !machine.is_empty() {
+            outln!("How grains run here:");
+        }
+        for line in &machine {
+            outln!("- {line}");
         }
     });
     // No problem by itself, but whoever looks why nothing answers must not miss it.
