@@ -7,7 +7,7 @@ use capnp::{message, serialize};
 use sandstorm_schema::{package_capnp as package, util_capnp::localized_text};
 
 use crate::identity::text::{MAX_TITLE, lines, one_line};
-use crate::store::Action;
+use crate::store::{Action, Store};
 
 /// Largest manifest, in words of 8 bytes.
 pub const MAX_WORDS: usize = 1 << 20;
@@ -16,6 +16,21 @@ const API_VERSION: u32 = 0;
 /// Actions beyond these are not offered.
 const MAX_ACTIONS: usize = 32;
 const MAX_PROSE: usize = 20_000;
+
+/// Held while a page reads a manifest out of the database: each may have 8 MiB, and anybody can ask
+/// for pages in any number.
+pub static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// What a package's page shows, out of the database; nothing where it has no manifest.
+///
+/// # Errors
+/// The database's.
+pub async fn details(store: &Store, package: &str) -> crate::store::Result<Details> {
+    let _turn = TURN.lock().await;
+    let Some(bytes) = store.manifest(package).await? else { return Ok(Details::default()) };
+    let read = move || Manifest::parse(&bytes).map(|m| m.details()).unwrap_or_default();
+    Ok(tokio::task::spawn_blocking(read).await.unwrap_or_default())
+}
 
 /// A manifest message, as stored.
 pub struct Manifest(message::Reader<serialize::OwnedSegments>);

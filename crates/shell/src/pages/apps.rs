@@ -10,7 +10,7 @@ use super::viewer::{Person, Viewer};
 use super::{PageResult, app_versions};
 use crate::error::Error;
 use crate::identity::ActForm;
-use crate::install::manifest::{Details, Manifest};
+use crate::install::manifest::{self, Details};
 use crate::state::{App, Event};
 use crate::store::{AppRow, Install, InstallState, Package, Tone};
 
@@ -93,10 +93,7 @@ pub async fn page(State(app): State<App>, Path(id): Path<String>, person: Person
         _ => return Err(Error::NotFound("app").into()),
     };
     let newer = versions.iter().find(|v| v.app_version > package.app_version);
-    let details = match app.store.manifest(&package.package_id).await? {
-        Some(bytes) => Manifest::parse(&bytes).map(|m| m.details()).unwrap_or_default(),
-        None => Details::default(),
-    };
+    let details = manifest::details(&app.store, &package.package_id).await?;
     let on_disk = app_versions::section(&person, &versions).await?;
     let body = body(&person, mine.as_ref(), &package, newer, &details, &on_disk);
     Ok(layout::respond(&person.viewer, Page::new(&package.title, Nav::Apps, body)))

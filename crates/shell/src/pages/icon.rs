@@ -13,7 +13,7 @@ use http::{HeaderValue, header};
 use super::PageError;
 use crate::error::Error;
 use crate::identity::Login;
-use crate::install::manifest::{Icon, IconSize, Manifest};
+use crate::install::manifest::{self, Icon, IconSize, Manifest};
 use crate::state::App;
 
 /// Larger icons are not shown (bytes).
@@ -29,22 +29,52 @@ pub async fn of_package(
     Path((package, size)): Path<(String, String)>,
     _login: Login,
 ) -> Result<Response, PageError> {
-    let size = match size.as_str() {
+    let kind = match size.as_str() {
         "grain" => IconSize::Grain,
         "app" => IconSize::App,
         _ => return Err(PageError::not_found()),
     };
-    let Some(bytes) = app.store.manifest(&package).await? else {
-        return Err(Error::NotFound("icon").into());
+    let kept = match app.store.icon(&package, &size).await? {
+        Some(kept) => kept,
+        None => first_time(&app, &package, &size, kind).await?,
     };
-    let icon = Manifest::parse(&bytes).ok().and_then(|m| m.icon(size)).filter(is_what_it_says);
-    Ok(match icon {
-        Some(icon) => image(icon.mime, icon.bytes),
-        None => {
+    Ok(match kept {
+        (mime, bytes) if !bytes.is_empty() => image(known(&mime), bytes),
+        _ => {
             let app_id = app.store.package(&package).await?.map(|p| p.app_id).unwrap_or_default();
             image("image/svg+xml", pattern(&app_id, false).into_bytes())
         }
     })
+}
+
+/// Takes the icon out of the manifest and keeps it: later requests read nothing else. One at a time,
+/// and whoever waited for another's looks whether it is there.
+async fn first_time(
+    app: &App,
+    package: &str,
+    size: &str,
+    kind: IconSize,
+) -> Result<(String, Vec<u8>), PageError> {
+    let _turn = manifest::TURN.lock().await;
+    if let Some(kept) = app.store.icon(package, size).await? {
+        return Ok(kept);
+    }
+    let Some(bytes) = app.store.manifest(package).await? else {
+        return Err(Error::NotFound("icon").into());
+    };
+    let find = move || Manifest::parse(&bytes).ok()?.icon(kind).filter(is_what_it_says);
+    let found = tokio::task::spawn_blocking(find).await.unwrap_or_default();
+    let (mime, bytes) = found.map(|icon| (icon.mime, icon.bytes)).unwrap_or_default();
+    if let Err(error) = app.store.keep_icon(package, size, (mime, &bytes)).await {
+        // It is shown all the same, and looked for again the next time.
+        tracing::warn!("an icon of package {package} could not be kept: {error}");
+    }
+    Ok((mime.to_owned(), bytes))
+}
+
+/// The types that are served.
+fn known(mime: &str) -> &'static str {
+    if mime == "image/png" { "image/png" } else { "image/svg+xml" }
 }
 
 /// `GET /face/HANDLE`.

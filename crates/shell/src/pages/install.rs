@@ -18,7 +18,7 @@ use crate::identity::act::{TOKEN_FIELD, TOKEN_HEADER, check_origin};
 use crate::identity::{ActForm, Login};
 use crate::ids::PackageId;
 use crate::install::failure::Failure;
-use crate::install::manifest::{Details, Manifest};
+use crate::install::manifest;
 use crate::install::web_address;
 use crate::state::{App, Event};
 use crate::store::{Install, InstallState, Package, Tone};
@@ -331,10 +331,7 @@ pub fn steps(viewer: &Viewer, id: &PackageId, install: &Install, room: Option<&s
 async fn confirm(person: &Person, package: &Package) -> Result<Markup, PageError> {
     let store = &person.viewer.app.store;
     let have = store.app_of(person.login.id(), &package.app_id).await?;
-    let details = match store.manifest(&package.package_id).await? {
-        Some(bytes) => Manifest::parse(&bytes).map(|m| m.details()).unwrap_or_default(),
-        None => Details::default(),
-    };
+    let details = manifest::details(store, &package.package_id).await?;
     let has_this = have.as_ref().is_some_and(|have| have.package_id == package.package_id);
     let (question, button) = match &have {
         _ if has_this => ("You have this app", "New"),

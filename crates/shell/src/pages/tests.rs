@@ -111,6 +111,10 @@ impl Server {
     }
 
     async fn package(&self, version: i64) -> Package {
+        self.package_with(version, b"").await
+    }
+
+    async fn package_with(&self, version: i64, manifest: &[u8]) -> Package {
         let package = Package {
             package_id: format!("{version:032x}"),
             app_id: "z".repeat(51) + "h",
@@ -126,7 +130,7 @@ impl Server {
             installed: version,
         };
         let actions = [Action { position: 0, noun: "note".into(), description: "<i>x</i>".into() }];
-        let new = NewPackage { package: &package, manifest: b"", actions: &actions };
+        let new = NewPackage { package: &package, manifest, actions: &actions };
         self.app.store.add_package(&new).await.unwrap();
         package
     }

@@ -97,15 +97,13 @@ impl Store {
         let mut tx = self.write.begin().await?;
         let p = new.package;
         let inserted = sqlx::query(
-            "INSERT INTO packages (package_id, app_id, manifest, title, app_version,
-               marketing_version, fingerprint, packed_size, unpacked_size, installed, installed_by,
-               disk, entries)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+            "INSERT INTO packages (package_id, app_id, title, app_version, marketing_version,
+               fingerprint, packed_size, unpacked_size, installed, installed_by, disk, entries)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
              ON CONFLICT (package_id) DO NOTHING",
         )
         .bind(&p.package_id)
         .bind(&p.app_id)
-        .bind(new.manifest)
         .bind(&p.title)
         .bind(p.app_version)
         .bind(&p.marketing_version)
@@ -124,6 +122,11 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         if inserted.rows_affected() > 0 {
+            sqlx::query("INSERT INTO manifests (package_id, manifest) VALUES ($1, $2)")
+                .bind(&p.package_id)
+                .bind(new.manifest)
+                .execute(&mut *tx)
+                .await?;
             for action in new.actions {
                 sqlx::query(
                     "INSERT INTO package_actions (package_id, position, noun, description)
@@ -172,10 +175,42 @@ impl Store {
 
     /// The framed manifest of a package.
     pub async fn manifest(&self, package_id: &str) -> Result<Option<Vec<u8>>> {
-        Ok(sqlx::query_scalar("SELECT manifest FROM packages WHERE package_id = $1")
+        Ok(sqlx::query_scalar("SELECT manifest FROM manifests WHERE package_id = $1")
             .bind(package_id)
             .fetch_optional(&self.read)
             .await?)
+    }
+
+    /// An icon that was kept: its type and bytes, empty where the package has none of this size.
+    pub async fn icon(&self, package_id: &str, size: &str) -> Result<Option<(String, Vec<u8>)>> {
+        Ok(sqlx::query_as(
+            "SELECT mime, bytes FROM package_icons WHERE package_id = $1 AND size = $2",
+        )
+        .bind(package_id)
+        .bind(size)
+        .fetch_optional(&self.read)
+        .await?)
+    }
+
+    /// Keeps an icon of a package that is still there.
+    pub async fn keep_icon(
+        &self,
+        package_id: &str,
+        size: &str,
+        (mime, bytes): (&str, &[u8]),
+    ) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO package_icons (package_id, size, mime, bytes)
+             SELECT package_id, $2, $3, $4 FROM packages WHERE package_id = $1
+             ON CONFLICT (package_id, size) DO NOTHING",
+        )
+        .bind(package_id)
+        .bind(size)
+        .bind(mime)
+        .bind(bytes)
+        .execute(&self.write)
+        .await?;
+        Ok(())
     }
 
     /// A package's actions, in the manifest's order.
