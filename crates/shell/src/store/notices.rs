@@ -124,10 +124,43 @@ impl Audit<'_> {
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 /// Strips on one page; the page of notices has the others.
-const MOST_AT_ONCE: usize = 10;
+const MOST_AT_ONCE: i64 = 10;
+/// Notices of one account that are kept.
+pub(super) const MOST_KEPT: i64 = 200;
+
+/// The last notices that were not shown, newest first.
+async fn waiting<'a>(
+    from: impl sqlx::SqliteExecutor<'a>,
+    account: AccountId,
+) -> Result<Vec<NoticeRow>> {
+    Ok(sqlx::query_as(
+        "SELECT id, created, tone, text, undo FROM notices
+         WHERE account = $1 AND shown IS NULL ORDER BY id DESC LIMIT $2",
+    )
+    .bind(account)
+    .bind(MOST_AT_ONCE)
+    .fetch_all(from)
+    .await?)
+}
+
+/// Keeps the number of an account's notices within [`MOST_KEPT`]: each act leaves one, and a script
+/// can act without end.
+async fn forget_old(tx: &mut sqlx::SqliteConnection, account: AccountId) -> Result<()> {
+    sqlx::query(
+        "DELETE FROM notices WHERE account = $1 AND id NOT IN
+           (SELECT id FROM notices WHERE account = $1
+            ORDER BY CASE WHEN shown IS NULL THEN 0 ELSE 1 END, id DESC LIMIT $2)",
+    )
+    .bind(account)
+    .bind(MOST_KEPT)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
 
 impl Store {
-    /// Leaves a notice, to be shown on the person's next page.
+    /// Leaves a notice, to be shown on the person's next page. One that says the same and waits is
+    /// replaced, and of more than [`MOST_KEPT`] those go that were shown, then the oldest.
     pub async fn notify(
         &self,
         account: AccountId,
@@ -135,7 +168,18 @@ impl Store {
         text: &str,
         undo: Option<&str>,
     ) -> Result<i64> {
-        Ok(sqlx::query_scalar(
+        let mut tx = self.write.begin().await?;
+        // The undo names the grain.
+        sqlx::query(
+            "DELETE FROM notices WHERE account = $1 AND shown IS NULL AND text = $2
+               AND COALESCE(undo, '') = COALESCE($3, '')",
+        )
+        .bind(account)
+        .bind(text)
+        .bind(undo)
+        .execute(&mut *tx)
+        .await?;
+        let id = sqlx::query_scalar(
             "INSERT INTO notices (account, created, tone, text, undo)
              VALUES ($1, $2, $3, $4, $5) RETURNING id",
         )
@@ -144,12 +188,16 @@ impl Store {
         .bind(tone.as_str())
         .bind(text)
         .bind(undo)
-        .fetch_one(&self.write)
-        .await?)
+        .fetch_one(&mut *tx)
+        .await?;
+        forget_old(&mut tx, account).await?;
+        tx.commit().await?;
+        Ok(id)
     }
 
     /// Leaves a notice that something keeps causing: the same words at most once a day.
     pub async fn notify_daily(&self, account: AccountId, tone: Tone, text: &str) -> Result<()> {
+        let mut tx = self.write.begin().await?;
         sqlx::query(
             "INSERT INTO notices (account, created, tone, text)
              SELECT $1, $2, $3, $4 WHERE NOT EXISTS
@@ -160,47 +208,42 @@ impl Store {
         .bind(tone.as_str())
         .bind(text)
         .bind(now_ms() - DAY_MS)
-        .execute(&self.write)
+        .execute(&mut *tx)
         .await?;
+        forget_old(&mut tx, account).await?;
+        tx.commit().await?;
         Ok(())
     }
 
     /// Notices not shown yet, marked as shown: for the top of a page. Of many only the last.
     pub async fn take_notices(&self, account: AccountId) -> Result<Vec<Notice>> {
         // Most pages have none: look before taking the writer.
-        let waiting: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM notices WHERE account = $1 AND shown IS NULL")
-                .bind(account)
-                .fetch_one(&self.read)
-                .await?;
-        if waiting == 0 {
+        let seen = waiting(&self.read, account).await?;
+        if seen.is_empty() {
             return Ok(Vec::new());
         }
-        let marked = sqlx::query_as(
-            "UPDATE notices SET shown = $2 WHERE account = $1 AND shown IS NULL
-             RETURNING id, created, tone, text, undo",
-        )
-        .bind(account)
-        .bind(now_ms())
-        .fetch_all(&self.write)
-        .await;
-        let mut rows: Vec<NoticeRow> = match marked {
+        let rows = match self.mark_shown(account).await {
             Ok(rows) => rows,
             // Shown twice is better than a page that cannot be read.
             Err(error) => {
                 tracing::warn!("notices could not be marked as shown: {error}");
-                sqlx::query_as(
-                    "SELECT id, created, tone, text, undo FROM notices
-                     WHERE account = $1 AND shown IS NULL",
-                )
-                .bind(account)
-                .fetch_all(&self.read)
-                .await?
+                seen
             }
         };
-        rows.sort_by_key(|row| row.id);
-        let many = rows.len().saturating_sub(MOST_AT_ONCE);
-        rows.into_iter().skip(many).map(Notice::try_from).collect()
+        rows.into_iter().rev().map(Notice::try_from).collect()
+    }
+
+    /// Of two pages at once one gets them.
+    async fn mark_shown(&self, account: AccountId) -> Result<Vec<NoticeRow>> {
+        let mut tx = self.write.begin().await?;
+        let rows = waiting(&mut *tx, account).await?;
+        sqlx::query("UPDATE notices SET shown = $2 WHERE account = $1 AND shown IS NULL")
+            .bind(account)
+            .bind(now_ms())
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(rows)
     }
 
     /// Marks one notice as shown: the person saw what happened in another way.

@@ -209,6 +209,11 @@ impl Store {
         }
     }
 
+    /// As if nobody could read a manifest any more.
+    pub async fn lose_manifests(&self) {
+        sqlx::query("DELETE FROM manifests").execute(&self.write).await.unwrap();
+    }
+
     /// Ends what [`Store::break_writing`] began.
     pub async fn mend_writing(&self) {
         sqlx::query("PRAGMA query_only = 0").execute(&self.write).await.unwrap();
@@ -407,6 +412,36 @@ async fn what_happens_again_and_again_is_told_once_a_day() {
     let shown = store.take_notices(ada.id).await.unwrap();
     assert_eq!((shown.len(), shown[9].text.as_str()), (10, "29"));
     assert!(store.take_notices(ada.id).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_account_keeps_so_many_notices() {
+    let (_dir, store) = store().await;
+    let (ada, ben) = (person(&store, "Ada").await, person(&store, "Ben").await);
+    let most = super::notices::MOST_KEPT;
+    let kept = |of: AccountId| store.recent_notices(of, 10_000);
+    store.notify(ben.id, Tone::Good, "Ben's", None).await.unwrap();
+    store.notify(ada.id, Tone::Warning, "read me", None).await.unwrap();
+    // Those that the page showed itself go first.
+    for n in 0..most + 50 {
+        let id = store.notify(ada.id, Tone::Good, &format!("quiet {n}"), None).await.unwrap();
+        store.notice_shown(ada.id, id).await.unwrap();
+    }
+    let now = kept(ada.id).await.unwrap();
+    assert_eq!(now.len() as i64, most);
+    assert_eq!((&*now[0].text, &*now[199].text), ("quiet 249", "read me"));
+    for n in 0..most {
+        store.notify(ada.id, Tone::Good, &format!("loud {n}"), None).await.unwrap();
+    }
+    let now = kept(ada.id).await.unwrap();
+    assert_eq!((now.len() as i64, &*now[199].text), (most, "loud 0"));
+    // The same again, about the same grain, is one.
+    for undo in [Some("rename g1 a"), Some("rename g1 a"), Some("rename g2 a"), None, None] {
+        store.notify(ada.id, Tone::Good, "Renamed to b.", undo).await.unwrap();
+    }
+    let shown = store.take_notices(ada.id).await.unwrap();
+    assert_eq!(shown.iter().filter(|n| n.text == "Renamed to b.").count(), 3);
+    assert_eq!(kept(ben.id).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
