@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::grains::Grains;
 use crate::ids::{AccountId, GrainId, LoginId, PackageId};
 use crate::install::Installer;
+use crate::live::Sockets;
 use crate::store::Store;
 
 /// The running shell. Cheap to clone.
@@ -20,6 +21,7 @@ pub struct Inner {
     pub grains: Grains,
     pub installer: Installer,
     pub events: Events,
+    pub sockets: Sockets,
 }
 
 impl App {
@@ -30,7 +32,14 @@ impl App {
         installer: Installer,
         events: Events,
     ) -> App {
-        App(Arc::new(Inner { config, store, grains, installer, events }))
+        App(Arc::new(Inner {
+            config,
+            store,
+            grains,
+            installer,
+            events,
+            sockets: Sockets::default(),
+        }))
     }
 }
 
@@ -44,8 +53,16 @@ impl std::ops::Deref for App {
 /// Something changed; whoever shows it looks again. Never carries the data itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Title, state, size, star or trash of a grain.
-    GrainChanged(GrainId),
+    /// Title, state, size, star or trash of a grain. `owner`: where the sender knows it; who has the
+    /// grain open hears of it in any case. It is said here so that no listener has to look it up.
+    GrainChanged {
+        /// Which.
+        grain: GrainId,
+        /// Whose.
+        owner: Option<AccountId>,
+    },
+    /// Several at once: for who has one of them open. Their lists hear [`Event::AccountChanged`].
+    GrainsChanged(Arc<[GrainId]>),
     /// One person's list of grains or notices.
     AccountChanged(AccountId),
     /// A step of an installation, or the set of installed apps.

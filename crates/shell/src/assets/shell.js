@@ -198,8 +198,9 @@ function connect() {
   socket = new WebSocket(url);
   socket.onopen = () => { wait = 1000; if (lostAt) { lostAt = 0; showLost(false); } refresh("all"); };
   socket.onmessage = (event) => refresh(event.data);
-  socket.onclose = () => {
-    if (over) return;
+  socket.onclose = (event) => {
+    // 4029: a newer tab has this one's place, until somebody looks at this one.
+    if (over || event.code === 4029) return;
     lostAt ||= Date.now();
     wait = Math.min(wait * 1.7, 15000);
     const again = Date.now() + wait;
@@ -355,6 +356,7 @@ function ended() {
 connect();
 // Where no socket gets through, ask.
 setInterval(() => { if (signedIn && socket?.readyState !== 1 && !document.hidden) refresh("all"); }, 15000);
+document.addEventListener("visibilitychange", () => { if (!document.hidden && !lostAt) connect(); });
 addEventListener("online", () => { wait = 1000; connect(); });
 
 // ---- The grain's bar ----

@@ -261,7 +261,7 @@ impl ControlImpl {
             app.grains.revoke_grain(&grain);
             app.grains.stop(&grain).await.map_err(say)?;
         }
-        app.events.send(Event::GrainChanged(grain));
+        app.events.send(Event::GrainChanged { grain, owner: Some(row.owner) });
         app.events.send(Event::AccountChanged(row.owner));
         Ok(())
     }

@@ -60,7 +60,7 @@ impl sandstorm_core::Server for CoreImpl {
         let grain = &self.entry.grain;
         match self.shared.store.grain_size(grain.as_str(), bytes).await {
             Ok(()) => {
-                self.shared.events.send(crate::state::Event::GrainChanged(grain.clone()));
+                self.entry.tell();
                 // Not awaited: the supervisor waits for us.
                 tokio::task::spawn_local(self.clone().look_at_fullness());
                 Ok(())

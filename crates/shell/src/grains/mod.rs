@@ -137,6 +137,7 @@ impl Grains {
             let Ok(grain) = row.id.parse::<GrainId>() else { continue };
             if self.0.config.home.join("grains").join(&row.id).join("socket").exists() {
                 let entry = self.0.entry(&grain);
+                let _ = entry.owner.set(row.owner);
                 waiting.push(self.on_home(entry, |local, entry| {
                     Box::pin(async move { local.slot(&entry).adopt(&local).await })
                 }));

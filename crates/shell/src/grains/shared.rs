@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -14,7 +14,7 @@ use super::ports::NewPort;
 use super::room::Rooms;
 use super::session::Sessions;
 use crate::config::Config;
-use crate::ids::GrainId;
+use crate::ids::{AccountId, GrainId};
 use crate::state::{Event, Events};
 use crate::store::Store;
 
@@ -37,6 +37,8 @@ pub struct Entry {
     pub grain: GrainId,
     /// Index of its thread.
     pub home: usize,
+    /// Whose it is; known once its row was read.
+    pub owner: OnceLock<AccountId>,
     state: watch::Sender<GrainState>,
     /// Tabs, requests, bodies and sockets that are open now.
     live: AtomicUsize,
@@ -81,6 +83,7 @@ impl Shared {
         let entry = Arc::new(Entry {
             grain: grain.clone(),
             home: (hasher.finish() % self.threads.len().max(1) as u64) as usize,
+            owner: OnceLock::new(),
             state: watch::channel(GrainState::Asleep).0,
             live: AtomicUsize::new(0),
             locks: AtomicUsize::new(0),
@@ -132,8 +135,14 @@ impl Entry {
             changed
         });
         if changed {
-            self.events.send(Event::GrainChanged(self.grain.clone()));
+            self.tell();
         }
+    }
+
+    /// Tells whoever shows the grain that it has changed.
+    pub fn tell(&self) {
+        let owner = self.owner.get().copied();
+        self.events.send(Event::GrainChanged { grain: self.grain.clone(), owner });
     }
 
     /// Counts something that keeps the grain awake, until the guard drops.

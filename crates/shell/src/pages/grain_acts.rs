@@ -1,6 +1,8 @@
 //! What a person does to grains: rename, star, stop, restart, trash, restore, delete for good.
 //! Acts happen at once and offer undo; only what cannot come back asks first, with numbers.
 
+use std::collections::BTreeSet;
+
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
 use maud::{Markup, html};
@@ -19,6 +21,9 @@ use crate::identity::{ActForm, Login};
 use crate::ids::GrainId;
 use crate::state::{App, Event};
 use crate::store::{Grain, Package, Tone};
+
+/// Grains of one form.
+const MAX_CHOSEN: usize = 1000;
 
 /// A button on one grain.
 #[derive(Debug, Deserialize)]
@@ -112,15 +117,21 @@ pub async fn on_one(
     if let (Some(notice), false) = (told, act.form.quiet.is_empty()) {
         app.store.notice_shown(login.id(), notice).await?;
     }
-    app.events.send(Event::GrainChanged(grain_id));
+    app.events.send(Event::GrainChanged { grain: grain_id, owner: Some(login.id()) });
     Ok(layout::redirect(&to))
 }
 
 /// `POST /grains/act`.
 pub async fn on_list(State(app): State<App>, viewer: Viewer, act: ActForm<ListAct>) -> PageResult {
     let login = &act.login;
+    // Each once, however often the form names it.
+    let chosen: BTreeSet<&str> = act.form.grain.iter().map(String::as_str).collect();
+    if chosen.len() > MAX_CHOSEN {
+        let why = "more than 1,000 grains were chosen at once, so nothing was done; choose fewer";
+        return Err(Error::BadRequest(why.into()).into());
+    }
     let mut grains = Vec::new();
-    for id in &act.form.grain {
+    for id in chosen {
         // What is not theirs is passed over in silence: it may have been deleted meanwhile.
         if let Ok(found) = mine(&app, login, id).await {
             grains.push(found);
@@ -150,9 +161,7 @@ pub async fn on_list(State(app): State<App>, viewer: Viewer, act: ActForm<ListAc
         "destroy-now" => destroy(&app, login, &grains).await?,
         _ => return Err(Error::BadRequest("this button is not known here".into()).into()),
     }
-    for id in ids {
-        app.events.send(Event::GrainChanged(id));
-    }
+    app.events.send(Event::GrainsChanged(ids.into()));
     app.events.send(Event::AccountChanged(login.id()));
     Ok(layout::redirect(to))
 }
@@ -325,7 +334,7 @@ fn details_body(
                     GrainState::Stopping => { "Stopping" }
                     GrainState::Asleep => { "Ready: it opens when you use it" }
                     GrainState::Crashed { reason, code, .. } => {
-                        (reason) " Code " code { (code) }
+                        bdi { (reason) } " Code " code { (code) }
                     }
                 }
             }
@@ -337,7 +346,7 @@ fn details_body(
             dt { "App's key" } dd { (fingerprint(&grain.app_id)) }
             @if let (Some(at), Some(reason)) = (grain.exit_at, &grain.exit_reason) {
                 dt { "Last time it stopped by itself" }
-                dd { (when(at)) ": " bdi { (reason) } }
+                dd { (when(at)) ": " bdi { (one_line(reason, 700)) } }
             }
         }
         p { a.button href=(format!("/grains/{}/log", grain.id)) { (icon("log")) "Log" } }

@@ -76,7 +76,7 @@ pub async fn undo(State(app): State<App>, act: ActForm<Undo>) -> PageResult {
             app.store
                 .notify(login.id(), Tone::Good, &format!("Renamed back to {title}."), None)
                 .await?;
-            app.events.send(Event::GrainChanged(id));
+            app.events.send(Event::GrainChanged { grain: id, owner: Some(login.id()) });
             to = format!("/grain/{grain}");
         }
         "app" => {

@@ -58,6 +58,50 @@ async fn a_quiet_act_leaves_other_news_to_be_read() {
 }
 
 #[tokio::test]
+async fn a_form_names_each_grain_once_and_not_too_many() {
+    let server = Server::start(true).await;
+    let ada = server.person("Ada", "member").await;
+    let owner = server.app.store.account_by_handle("ada").await.unwrap().unwrap().id;
+    let (one, other) = (server.grain("ada", "A").await, server.grain("ada", "B").await);
+    let mut events = server.app.events.subscribe();
+    let form = format!("act=star{}&grain={other}", format!("&grain={one}").repeat(900));
+    assert_eq!(ada.post("/grains/act", &form).await.status, StatusCode::SEE_OTHER);
+    let Ok(Event::GrainsChanged(told)) = events.try_recv() else { panic!("no word of the grains") };
+    assert!(told.len() == 2 && told.contains(&one) && told.contains(&other), "{told:?}");
+    assert_eq!(events.try_recv(), Ok(Event::AccountChanged(owner)));
+    assert!(events.try_recv().is_err());
+    let many: String = (0..1001).map(|n| format!("&grain={n}")).collect();
+    let refused = ada.post("/grains/act", &format!("act=star{many}")).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert!(refused.body.contains("1,000 grains"), "{}", refused.body);
+}
+
+#[tokio::test]
+async fn an_icon_is_looked_for_in_the_manifest_once() {
+    let server = Server::start(true).await;
+    let ada = server.person("Ada", "member").await;
+    let mut message = capnp::message::Builder::new_default();
+    let mut icons = message
+        .init_root::<sandstorm_schema::package_capnp::manifest::Builder<'_>>()
+        .init_metadata()
+        .init_icons();
+    icons.reborrow().init_grain().init_png().set_dpi1x(b"\x89PNG\r\n\x1a\nsmall");
+    let package = server.package_with(1, &capnp::serialize::write_message_to_words(&message)).await;
+    let path = |size: &str| format!("/icon/{}/{size}", package.package_id);
+    let (grain, app) = (ada.get(&path("grain")).await, ada.get(&path("app")).await);
+    assert!(grain.body.ends_with("small") && grain.header("content-type") == "image/png");
+    assert!(app.body.contains("<circle") && app.header("content-type") == "image/svg+xml");
+    // From then on nobody reads the manifest for it.
+    server.app.store.lose_manifests().await;
+    for (size, first) in [("grain", &grain), ("app", &app)] {
+        let again = ada.get(&path(size)).await;
+        assert_eq!((again.status, &again.body), (StatusCode::OK, &first.body));
+        assert_eq!(again.header("content-type"), first.header("content-type"));
+    }
+    assert_eq!(ada.get(&format!("/icon/{:032x}/grain", 9)).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn pages_are_read_while_the_database_cannot_write() {
     let server = Server::start(true).await;
     let ada = server.person("Ada", "admin").await;
