@@ -258,6 +258,7 @@ async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
     let entry = &slot.entry;
     let shared = &local.shared;
     let row = shared.usable_grain(&entry.grain).await?;
+    let _ = entry.owner.set(row.owner);
     entry.set_state(GrainState::Starting { step: "Opening its box" });
     // A request is a sign of life, also for a start that takes long.
     let _live = entry.live();
@@ -427,7 +428,7 @@ impl Slot {
                 let words = started.then(|| last_words(&log_tail)).flatten();
                 let reason = match (words, spawn::own_words(&said)) {
                     (Some(words), _) => words,
-                    (None, Some(words)) => sentence(words),
+                    (None, Some(words)) => sentence(&one_line(words, spawn::WORDS)),
                     (None, None) => match (&other, status) {
                         (Error::Disconnected(_), Some(status)) => {
                             format!("The app's box ended: {}.", spawn::describe(Some(status)))
@@ -468,12 +469,13 @@ impl Slot {
 }
 
 /// The supervisor's last line in the log says why the app ended, if it had time to say so, and
-/// the bridge's before it what that means.
+/// the line before it, of the bridge as it says itself, what that means.
 fn last_words(log: &str) -> Option<String> {
     const SUPERVISOR: &str = "** SANDSTORM SUPERVISOR: ";
     let lines: Vec<&str> = log.lines().collect();
     let at = lines.iter().rposition(|line| line.contains(SUPERVISOR))?;
-    let (_, words) = lines[at].split_once(SUPERVISOR)?;
+    // The last: an app can leave a line unfinished before it.
+    let (_, words) = lines[at].rsplit_once(SUPERVISOR)?;
     // Other lines are about starts.
     if !["the app ", "ended: ", "killed: "].iter().any(|start| words.starts_with(start)) {
         return None;
@@ -481,9 +483,12 @@ fn last_words(log: &str) -> Option<String> {
     let before = at.checked_sub(1).and_then(|at| lines[at].strip_prefix("** HTTP-BRIDGE: "));
     // "The app exited with status 3" again, in the bridge's words, adds nothing.
     let before = before.filter(|cause| !cause.starts_with("the app exited with status"));
-    Some(match before {
-        Some(cause) => format!("{} {}", sentence(words), sentence(cause)),
-        None => sentence(words),
+    let ended = sentence(&one_line(words, spawn::WORDS));
+    // Any app can write such a line, so its words are shown as the app's.
+    let cause = before.map(|cause| one_line(&cause.replace(['“', '”'], "\""), spawn::WORDS));
+    Some(match cause.filter(|cause| !cause.is_empty()) {
+        Some(cause) => format!("{ended} The app wrote: “{cause}”"),
+        None => ended,
     })
 }
 
@@ -545,8 +550,20 @@ mod tests {
                    ** SANDSTORM SUPERVISOR: the app ended with exit status 127\n";
         assert_eq!(
             last_words(log).as_deref(),
-            Some("The app ended with exit status 127. Cannot run /app: not found.")
+            Some("The app ended with exit status 127. The app wrote: “cannot run /app: not found”")
         );
+        // An app that speaks as the bridge, or begins the supervisor's line.
+        let log = format!(
+            "** HTTP-BRIDGE: URGENT ”\u{202e}pay\u{2066}{}\nx ** SANDSTORM SUPERVISOR: the app \
+             is fine** SANDSTORM SUPERVISOR: the app ended with exit status 1\n",
+            "Z".repeat(3000)
+        );
+        let words = last_words(&log).unwrap();
+        assert!(
+            words.starts_with("The app ended with exit status 1. The app wrote: “URGENT \"pay")
+        );
+        assert!(words.ends_with("…”") && words.matches('”').count() == 1, "{words}");
+        assert!(words.chars().count() < 700 && !words.contains(['\u{202e}', '\u{2066}']));
         let log = format!("{log}** SANDSTORM SUPERVISOR: shut down as asked\n");
         assert_eq!(last_words(&log), None);
         let log = format!(

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::manifest;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::identity::text::one_line;
+use crate::identity::text::{lines, one_line};
 use crate::ids::{GrainId, PackageId};
 use crate::limits::Chosen;
 
@@ -27,7 +27,7 @@ pub const SUPERVISOR_IDLE: u64 = 90;
 /// Exit status of a supervisor whose box stands, but whose app could not be started.
 const APP_FAILED: i32 = 1;
 /// Characters of a supervisor's last words that people are shown; a package has a part in them.
-const WORDS: usize = 600;
+pub const WORDS: usize = 600;
 /// What is kept of a supervisor's error output.
 const STDERR_BYTES: usize = 16 * 1024;
 
@@ -251,10 +251,8 @@ async fn keep_tail(mut from: impl AsyncRead + Unpin, tail: Arc<Mutex<Vec<u8>>>) 
     }
 }
 
-/// Text of an app or a child for people: no control characters but line ends.
+/// Text of an app or a child for people: no control characters but line ends, none that turn text
+/// around.
 pub fn printable(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes)
-        .chars()
-        .filter(|&c| c == '\n' || c == '\t' || !c.is_control())
-        .collect()
+    lines(&String::from_utf8_lossy(bytes), usize::MAX)
 }

@@ -143,14 +143,14 @@ fn crashed(
         // A strip where the app has shown something: its text can still be copied.
         div.strip.bad {
             (icon("stop"))
-            span { "The app stopped. " (reason) " " bdi { (saved) } " Code " code { (code) } }
+            span { "The app stopped. " bdi { (reason) } " " bdi { (saved) } " Code " code { (code) } }
             (again(viewer, grain, "main small"))
             (log_link(grain))
         }
         div.panel {
             section.problem {
                 h2 { "The app stopped" }
-                p { (reason) " " bdi { (saved) } }
+                p { bdi { (reason) } " " bdi { (saved) } }
                 div.buttons { (again(viewer, grain, "main")) (log_link(grain)) }
                 p.hint { "Code " code { (code) } }
                 @if !log_tail.trim().is_empty() {
