@@ -2,7 +2,8 @@
 //!
 //! In version 2 a group that hands controllers on may hold no process itself. So the server moves
 //! into `main`, and its supervisors make a group for each grain beside that. They know the place by
-//! this name: see the supervisor's `sandbox::cgroup`.
+//! this name: see the supervisor's `privileged::groups`. What they leave there is
+//! removed by `grains::group`.
 
 use std::fs;
 use std::io;
@@ -18,7 +19,8 @@ const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// server's user, who is not root, and has a controller that limits grains. Anything else is left as
 /// it is: then grains are limited by what the supervisor finds itself.
 ///
-/// Returns the delegated group, or nothing where there is none.
+/// Returns the delegated group, also where this process is in its `main` already, or nothing where
+/// there is none.
 ///
 /// # Errors
 /// The kernel's refusal in a group that is delegated.
@@ -33,11 +35,17 @@ pub fn step_aside() -> io::Result<Option<PathBuf>> {
 }
 
 fn step_aside_in(group: &Path, user: u32) -> io::Result<Option<PathBuf>> {
+    // A program that a service manager has started there, or that has replaced one of ours.
+    let parent = group.parent().filter(|_| group.ends_with(MAIN));
+    let (group, is_aside) = (parent.unwrap_or(group), parent.is_some());
     let delegated = user != 0 && fs::metadata(group).is_ok_and(|meta| meta.uid() == user);
     let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
     let useful = controllers.split_ascii_whitespace().any(|word| CONTROLLERS.contains(&word));
-    if !delegated || !useful || group.ends_with(MAIN) {
+    if !delegated || !useful {
         return Ok(None);
+    }
+    if is_aside {
+        return Ok(Some(group.to_owned()));
     }
     let main = group.join(MAIN);
     match fs::create_dir(&main) {
@@ -94,6 +102,10 @@ mod tests {
         if owner != user {
             std::os::unix::fs::chown(group.join("main"), Some(user), None).unwrap();
         }
-        assert_eq!(aside(&group.join("main"), user), None, "it is there already");
+        fs::remove_file(group.join("main/cgroup.procs")).unwrap();
+        let main = group.join("main");
+        assert_eq!(aside(&main, user), Some(group.clone()), "it is there already");
+        assert!(!main.join("main").exists() && !main.join("cgroup.procs").exists());
+        assert_eq!(aside(&main, other), None);
     }
 }

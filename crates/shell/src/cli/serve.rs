@@ -4,7 +4,7 @@ use std::fs;
 use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,12 +34,14 @@ pub fn run(home: &Path, settings: Settings, json: bool) -> Result<ExitCode> {
     // Files are the server's own unless a mode is set on purpose.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     raise_file_limit();
-    match delegated::step_aside() {
-        Ok(None) => {}
-        Ok(Some(group)) => tracing::info!("grains get control groups below {}", group.display()),
-        Err(e) => tracing::warn!(
+    let groups = delegated::step_aside().unwrap_or_else(|e| {
+        tracing::warn!(
             "the control group that this server was given cannot be used for grains: {e}"
-        ),
+        );
+        None
+    });
+    if let Some(group) = &groups {
+        tracing::info!("grains get control groups below {}", group.display());
     }
     if nix::unistd::geteuid().is_root() {
         tracing::warn!(
@@ -62,7 +64,7 @@ pub fn run(home: &Path, settings: Settings, json: bool) -> Result<ExitCode> {
         .thread_name("main")
         .build()
         .map_err(Error::io("starting"))?;
-    let result = runtime.block_on(serve(config, listener, lock.clone(), json));
+    let result = runtime.block_on(serve(config, listener, lock.clone(), json, groups));
     drop(lock);
     // Grains go on; what still runs here (a download, a slow page) ends with the process.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -74,6 +76,7 @@ async fn serve(
     listener: TcpListener,
     lock: Arc<HomeLock>,
     json: bool,
+    groups: Option<PathBuf>,
 ) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("signals"))?;
@@ -82,7 +85,7 @@ async fn serve(
     let events = Events::new();
     let store = Store::open(&config.home.join("sandstorm.sqlite")).await?;
     let installer = Installer::start(&config, store.clone(), events.clone()).await?;
-    let (grains, mut ports) = Grains::start(&config, &store, &events)?;
+    let (grains, mut ports) = Grains::start(&config, &store, &events, groups)?;
     let app = App::new(config, store, grains, installer, events);
     let edge = Edge::new(app.clone(), router::router(app.clone()));
     let end = CancellationToken::new();

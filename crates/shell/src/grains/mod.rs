@@ -9,6 +9,7 @@ mod core;
 mod destroy;
 mod errors;
 mod gateway;
+mod group;
 mod log;
 mod manifest;
 mod pause;
@@ -24,6 +25,7 @@ mod slot;
 mod spawn;
 mod websocket;
 
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -114,16 +116,19 @@ pub struct TabGuard(#[allow(dead_code)] Live);
 
 impl Grains {
     /// Starts the threads. The second value is where ports that are given out in port mode come,
-    /// to be listened on.
+    /// to be listened on. `groups`: below which supervisors make control groups named after grains,
+    /// for us to remove.
     pub fn start(
         config: &Config,
         store: &Store,
         events: &Events,
+        groups: Option<PathBuf>,
     ) -> Result<(Grains, mpsc::UnboundedReceiver<ports::NewPort>)> {
         let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
         let (threads, inboxes) = pool::prepare(cores.clamp(1, MAX_THREADS));
         let (new_ports, ports) = mpsc::unbounded_channel();
-        let shared = Shared::new(config.clone(), store.clone(), events.clone(), threads, new_ports);
+        let shared =
+            Shared::new(config.clone(), store.clone(), events.clone(), threads, new_ports, groups);
         let shared = Arc::new(shared);
         pool::start(inboxes, &shared)?;
         Ok((Grains(shared), ports))

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub struct Shared {
     /// Ports of port mode that are listened on.
     ports: Mutex<HashSet<u16>>,
     new_ports: mpsc::UnboundedSender<NewPort>,
+    /// The control group below which grains have theirs, where it was delegated to us.
+    pub groups: Option<PathBuf>,
     start: Instant,
 }
 
@@ -57,6 +60,7 @@ impl Shared {
         events: Events,
         threads: Vec<Thread>,
         new_ports: mpsc::UnboundedSender<NewPort>,
+        groups: Option<PathBuf>,
     ) -> Shared {
         Shared {
             sessions: Sessions::default(),
@@ -68,6 +72,7 @@ impl Shared {
             entries: Mutex::default(),
             ports: Mutex::default(),
             new_ports,
+            groups,
             start: Instant::now(),
         }
     }

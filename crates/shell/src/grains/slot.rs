@@ -19,6 +19,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
 use super::conn::Conn;
+use super::group;
 use super::manifest::{self, Which};
 use super::pause::{Failure, Pauses};
 use super::pool::Local;
@@ -49,7 +50,7 @@ pub struct Slot {
     conn: RefCell<Option<Rc<Conn>>>,
     starting: RefCell<Option<Starting>>,
     /// Start and stop exclude each other.
-    gate: Mutex<()>,
+    pub(super) gate: Mutex<()>,
     pauses: Pauses,
 }
 
@@ -166,6 +167,7 @@ impl Slot {
             child.exited(STOP_TIME).await;
         }
         self.conn.borrow_mut().take_if(|held| Rc::ptr_eq(held, &conn));
+        group::clear(self, local);
         self.pauses.lift();
         self.entry.set_state(GrainState::Asleep);
         Ok(())
@@ -272,6 +274,7 @@ async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
             match started {
                 Ok(conn) => conn,
                 Err(error) => {
+                    group::clear(slot, local);
                     slot.did_not_start(&error);
                     return Err(slot.crashed(local, error, None).await);
                 }
@@ -300,6 +303,7 @@ async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
                     spawn::kill(pid);
                 }
             }
+            group::clear(slot, local);
             if is_new {
                 slot.did_not_start(&error);
             }
@@ -343,6 +347,7 @@ async fn watch(slot: Rc<Slot>, local: Rc<Local>, conn: Rc<Conn>) {
     slot.ended(&conn);
     slot.settle(&local, &conn).await;
     slot.conn.borrow_mut().take_if(|held| Rc::ptr_eq(held, &conn));
+    group::clear(&slot, &local);
     let status = match &conn.child {
         Some(child) => child.exited(Duration::from_secs(3)).await,
         None => None,

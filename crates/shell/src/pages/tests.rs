@@ -57,7 +57,7 @@ impl Server {
         let store = Store::open(&home.path().join("db")).await.unwrap();
         let events = Events::new();
         let installer = Installer::start(&config, store.clone(), events.clone()).await.unwrap();
-        let (grains, _) = crate::grains::Grains::start(&config, &store, &events).unwrap();
+        let (grains, _) = crate::grains::Grains::start(&config, &store, &events, None).unwrap();
         let app = App::new(config, store, grains, installer, events);
         Server { router: crate::router::router(app.clone()), app, _home: home }
     }

@@ -59,7 +59,7 @@ impl Place {
         store.create_grain(&new).await.unwrap();
         let (threads, _) = pool::prepare(1);
         let (new_ports, _) = tokio::sync::mpsc::unbounded_channel();
-        let shared = Shared::new(config, store, Events::new(), threads, new_ports);
+        let shared = Shared::new(config, store, Events::new(), threads, new_ports, None);
         Place { shared: Arc::new(shared), ada, grain, _home: home }
     }
 
