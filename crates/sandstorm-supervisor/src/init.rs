@@ -192,8 +192,7 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
                 process::exit_now(0);
             }
             let floor = sandbox::floor(&limited, kept.slot.is_some());
-            let app = App { one_thread, kept: &kept, args, floor, pid_max };
-            serve(&app, &signals)
+            serve(App { one_thread, kept, args, floor, pid_max }, &signals)
         }
         Err((what, error)) => fail(&kept, what, &error),
     }
@@ -370,7 +369,7 @@ fn build(
 /// What a start of the app needs.
 struct App<'a> {
     one_thread: &'a SingleThread,
-    kept: &'a Kept,
+    kept: Kept,
     args: &'a Args,
     floor: Floor,
     pid_max: i32,
@@ -410,18 +409,17 @@ fn open_up(path: &[u8]) -> io::Result<()> {
 }
 
 /// Waits for commands and signals until the supervisor is gone.
-fn serve(app: &App<'_>, signals: &SignalFd) -> ! {
-    let link = &app.kept.link;
+fn serve(mut app: App<'_>, signals: &SignalFd) -> ! {
     let mut running: Option<Pid> = None;
     let mut writes = true;
     if app.args.start {
-        launch(app, &mut running, writes);
+        launch(&mut app, &mut running, writes);
     }
     // Some child may have ended that is not reaped yet.
     let mut zombies = false;
     loop {
-        let mut waiting =
-            [link.as_fd(), signals.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let mut waiting = [app.kept.link.as_fd(), signals.as_fd()]
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         if fd::poll(&mut waiting, zombies.then_some(Duration::ZERO)).is_err() {
             end();
         }
@@ -436,11 +434,11 @@ fn serve(app: &App<'_>, signals: &SignalFd) -> ! {
                 _ => {}
             }
         }
-        zombies = zombies && reap(link, &mut running);
+        zombies = zombies && reap(&app.kept.link, &mut running);
         if !waiting[0].revents().is_empty() {
-            match link.command() {
+            match app.kept.link.command() {
                 Ok(Some(Command::Start)) if running.is_none() => {
-                    launch(app, &mut running, writes);
+                    launch(&mut app, &mut running, writes);
                 }
                 Ok(Some(Command::Writes(allowed))) => {
                     writes = allowed;
@@ -460,7 +458,7 @@ fn serve(app: &App<'_>, signals: &SignalFd) -> ! {
 }
 
 /// Starts the app and reports how that went.
-fn launch(app: &App<'_>, running: &mut Option<Pid>, writes: bool) {
+fn launch(app: &mut App<'_>, running: &mut Option<Pid>, writes: bool) {
     let report = match start(app, writes) {
         Ok(pid) => {
             *running = Some(pid);
@@ -468,6 +466,8 @@ fn launch(app: &App<'_>, running: &mut Option<Pid>, writes: bool) {
         }
         Err(text) => Report::NotStarted(text),
     };
+    // The app's alone from here on: when it closes it, that is the end of it.
+    app.kept.door = None;
     let _ = app.kept.link.report(&report);
     memory::forget_code();
 }

@@ -39,8 +39,8 @@ use crate::rpc::sandstorm_api::SandstormApiImpl;
 use crate::rpc::supervisor::Grain;
 use crate::rpc::wake_lock::WakeLocks;
 use crate::sandbox::{Outside, outer};
-use crate::sys::fd;
 use crate::sys::process::{self, SingleThread};
+use crate::sys::{fd, net};
 
 /// Without a call for so long, the supervisor is idle.
 pub const REST_AFTER: Duration = Duration::from_secs(2);
@@ -163,6 +163,8 @@ async fn serve(
             log: log.clone(),
             locks: locks.clone(),
         });
+    // An app has none to give; closing one that it did give could keep us waiting.
+    let _ = net::refuse_descriptors(&outside.door);
     let app_stream = std::os::unix::net::UnixStream::from(outside.door);
     let app_stream = app_stream
         .set_nonblocking(true)

@@ -103,6 +103,13 @@ pub const ATTACKS: &[Attack] = &[
         },
     },
     Attack {
+        name: "linger",
+        tries: "make whoever closes a socket, a kernel's worker say, wait for its other end (SO_LINGER)",
+        layer: "seccomp (socket options)",
+        safe_bare: true,
+        attempt: linger,
+    },
+    Attack {
         name: "msg-oob",
         tries: "MSG_OOB on a Unix stream (2025-38236)",
         layer: "seccomp (flags of send)",
@@ -153,6 +160,27 @@ fn abstract_outside(context: &Context) -> Outcome {
     match connected {
         Ok(_) => Outcome::Succeeded("connected".into()),
         Err(error) => Outcome::Refused(error.to_string()),
+    }
+}
+
+fn linger(_: &Context) -> Outcome {
+    let socket = call(libc::SYS_socket, &[2, i64::from(libc::SOCK_STREAM), 0]);
+    let mut linger = libc::linger { l_onoff: 1, l_linger: 3600 };
+    let option = i64::from(libc::SO_LINGER);
+    if socket == -1
+        || call(libc::SYS_setsockopt, &[socket, 1, option, &raw const linger as i64, 8]) == -1
+    {
+        return refused();
+    }
+    linger.l_onoff = 0;
+    let mut length = 8u32;
+    let (to, size) = (&raw mut linger as i64, &raw mut length as i64);
+    if call(libc::SYS_getsockopt, &[socket, 1, option, to, size]) == -1 {
+        return refused();
+    }
+    match linger.l_onoff {
+        0 => Outcome::Refused("without effect".into()),
+        _ => Outcome::Succeeded(format!("a close waits {} s", linger.l_linger)),
     }
 }
 

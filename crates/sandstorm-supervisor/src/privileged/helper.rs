@@ -30,7 +30,8 @@ use crate::sys::{fd, mount, signal};
 /// How long the other side may take before it asks: it may wait for a grain's lock, and number the
 /// files of a restored grain.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How long the helper may live, whatever a caller's file system keeps it waiting for.
+/// How long the helper may live, whatever it waits for but a disk, or a server of a file system, that never
+/// answers and is not told to give up.
 const LIFE: Duration = Duration::from_secs(660);
 
 /// What the helper begins with.

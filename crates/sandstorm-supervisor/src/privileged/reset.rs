@@ -27,8 +27,9 @@ const LIMITS: &[(Resource, Option<u64>, Option<u64>)] = &[
     (Resource::Data, None, None),
     (Resource::As, None, None),
     (Resource::Stack, Some(8 << 20), None),
-    // The most that a grain can be given (`files`).
-    (Resource::Nofile, Some(1024), Some(65_536)),
+    // The most that a grain can be given (`files`); our own limit is held against what apps of this uid have
+    // in flight on sockets, when we send descriptors.
+    (Resource::Nofile, Some(65_536), Some(65_536)),
     (Resource::Memlock, Some(64 << 10), Some(64 << 10)),
     (Resource::Nice, Some(0), Some(0)),
     (Resource::Rtprio, Some(0), Some(0)),
@@ -84,6 +85,6 @@ mod tests {
     #[test]
     fn a_grain_can_be_given_all_the_files_that_there_are_to_give() {
         let most = sandstorm_schema::grain_limits::find("files").unwrap().ceiling;
-        assert!(LIMITS.contains(&(Resource::Nofile, Some(1024), Some(most))));
+        assert!(LIMITS.contains(&(Resource::Nofile, Some(most), Some(most))));
     }
 }

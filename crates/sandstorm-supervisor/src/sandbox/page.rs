@@ -60,6 +60,7 @@ fn case(case: &Case) -> String {
 
 fn errno_name(errno: i32) -> &'static str {
     match errno {
+        0 => "no effect, and no error",
         libc::EPERM => "EPERM",
         libc::ENOSYS => "ENOSYS",
         libc::EINVAL => "EINVAL",

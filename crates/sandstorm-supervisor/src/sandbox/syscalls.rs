@@ -142,6 +142,8 @@ pub const ERRNO_ORDER: &[i32] = &[
     libc::EINVAL,
     libc::ENOTTY,
     libc::ENOSYS,
+    // No error, and no effect.
+    0,
 ];
 
 /// No number on this architecture.
@@ -337,6 +339,10 @@ const SETSOCKOPT_CASES: &[Case] = &[
     case(libc::EPERM, &[eq(1, 6), eq(2, 31)]),
     case(libc::EPERM, &[eq(1, 0), masked(2, !1, 64)]),
     case(libc::EPERM, &[eq(1, 41), masked(2, !1, 64)]),
+    // SO_LINGER, without which it closes in the background: with it whoever closes waits for the other end,
+    // and an app can have that done by a worker of the kernel's, or by us, in its place. Servers set it to
+    // throw connections away, and take a refusal for a fault.
+    case(0, &[eq(1, 1), eq(2, 13)]),
 ];
 
 /// MSG_OOB.
@@ -774,7 +780,7 @@ pub const TABLE: &[Group] = &[
     },
     Group {
         verdict: Verdict::RefuseIf(SETSOCKOPT_CASES),
-        reason: "options, but no socket filters, upper layer protocols, zero copy or packet tables",
+        reason: "options, but no socket filters, upper layer protocols, zero copy or packet tables, and no waiting at close",
         calls: &[
             call("setsockopt", 54, 208),
         ],

@@ -1,11 +1,29 @@
 //! The network interface of the sandbox.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::check;
+
+/// Has the kernel refuse whoever sends this socket descriptors (Linux 6.16 and newer; else it stays as it is).
+pub fn refuse_descriptors(socket: impl AsFd) -> io::Result<()> {
+    // SO_PASSRIGHTS (include/uapi/asm-generic/socket.h).
+    const PASS_RIGHTS: libc::c_int = 83;
+    let no: libc::c_int = 0;
+    // SAFETY: the kernel reads one int, whose size is passed.
+    check(i64::from(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            PASS_RIGHTS,
+            (&raw const no).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    }))?;
+    Ok(())
+}
 
 /// Brings `lo` of this network namespace up; 127.0.0.1 and ::1 then work at once.
 pub fn loopback_up() -> io::Result<()> {
