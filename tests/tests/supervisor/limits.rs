@@ -161,6 +161,35 @@ fn a_caller_with_less_time_than_a_grain_starts_it_in_its_group() -> Result<()> {
     Ok(())
 }
 
+/// The kernel counts what a uid has in flight against the soft limit of whoever sends next, and without
+/// root all grains have one uid.
+#[test]
+fn descriptors_in_flight_keep_no_other_grain_from_starting() -> Result<()> {
+    let Some(bench) = Bench::new(Mode::UserNamespace)? else { return Ok(()) };
+    const FLY: &str = "import array, os, resource, socket, sys\n\
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))\n\
+        null, kept = os.open('/dev/null', 0), []\n\
+        while True:\n\
+        \ta, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+        \tkept += [a, b]\n\
+        \ttry: a.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [null] * 250))])\n\
+        \texcept OSError: break\n\
+        print('sent', flush=True)\n\
+        sys.stdin.read()\n";
+    let mut command = std::process::Command::new("python3");
+    command.args(["-c", FLY]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    bench.installation.as_user(&mut command);
+    let mut child = command.spawn()?;
+    let mut line = [0; 8];
+    let n = std::io::Read::read(child.stdout.as_mut().context("stdout is piped")?, &mut line)?;
+    let started = bench.start(&["--new"], GRAIN);
+    let _ = child.kill();
+    child.wait()?;
+    ensure!(&line[..n] == b"sent\n", "they were not sent");
+    started.map(drop)
+}
+
 pub fn a_grain_may_have_all_the_files_of_its_limit(bench: &Bench) -> Result<()> {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     if most.is_some_and(|most| most < 20_000) {

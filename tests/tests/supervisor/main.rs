@@ -319,6 +319,7 @@ fn how_the_app_ended_is_told(bench: &Bench) -> Result<()> {
         ("/exit?status=3", "exit status 3"),
         ("/abort", "SIGABRT"),
         ("/exit?status=0", "exit status 0"),
+        ("/close-door", "closed its connection (fd 3)"),
     ]
     .iter()
     .enumerate()
