@@ -186,7 +186,7 @@ fn descriptors_in_flight_keep_no_other_grain_from_starting() -> Result<()> {
     let started = bench.start(&["--new"], GRAIN);
     let _ = child.kill();
     child.wait()?;
-    ensure!(&line[..n] == b"sent\n", "they were not sent");
+    ensure!(line[..n].starts_with(b"sent"), "they were not sent");
     started.map(drop)
 }
 

@@ -133,8 +133,8 @@ impl web_session::Server for Session {
             "exit" => std::process::exit(i32::try_from(number(0)).unwrap_or(0)),
             "abort" => std::process::abort(),
             // It lives on, and nobody hears it.
-            // SAFETY: nothing of ours is numbered so but the socket, which is of no use from here on.
             "close-door" => {
+                // SAFETY: nothing of ours is numbered so but the socket, which is of no use from here on.
                 drop(unsafe { OwnedFd::from_raw_fd(3) });
                 not_found(results)
             }
