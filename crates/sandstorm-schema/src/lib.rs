@@ -68,4 +68,5 @@ pub mod http_map;
 pub mod ids;
 pub mod limits;
 pub mod memory;
+pub mod pace;
 pub mod rpc;

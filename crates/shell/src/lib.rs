@@ -24,6 +24,7 @@ mod limits;
 mod live;
 mod middleware;
 mod net;
+mod pace;
 mod pages;
 mod remove;
 mod router;

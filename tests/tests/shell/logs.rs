@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sandstorm_tests::eventually;
+use sandstorm_tests::{Mode, Server, eventually, eventually_async};
 use tokio::io::AsyncWriteExt;
 
 use crate::probe;
@@ -83,4 +83,26 @@ async fn a_followed_log_goes_on_over_a_change_of_connections() -> Result<()> {
     let _ = follower.kill();
     let _ = follower.wait();
     result
+}
+
+/// Anybody can be refused any number of times.
+#[tokio::test]
+async fn refused_requests_take_few_lines_of_the_servers_log() -> Result<()> {
+    let Some(server) = Server::start(Mode::Setuid)? else { return Ok(()) };
+    let client = server.client()?;
+    let asked = 200;
+    let more = "GET / HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n".repeat(asked - 1);
+    let last = "GET / HTTP/1.1\r\nHost: elsewhere.example\r\nConnection: close\r\n\r\n";
+    let answers = client.raw((more + last).as_bytes()).await?;
+    let answers = String::from_utf8_lossy(&answers).into_owned();
+    ensure!(answers.matches("HTTP/1.1 421 ").count() == asked, "{answers}");
+    let sum =
+        eventually_async("the rest is told as a number", Duration::from_secs(30), async || {
+            server.output().lines().find(|line| line.contains(" more of these")).map(str::to_owned)
+        })
+        .await?;
+    let output = server.output();
+    let lines = output.lines().filter(|line| line.contains("Nothing is served under this name"));
+    ensure!(lines.count() == 10 && sum.contains("190 more") && sum.contains("S-HOST"), "{output}");
+    Ok(())
 }

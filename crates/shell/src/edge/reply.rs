@@ -5,6 +5,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use super::EdgeBody;
 use super::first_line::Unfit;
 use crate::config::Config;
+use crate::pace;
 use crate::pages::standalone::{Sheet, style_source};
 
 /// Plain text, never sniffed, never cached.
@@ -27,7 +28,9 @@ pub fn plain(status: StatusCode, text: impl Into<String>) -> Response<EdgeBody> 
 /// The same as a page for people, as text for programs.
 pub fn told<B>(request: &Request<B>, status: StatusCode, sheet: &Sheet<'_>) -> Response<EdgeBody> {
     let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok());
-    tracing::info!(code = sheet.code, status = status.as_u16(), "{}", sheet.title);
+    if pace::may_log(sheet.code) {
+        tracing::info!(code = sheet.code, status = status.as_u16(), "{}", sheet.title);
+    }
     if !accept.is_some_and(|accept| accept.contains("text/html")) {
         let text = format!("{}. {} {}", sheet.title, sheet.why, sheet.advice);
         return plain(status, format!("{}\n", text.trim()));

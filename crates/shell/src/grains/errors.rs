@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::edge::EdgeBody;
 use crate::error::Error;
+use crate::pace;
 use crate::pages::errors::sentence;
 use crate::pages::standalone::Sheet;
 
@@ -134,13 +135,10 @@ impl Fault {
 
     /// As a page, JSON or text, by what the client accepts. `home`: the shell's address.
     pub fn answer(&self, request: &HeaderMap, home: &impl std::fmt::Display) -> Response<EdgeBody> {
-        tracing::info!(
-            code = self.code,
-            status = self.status.as_u16(),
-            "{}: {}",
-            self.title,
-            self.why
-        );
+        if pace::may_log(&self.code) {
+            let status = self.status.as_u16();
+            tracing::info!(code = self.code, status, "{}: {}", self.title, self.why);
+        }
         let accept = request.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
         let (kind, body) = if accept.contains("text/html") {
             // The bar around a frame leads home by itself, and the frame could not.

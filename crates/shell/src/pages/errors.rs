@@ -9,6 +9,7 @@ use super::sign_in::local_path;
 use super::viewer::{PART_HEADER, Viewer};
 use crate::error::Error;
 use crate::install::failure::coded;
+use crate::pace;
 use crate::state::App;
 
 /// The code of what was asked by nobody who is signed in.
@@ -155,7 +156,7 @@ pub async fn page(app: &App, asked: &Asked, error: PageError) -> Response {
         PageError::Told { status, kind, words } => (status, kind, words),
     };
     let code = if status.is_server_error() { coded(kind) } else { kind.to_owned() };
-    if status.is_server_error() {
+    if status.is_server_error() && pace::may_log(&code) {
         tracing::error!(code, path = loggable(&asked.path), "error page");
     }
     let back = asked.back(&app.config.root.to_string());
