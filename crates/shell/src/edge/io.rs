@@ -25,7 +25,7 @@ const SMALL_HEAD: usize = 64 * 1024;
 pub const LARGE_HEADS: usize = 64;
 /// A peer that takes no byte of an answer for so long is cut off. nginx's `send_timeout` is a
 /// minute; a paused download may last a little longer here.
-const STALL: Duration = Duration::from_secs(300);
+pub const STALL: Duration = Duration::from_secs(300);
 
 /// A request line longer than this (bytes) is left to the library.
 const LONG_LINE: usize = 1 << 20;

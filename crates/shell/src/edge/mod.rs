@@ -11,6 +11,7 @@ mod io;
 mod peers;
 pub mod reply;
 pub mod route;
+mod socket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,8 +41,6 @@ const HEAD_BUFFER: usize = 1 << 20;
 const MAX_FIELDS: usize = 200;
 /// From the first byte of a head to its end, and from one request to the next.
 const HEAD_TIME: Duration = Duration::from_secs(60);
-/// Bytes of an upload that wait in the kernel: 10 MB/s and more over a tenth of a second.
-const RECEIVE_BUFFER: usize = 1 << 20;
 /// From the connection to the first byte of its first head.
 const FIRST_BYTE_TIME: Duration = Duration::from_secs(15);
 /// More open connections than this wait in the kernel's queue.
@@ -84,7 +83,7 @@ impl Edge {
 
     /// Accepts until the drain begins.
     pub async fn listen(self, listener: TcpListener, via: Via) {
-        limit_receive_buffer(&listener);
+        socket::prepare(&listener);
         let mut told = None;
         loop {
             let Ok(slot) = self.0.slots.clone().acquire_owned().await else { return };
@@ -240,21 +239,6 @@ impl Edge {
 fn is_of_this_machine(error: &std::io::Error) -> bool {
     let out_of = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
     error.raw_os_error().is_some_and(|code| out_of.contains(&code))
-}
-
-/// Bounds what the kernel holds of each connection's upload; what is accepted inherits it. Left
-/// alone it grows to 32 MiB and more on newer kernels, for every browser that sends to a slow app.
-fn limit_receive_buffer(listener: &TcpListener) {
-    use nix::sys::socket::{getsockopt, setsockopt, sockopt::RcvBuf};
-    // The kernel doubles it for its own bookkeeping, and caps it silently (net.core.rmem_max).
-    // Where the cap is low its own limit is, too, and a fixed small window would make far uploads
-    // slow: so it is tried on a socket of no use first.
-    let Ok(trial) = tokio::net::TcpSocket::new_v4() else { return };
-    let taken = setsockopt(&trial, RcvBuf, &RECEIVE_BUFFER).is_ok()
-        && getsockopt(&trial, RcvBuf).is_ok_and(|size| size >= 2 * RECEIVE_BUFFER);
-    if taken && let Err(e) = setsockopt(listener, RcvBuf, &RECEIVE_BUFFER) {
-        tracing::debug!("receive buffer: {e}");
-    }
 }
 
 fn builder() -> hyper::server::conn::http1::Builder {
