@@ -34,6 +34,9 @@ pub enum Error {
     /// Too much of this kind is under way already; later it works.
     #[error("{0}")]
     Busy(String),
+    /// What a client began to send did not come in time.
+    #[error("{0}")]
+    Late(String),
     /// An app file that was not taken.
     #[error("{} ({})", .0.words, .0.code)]
     NotInstalled(Failure),
@@ -97,6 +100,7 @@ impl Error {
             Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Error::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Error::Conflict(_) => StatusCode::CONFLICT,
+            Error::Late(_) => StatusCode::REQUEST_TIMEOUT,
             Error::Unimplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Error::NotInstalled(failure) => failure.status(),
             Error::Busy(_) | Error::Overloaded(_) | Error::GrainPaused { .. } => {
@@ -125,6 +129,7 @@ impl Error {
             Error::MediaType(_) => "S-415",
             Error::Conflict(_) => "S-409",
             Error::Busy(_) => "S-BUSY",
+            Error::Late(_) => "S-408",
             Error::NotInstalled(failure) => match failure.status() {
                 StatusCode::SERVICE_UNAVAILABLE => "S-BUSY",
                 StatusCode::INSUFFICIENT_STORAGE => "S-DISK",

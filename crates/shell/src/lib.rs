@@ -28,6 +28,7 @@ mod pace;
 mod pages;
 mod remove;
 mod router;
+mod shares;
 mod state;
 mod store;
 

@@ -6,6 +6,7 @@ use tokio::sync::broadcast;
 
 use crate::config::Config;
 use crate::grains::Grains;
+use crate::identity::form::Forms;
 use crate::ids::{AccountId, GrainId, LoginId, PackageId};
 use crate::install::Installer;
 use crate::live::Sockets;
@@ -22,6 +23,7 @@ pub struct Inner {
     pub installer: Installer,
     pub events: Events,
     pub sockets: Sockets,
+    pub forms: Forms,
 }
 
 impl App {
@@ -39,6 +41,7 @@ impl App {
             installer,
             events,
             sockets: Sockets::default(),
+            forms: Forms::new(),
         }))
     }
 }

@@ -7,6 +7,7 @@ mod answers;
 mod awake;
 mod bodies;
 mod control;
+mod forms;
 mod full;
 mod lifecycle;
 mod logs;

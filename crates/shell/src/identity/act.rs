@@ -12,7 +12,7 @@ use axum::{
 use http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 
-use super::Login;
+use super::{Login, form};
 use crate::error::Error;
 use crate::pages::PageError;
 use crate::state::App;
@@ -21,8 +21,6 @@ use crate::state::App;
 pub const TOKEN_FIELD: &str = "token";
 /// The header that carries it when a script sends the request.
 pub const TOKEN_HEADER: &str = "x-sandstorm-token";
-/// Forms are names and ids; 1,000 ticked rows fit with room to spare.
-const MAX_FORM_BYTES: usize = 256 * 1024;
 
 /// Refuses requests that another origin caused.
 pub fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), Error> {
@@ -75,7 +73,8 @@ impl Act {
         let Some(login) = Login::find(app, request.headers()).await? else {
             return Err(PageError::SignIn);
         };
-        let body = form_body(request).await?;
+        let turn = app.forms.known(login.id())?;
+        let body = form::read(request, form::MAX_BYTES, turn).await?;
         if !token_of(&body).is_some_and(|token| login.token_matches(&token)) {
             return Err(Error::Forbidden(
                 "This page is from an earlier sign-in, so nothing was done. Load it again and \
@@ -118,19 +117,8 @@ impl<T: DeserializeOwned> FromRequest<App> for OpenForm<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, PageError> {
         check_origin(app, request.headers())?;
-        Ok(OpenForm(parse(&form_body(request).await?)?))
-    }
-}
-
-async fn form_body(request: Request) -> Result<Bytes, PageError> {
-    let kind = request.headers().get(header::CONTENT_TYPE).map(|v| v.as_bytes().to_owned());
-    if !kind.is_some_and(|kind| kind.starts_with(b"application/x-www-form-urlencoded")) {
-        return Err(Error::BadRequest("Send this as an ordinary form".into()).into());
-    }
-    let limited = http_body_util::Limited::new(request.into_body(), MAX_FORM_BYTES);
-    match http_body_util::BodyExt::collect(limited).await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(_) => Err(Error::BadRequest("The form is too long, or ended early".into()).into()),
+        let turn = app.forms.open(&request)?;
+        Ok(OpenForm(parse(&form::read(request, form::MAX_OPEN_BYTES, turn).await?)?))
     }
 }
 

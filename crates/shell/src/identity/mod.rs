@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod cookie;
+pub mod form;
 pub mod login;
 pub mod text;
 

@@ -1,7 +1,7 @@
 //! Error pages: what happened, why, what to do, and a code that stands in the log too.
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, Method, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use maud::{Markup, html};
 
 use super::layout::{self, Page};
@@ -163,7 +163,13 @@ pub async fn page(app: &App, asked: &Asked, error: PageError) -> Response {
     let viewer = Viewer::for_error(app, &asked.headers, back).await;
     let heading = if kind == SIGNED_OUT { "You are signed out" } else { heading(status) };
     let content = content(&viewer, asked, status, heading, &code, &words);
-    layout::respond(&viewer, Page::plain(&format!("Error: {heading}"), content).status(status))
+    let page = Page::plain(&format!("Error: {heading}"), content).status(status);
+    let mut response = layout::respond(&viewer, page);
+    if status == StatusCode::REQUEST_TIMEOUT {
+        // RFC 9110 §15.5.9; what would come next is the rest of the request.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// A path without the secrets that some paths carry.
@@ -182,6 +188,7 @@ fn heading(status: StatusCode) -> &'static str {
         400 | 422 => "This could not be done",
         403 | 404 => "Not here for you",
         405 => "Not done this way",
+        408 => "It took too long",
         409 => "It changed meanwhile",
         413 => "Too large",
         421 => "Not this server's name",

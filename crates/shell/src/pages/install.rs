@@ -15,6 +15,7 @@ use super::viewer::{Person, Viewer};
 use super::{PageError, PageResult};
 use crate::error::Error;
 use crate::identity::act::{TOKEN_FIELD, TOKEN_HEADER, check_origin};
+use crate::identity::form::Prologue;
 use crate::identity::{ActForm, Login};
 use crate::ids::PackageId;
 use crate::install::failure::Failure;
@@ -68,7 +69,13 @@ pub async fn upload_form(State(app): State<App>, viewer: Viewer, request: Reques
     let login = viewer.login.clone().ok_or(PageError::SignIn)?;
     members_only(&login)?;
     let announced = length(&request);
-    let bad = |_| Error::BadRequest("the upload was no complete form; send it again".into());
+    let turn = app.forms.known(login.id())?;
+    let (prologue, request) = Prologue::guard(request, turn);
+    let bad = |_| {
+        prologue.late().unwrap_or_else(|| {
+            Error::BadRequest("the upload was no complete form; send it again".into())
+        })
+    };
     let mut form = Multipart::from_request(request, &app)
         .await
         .map_err(|_| Error::BadRequest("send this as a form with a file in it".into()))?;
@@ -79,6 +86,7 @@ pub async fn upload_form(State(app): State<App>, viewer: Viewer, request: Reques
                 allowed = login.token_matches(&token(field).await.map_err(bad)?);
             }
             Some("package") if allowed => {
+                prologue.end();
                 return Ok(match app.installer.receive(field, announced, login.id()).await {
                     Ok(id) => layout::redirect(&format!("/install/{id}")),
                     Err(failure) => refused(&viewer, &failure),

@@ -75,7 +75,6 @@ pub fn routes(app: &App) -> Router<App> {
         .route("/install/{package}", get(install::page).post(install::act))
         .route("/install/{package}/status", get(live_parts::install_status))
         .route("/sign-in", get(sign_in::page))
-        .route("/sign-in/dev", post(sign_in::dev))
         .route("/sign-in/done", get(sign_in::done))
         .route("/sign-out", post(sign_in::sign_out))
         .route("/link/{secret}", get(sign_in::link))
@@ -92,7 +91,8 @@ pub fn routes(app: &App) -> Router<App> {
         .route("/live", get(crate::live::socket))
         .fallback(errors::not_found);
     if app.config.allow_dev_accounts {
-        routes = routes.route("/gallery", get(gallery::page));
+        routes =
+            routes.route("/gallery", get(gallery::page)).route("/sign-in/dev", post(sign_in::dev));
     }
     routes.merge(assets::routes()).layer(from_fn_with_state(app.clone(), render_errors))
 }

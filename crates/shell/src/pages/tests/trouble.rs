@@ -164,3 +164,47 @@ async fn what_is_not_taken_has_the_status_of_its_reason() {
     assert_eq!(get.status, StatusCode::SERVICE_UNAVAILABLE, "{}", get.body);
     senders.iter().for_each(tokio::task::JoinHandle::abort);
 }
+
+/// In real time: the database does not bear a paused clock.
+#[tokio::test]
+async fn a_form_that_does_not_come_is_answered_and_its_place_given_back() {
+    let stalled = |path: &str, kind: &str, first: String| {
+        use futures::StreamExt;
+        let first = futures::stream::iter([Ok::<_, String>(axum::body::Bytes::from(first))]);
+        let body = Body::from_stream(first.chain(futures::stream::pending()));
+        same_origin(Request::post(path)).header(header::CONTENT_TYPE, kind).body(body).unwrap()
+    };
+    let form = "application/x-www-form-urlencoded";
+    let server = Server::start(true).await;
+    let ada = server.person("Ada", "member").await;
+    let signed_in = |mut request: Request<Body>| {
+        request.headers_mut().insert(header::COOKIE, ada.cookie.parse().unwrap());
+        server.send(request)
+    };
+    // Up to its file an upload is a form like any other.
+    let begun = format!(
+        "--x\r\nContent-Disposition: form-data; name=\"token\"\r\n\r\n{}",
+        ada.token().await
+    );
+    let upload = stalled("/install", "multipart/form-data; boundary=x", begun);
+    // As many as one person may have at once.
+    let acts = (0..15).map(|_| signed_in(stalled("/you/look", form, "token".into())));
+    let (open, upload, acts) = tokio::join!(
+        server.send(stalled("/sign-in/dev", form, "name=Ad".into())),
+        signed_in(upload),
+        futures::future::join_all(acts),
+    );
+    assert_eq!(open.status, StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(open.header("connection"), "close");
+    assert!(open.body.contains("did not come in time") && open.body.contains("S-408"));
+    for own in acts.iter().chain([&upload]) {
+        assert_eq!(own.status, StatusCode::REQUEST_TIMEOUT, "{}", own.body);
+    }
+    // All places are given back.
+    assert_ne!(ada.post("/you/look", "").await.status, StatusCode::SERVICE_UNAVAILABLE);
+    // Where there is nothing to sign in to, nothing is read.
+    let server = Server::start(false).await;
+    let answer = server.send(stalled("/sign-in/dev", form, "name=Ad".into()));
+    let answer = tokio::time::timeout(Duration::from_secs(5), answer).await.expect("an answer");
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
+}
