@@ -166,7 +166,7 @@ pub fn main(one_thread: &SingleThread, start: Start<'_>) -> ! {
     if let Err(error) = fd::close_all_but(&open) {
         fail(&kept, "close what was inherited", &error);
     }
-    // Nothing after this is done as root, not even as root of a namespace.
+    // Outside, its uid is the grain's alone from here on; inside it is the caller's, 0 if root started us.
     let first = namespaces::take_ids(ids.caller, ids.outside)
         .and_then(|()| step("hand out the id map", orders.as_ref().map_or(Ok(()), hand_out_map)))
         // While control groups and mounts are made outside.
