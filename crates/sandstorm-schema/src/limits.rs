@@ -11,12 +11,17 @@ pub const WORD: usize = 8;
 
 // Bodies.
 
-/// Bytes of body in one `write`: fewer, larger messages cost less, and beyond 128 KiB malloc maps
-/// and unmaps each one.
-pub const BODY_CHUNK: usize = 64 * KIB;
+/// Bytes of body in one `write`: fewer, larger messages cost less, and with 128 KiB and more malloc
+/// maps and unmaps each one.
+pub const BODY_CHUNK: usize = 120 * KIB;
 
-/// Bytes of body on their way per stream, sent but not yet answered for: eight chunks.
-pub const BODY_WINDOW: usize = 8 * BODY_CHUNK;
+/// Bytes of body on their way per stream, sent but not yet answered for: one chunk with each of the
+/// three programs that a body passes, and one more to be ready when the first is through.
+pub const BODY_WINDOW: usize = 4 * BODY_CHUNK;
+
+/// Bytes of a body that is small: it travels inside its request or answer, and takes no share of the
+/// memory that bodies of one owner may have in the shell.
+pub const SMALL_BODY: usize = 64 * KIB;
 
 /// Bytes of a window that a call takes at least, however little it carries: what an unanswered call
 /// costs in memory at each end of a connection.

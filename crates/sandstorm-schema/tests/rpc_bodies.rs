@@ -154,7 +154,7 @@ fn a_writer_that_waits_for_nothing_is_bounded_by_the_guard() {
 #[test]
 fn rates() {
     run(async {
-        const TOTAL: usize = 96 << 20;
+        const TOTAL: usize = 800 * BODY_CHUNK;
         for (name, hops, trust) in [
             ("one hop, plain", 1, Trust::Peer),
             ("one hop, guarded", 1, Trust::Hostile(GuardLimits::app())),

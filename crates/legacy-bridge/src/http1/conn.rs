@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
+use sandstorm_schema::limits::BODY_CHUNK;
 use tokio::net::TcpStream;
 
 use super::head::{Head, HeadScanner, parse_head};
@@ -12,8 +13,8 @@ use crate::error::{Error, Result};
 
 /// Bytes asked for in one read while a head is awaited.
 const HEAD_READ: usize = 8 * 1024;
-/// Bytes asked for in one read of a body: the chunk size of the RPC streams.
-pub(super) const BODY_READ: usize = 64 * 1024;
+/// Bytes asked for in one read of a body: what one message of a stream carries.
+pub(super) const BODY_READ: usize = BODY_CHUNK;
 /// Interim answers (100, 102, 103) before the real one.
 const MAX_INTERIM: usize = 32;
 

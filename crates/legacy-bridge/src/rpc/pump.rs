@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sandstorm_schema::http_map::WireStatus;
-use sandstorm_schema::limits::{BODY_CHUNK, BUFFERED_REQUEST_BODY, ERROR_BODY};
+use sandstorm_schema::limits::{BUFFERED_REQUEST_BODY, ERROR_BODY, SMALL_BODY};
 use sandstorm_schema::rpc::body::BodyWriter;
 use sandstorm_schema::util_capnp::{byte_stream, handle};
 use sandstorm_schema::web_session_capnp::web_session::response;
@@ -15,11 +15,10 @@ use crate::http::response::{Body, fill, stream_length, wire_status};
 use crate::http1::{AbortOnDrop, Asked, Framing, Head, Incoming};
 use crate::log_paced;
 
-/// A body up to this size that is complete almost at once travels in the response itself.
-const SMALL_BODY: usize = BODY_CHUNK;
-/// "Almost at once": servers often write head and body with two calls, and on a busy machine the
-/// second comes late. An answer that is sent as a stream costs six messages more on each of two
-/// hops, just then when there is no time for them.
+/// How long a small body may take to be complete and travel in the answer itself: servers often
+/// write head and body with two calls, and on a busy machine the second comes late. An answer that
+/// is sent as a stream costs six messages more on each of two hops, just then when there is no time
+/// for them.
 const SMALL_WAIT: Duration = Duration::from_millis(5);
 /// The same for a body that is known to be short.
 const SHORT_WAIT: Duration = Duration::from_millis(40);

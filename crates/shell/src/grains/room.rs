@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use sandstorm_schema::limits::BODY_CHUNK;
+use sandstorm_schema::limits::SMALL_BODY;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::errors::Fault;
@@ -146,7 +146,7 @@ impl Share {
     /// they shall not wait for large ones.
     fn needs(&self, more: usize) -> u32 {
         let total = self.bytes.saturating_add(more);
-        if total <= BODY_CHUNK {
+        if total <= SMALL_BODY {
             return 0;
         }
         let held = self.owner.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
@@ -167,7 +167,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        if self.bytes > BODY_CHUNK {
+        if self.bytes > SMALL_BODY {
             self.room.freed.store(true, Ordering::Relaxed);
         }
     }
@@ -212,7 +212,7 @@ mod tests {
             }
             held.push(share);
         }
-        let refused = rooms.of(AccountId(1)).share().grow(BODY_CHUNK + 1).await.unwrap_err();
+        let refused = rooms.of(AccountId(1)).share().grow(SMALL_BODY + 1).await.unwrap_err();
         assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
         rooms.of(AccountId(2)).share().grow(16 * KIB * KIB).await.unwrap();
         assert!(!rooms.just_emptied());
@@ -231,7 +231,7 @@ mod tests {
     async fn small_bodies_wait_for_nothing() {
         let rooms = Rooms::default();
         let mut share = rooms.of(AccountId(1)).share();
-        share.grow(BODY_CHUNK).await.unwrap();
+        share.grow(SMALL_BODY).await.unwrap();
         assert_eq!(rooms.of(AccountId(1)).owner.available_permits(), OWNER);
         share.grow(1).await.unwrap();
         assert_eq!(rooms.server.available_permits(), SERVER - 65);

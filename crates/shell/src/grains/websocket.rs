@@ -15,7 +15,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW, CALL_COST};
+use sandstorm_schema::limits::{BODY_WINDOW, CALL_COST, SMALL_BODY};
 use sandstorm_schema::rpc::error::{disconnected, overloaded};
 use sandstorm_schema::web_session_capnp::web_session::web_socket_stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -171,7 +171,7 @@ impl web_socket_stream::Server for FromAppImpl {
         if bytes.is_empty() {
             return Ok(());
         }
-        let bytes = if bytes.len() > BODY_CHUNK {
+        let bytes = if bytes.len() > SMALL_BODY {
             let live = self.session.entry.live();
             self.session.room.try_hold(bytes, live).ok_or_else(|| {
                 overloaded("too much waits to be read by browsers; send smaller pieces")
@@ -191,9 +191,9 @@ where
     let (mut read, mut write) = tokio::io::split(io);
     let up = async {
         let mut window = Window::new(to_app);
-        let mut buffer = BytesMut::with_capacity(BODY_CHUNK);
+        let mut buffer = BytesMut::with_capacity(SMALL_BODY);
         loop {
-            buffer.reserve(BODY_CHUNK);
+            buffer.reserve(SMALL_BODY);
             let more = tokio::select! {
                 more = read.read_buf(&mut buffer) => more,
                 // Broken while nothing is sent: the app has gone.

@@ -8,7 +8,7 @@ use http::StatusCode;
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use sandstorm_schema::limits::{BODY_CHUNK, BUFFERED_REQUEST_BODY};
+use sandstorm_schema::limits::{BUFFERED_REQUEST_BODY, SMALL_BODY};
 use sandstorm_schema::rpc::body::BodyWriter;
 use sandstorm_schema::util_capnp::byte_stream;
 
@@ -49,7 +49,7 @@ impl Payload {
         }
         let size = body.size_hint().exact();
         if matches!(target.way, Way::Post | Way::Put) {
-            if size.is_none_or(|size| size > BODY_CHUNK as u64) {
+            if size.is_none_or(|size| size > SMALL_BODY as u64) {
                 let first = next(&mut body).await?;
                 return Ok(Payload::Coming(Coming { first, rest: body, size }));
             }
@@ -89,7 +89,7 @@ impl Coming {
         let mut share = room.share();
         let mut all = BytesMut::with_capacity(
             // What was announced is not there yet.
-            self.size.unwrap_or(0).min(BODY_CHUNK as u64) as usize,
+            self.size.unwrap_or(0).min(SMALL_BODY as u64) as usize,
         );
         let mut first = self.first.take();
         loop {
