@@ -589,6 +589,8 @@ fn help_teaches() {
         let text = author.ok(args);
         assert!(text.contains("spk ") && text.lines().count() > 8, "{args:?}: {text}");
     }
+    let words = author.ok(&["pack", "--help"]);
+    assert!(words.contains("TREE.spk") && words.contains("is replaced"), "{words}");
     author.refused(&[], 2, "Usage");
     author.refused(&["pack", "a", "b", "c", "d"], 2, "unexpected");
     author.refused(&["pack", "app"], 2, "name the key too");

@@ -22,6 +22,9 @@ pub enum Error {
     /// The machine is at fault: a file cannot be read or written.
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },
+    /// Nobody can be told; what the command is about may well be good.
+    #[error("cannot write to stdout: {0}")]
+    Stdout(io::Error),
 
     // The container.
     #[error("not a package: it does not begin with the package format's magic number")]
@@ -130,7 +133,7 @@ impl Error {
     /// True when the same package may pass another time: the machine was at fault.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Io { .. } | Error::Interrupted | Error::Lockdown(_) => true,
+            Error::Io { .. } | Error::Stdout(_) | Error::Interrupted | Error::Lockdown(_) => true,
             Error::Xz(e) => matches!(e, XzError::Io(_) | XzError::Internal(_)),
             Error::SignatureFrame(e) | Error::ArchiveFrame(e) => matches!(e, FrameError::Io(_)),
             _ => false,

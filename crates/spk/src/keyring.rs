@@ -14,6 +14,7 @@ use sandstorm_schema::package_capnp::key_file;
 
 use crate::error::{Error, Result, display_path};
 use crate::format::{frame, limits};
+use crate::sys::placed::Placed;
 use crate::sys::scratch::{fill_random, sync_parent, working_name};
 
 /// Bytes of a keyring that are read at most: some hundred thousand keys.
@@ -202,23 +203,47 @@ pub fn create(path: &Path, key: &Key) -> Result<()> {
 /// Adds a key to a keyring, which is made if it is missing. The file is replaced by a longer one: a
 /// power cut in the middle of an append would leave a part of a key, and every key before it unread.
 ///
+/// Then `tell` says so, and the key is only kept if it can.
+///
 /// # Errors
-/// What is there is not a keyring; those of writing, after which it is what it was.
-pub fn append(path: &Path, key: &Key) -> Result<()> {
+/// What is there is not a keyring; those of writing and of `tell`, after which it is what it was.
+pub fn append(path: &Path, key: &Key, tell: impl FnOnce() -> Result<()>) -> Result<()> {
     let failed = |e| Error::io(display_path(path))(e);
+    let missing = path.symlink_metadata().is_err();
     let old = lock(path).map_err(failed)?;
-    let mut bytes = read_bytes(path, &old)?;
-    Keyring::parse(path, &bytes)?;
-    bytes.extend(key.to_bytes());
+    let bytes = read_bytes(path, &old)?;
+    let appended = append_to(path, &old, &bytes, key, tell);
+    if appended.is_err() && missing && bytes.is_empty() {
+        // The lock has made it. Whoever waits for it makes another one.
+        let _ = std::fs::remove_file(path);
+    }
+    appended
+}
+
+fn append_to(
+    path: &Path,
+    old: &File,
+    bytes: &[u8],
+    key: &Key,
+    tell: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let failed = |e| Error::io(display_path(path))(e);
+    Keyring::parse(path, bytes)?;
+    let bytes = [bytes, &key.to_bytes()].concat();
     // Through a link to the file that it names.
     let target = std::fs::canonicalize(path).map_err(failed)?;
     let name = target.file_name().unwrap_or_default();
     let working = target.with_file_name(working_name(name.as_encoded_bytes())?);
-    let written = replace(&old, &bytes, &working, &target);
-    if written.is_err() {
-        let _ = std::fs::remove_file(&working);
-    }
-    written.and_then(|()| sync_parent(&target)).map_err(failed)
+    let written = write_beside(old, &bytes, &working).map_err(failed).and_then(|()| {
+        let placed = Placed::put(&working, &target).map_err(failed)?;
+        sync_parent(&target).map_err(failed)?;
+        tell()?;
+        placed.keep();
+        Ok(())
+    });
+    // What was written, or the keyring as it was before.
+    let _ = std::fs::remove_file(&working);
+    written
 }
 
 /// Opens a keyring that nobody else changes as long as the result lives.
@@ -236,8 +261,8 @@ fn lock(path: &Path) -> std::io::Result<Flock<File>> {
     }
 }
 
-/// Writes a file in place of another one, with the same owner and mode.
-fn replace(old: &File, bytes: &[u8], working: &Path, target: &Path) -> std::io::Result<()> {
+/// Writes a file that is to replace another one, with the same owner and mode.
+fn write_beside(old: &File, bytes: &[u8], working: &Path) -> std::io::Result<()> {
     let before = old.metadata()?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(working)?;
     let ours = file.metadata()?;
@@ -246,8 +271,7 @@ fn replace(old: &File, bytes: &[u8], working: &Path, target: &Path) -> std::io::
     }
     file.set_permissions(before.permissions())?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(working, target)
+    file.sync_all()
 }
 
 /// A warning when others may read a key file.
@@ -302,7 +326,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("ring");
         let keys = [Key::from_seed(&[1; 32]), Key::from_seed(&[2; 32])];
-        keys.iter().for_each(|key| append(&path, key).unwrap());
+        keys.iter().for_each(|key| append(&path, key, || Ok(())).unwrap());
         let ring = Keyring::load(&path).unwrap();
         assert_eq!(ring.keys().len(), 2);
         assert!(ring.only().is_err());
@@ -322,7 +346,7 @@ mod tests {
         assert!(Keyring::load(&path).is_err());
         // Appending to something else changes nothing.
         std::fs::write(&path, b"not a keyring").unwrap();
-        assert!(append(&path, &keys[0]).is_err());
+        assert!(append(&path, &keys[0], || Ok(())).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"not a keyring");
     }
 
@@ -331,10 +355,10 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (path, link) = (home.path().join("ring"), home.path().join("link"));
         std::os::unix::fs::symlink("ring", &link).unwrap();
-        append(&link, &Key::from_seed(&[1; 32])).unwrap();
+        append(&link, &Key::from_seed(&[1; 32]), || Ok(())).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let mut before = File::open(&path).unwrap();
-        append(&link, &Key::from_seed(&[2; 32])).unwrap();
+        append(&link, &Key::from_seed(&[2; 32]), || Ok(())).unwrap();
         // A reader who was there has the keyring that it was.
         let mut bytes = Vec::new();
         before.read_to_end(&mut bytes).unwrap();
@@ -354,7 +378,8 @@ mod tests {
                 let path = &path;
                 scope.spawn(move || {
                     for number in 0..8 {
-                        append(path, &Key::from_seed(&[8 * thread + number; 32])).unwrap();
+                        append(path, &Key::from_seed(&[8 * thread + number; 32]), || Ok(()))
+                            .unwrap();
                     }
                 });
             }

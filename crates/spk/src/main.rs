@@ -15,7 +15,10 @@ use spk::progress::Terminal;
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(words) => return said(&words),
+    };
     if !matches!(cli.command, Command::UnpackServer | Command::PgpServer { .. }) {
         Terminal::watch_signals();
     }
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
             let line = error.to_string().replace('\n', " ");
             let line = match subject(&cli.command) {
                 _ if matches!(cli.command, Command::PgpServer { .. }) => line,
+                _ if matches!(error, Error::Stdout(_)) => format!("spk: {line}"),
                 Some(subject) if matches!(cli.command, Command::Verify { .. }) => {
                     format!("*** {subject}: {line}")
                 }
@@ -38,6 +42,19 @@ fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "{line}");
             ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
         }
+    }
+}
+
+/// Help, the version, or what is wrong with the command line. Help that was asked for and cannot be
+/// written is a failure, as any other output is.
+fn said(words: &clap::Error) -> ExitCode {
+    let code = u8::try_from(words.exit_code()).unwrap_or(2);
+    match words.print().and_then(|()| std::io::stdout().flush()) {
+        Err(e) if !words.use_stderr() && e.kind() != std::io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(std::io::stderr(), "spk: {}", Error::Stdout(e));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(code),
     }
 }
 

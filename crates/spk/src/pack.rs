@@ -13,6 +13,7 @@ use crate::format::{signature, xz};
 use crate::keyring::Key;
 use crate::progress::{Progress, Step};
 use crate::secrets::{Search, Secrets};
+use crate::sys::placed::Placed;
 use crate::sys::scratch::{sync_parent, working_name};
 use crate::tree::Tree;
 
@@ -127,22 +128,26 @@ impl Output {
         &self.file
     }
 
-    /// Gives the file its name, which from then on stands for all of it: after a power cut too.
+    /// Gives the file its name, which from then on stands for all of it: after a power cut too. Then
+    /// `tell` says so, and the file only stays if it can.
     ///
     /// # Errors
-    /// Those of the file system.
-    pub fn finish(mut self) -> Result<()> {
-        let Some(working) = &self.working else { return Ok(()) };
+    /// Those of the file system and of `tell`; what had the name before has it again.
+    pub fn finish(self, tell: impl FnOnce() -> Result<()>) -> Result<()> {
+        let Some(working) = &self.working else { return tell() };
         let failed = |e| Error::io(display_path(&self.target))(e);
         self.file.sync_all().map_err(failed)?;
-        std::fs::rename(working, &self.target).map_err(failed)?;
-        self.working = None;
-        sync_parent(&self.target).map_err(Error::io(display_path(&self.target)))
+        let placed = Placed::put(working, &self.target).map_err(failed)?;
+        sync_parent(&self.target).map_err(failed)?;
+        tell()?;
+        placed.keep();
+        Ok(())
     }
 }
 
 impl Drop for Output {
     fn drop(&mut self) {
+        // What was written, or what the output has replaced.
         if let Some(working) = &self.working {
             let _ = std::fs::remove_file(working);
         }

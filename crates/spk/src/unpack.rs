@@ -81,7 +81,7 @@ impl WorkDir {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         let shown = display_path(Path::new(OsStr::from_bytes(&self.target)));
         fchmod(&self.dir, Mode::from_bits_truncate(0o755)).map_err(Error::sys(&shown))?;
         let Some(working) = &self.working else { return Ok(()) };
@@ -95,6 +95,16 @@ impl WorkDir {
         renamed.map_err(Error::sys(&shown))?;
         self.working = None;
         Ok(())
+    }
+
+    /// Takes the name away again, so that nothing is left behind.
+    fn take_back(&mut self) {
+        let Ok(working) = working_name(&self.target) else { return };
+        if nix::fcntl::renameat(&self.parent, &self.target[..], &self.parent, working.as_str())
+            .is_ok()
+        {
+            self.working = Some(working);
+        }
     }
 }
 
@@ -168,22 +178,28 @@ pub fn to_tar(
     Ok(unpacked)
 }
 
-/// Takes a package apart into `target`, which must not exist.
+/// Takes a package apart into `target`, which must not exist. Then `tell` says so.
 ///
 /// # Errors
-/// Whatever is wrong with the package or the file system. Then nothing is left behind.
+/// Whatever is wrong with the package or the file system, those of `tell`. Then nothing is left
+/// behind.
 pub fn to_directory(
     source: impl Read,
     size: u64,
     target: &Path,
     progress: &dyn Progress,
-) -> Result<Unpacked> {
+    tell: impl FnOnce(&Unpacked) -> Result<()>,
+) -> Result<()> {
     let (parent, name) = WorkDir::check(target)?;
     let scratch = Scratch::new_in(parent.as_fd())?;
     let unpacked = check(source, size, scratch, progress)?;
-    let work = WorkDir::create(parent, name)?;
+    let mut work = WorkDir::create(parent, name)?;
     unpacked.extract(work.dir(), progress)?;
     work.finish()?;
-    progress.end();
-    Ok(unpacked)
+    // The directory first: whoever reads the word may go there at once.
+    let told = tell(&unpacked);
+    if told.is_err() {
+        work.take_back();
+    }
+    told
 }

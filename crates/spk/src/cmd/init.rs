@@ -36,12 +36,21 @@ pub fn run(global: &Global, init: &Init) -> Result<()> {
             display_path(Path::new(source))
         ));
     }
-    let id = match &init.app_id {
-        Some(text) => {
-            text.parse().map_err(|e| Error::Usage(format!("{}: {e}", text.escape_debug())))?
-        }
-        None => new_key(global)?,
+    let Some(text) = &init.app_id else {
+        // The key is only kept if there is a definition with it.
+        let path = keyring::path(global.keyring.as_deref())?;
+        let key = Key::generate()?;
+        keyring::append(&path, &key, || write(init, target, key.app_id()))?;
+        super::keys::warn_to_keep(global, &path);
+        return Ok(());
     };
+    let id = text.parse().map_err(|e| Error::Usage(format!("{}: {e}", text.escape_debug())))?;
+    write(init, target, id)
+}
+
+/// Writes the definition, to stdout if that was asked for, and tells it.
+fn write(init: &Init, target: &Path, id: AppId) -> Result<()> {
+    let output = init.output.as_deref();
     let mut file_id = [0; 8];
     fill_random(&mut file_id)?;
     let text = definition(init, id, u64::from_le_bytes(file_id) | 1 << 63);
@@ -56,22 +65,15 @@ pub fn run(global: &Global, init: &Init) -> Result<()> {
     };
     let made = target.symlink_metadata().is_err();
     let mut file = options.open(target).map_err(Error::io(display_path(target)))?;
-    if let Err(e) = file.write_all(text.as_bytes()) {
+    let written = file
+        .write_all(text.as_bytes())
+        .map_err(Error::io(display_path(target)))
+        .and_then(|()| super::print(format_args!("wrote: {}\n", display_path(target))));
+    if written.is_err() && made {
         // A part of a definition would only be in the way of the next try.
-        if made {
-            let _ = std::fs::remove_file(target);
-        }
-        return Err(Error::io(display_path(target))(e));
+        let _ = std::fs::remove_file(target);
     }
-    super::print(format_args!("wrote: {}\n", display_path(target)))
-}
-
-fn new_key(global: &Global) -> Result<AppId> {
-    let path = keyring::path(global.keyring.as_deref())?;
-    let key = Key::generate()?;
-    keyring::append(&path, &key)?;
-    super::keys::warn_to_keep(global, &path);
-    Ok(key.app_id())
+    written
 }
 
 fn definition(init: &Init, id: AppId, file_id: u64) -> String {

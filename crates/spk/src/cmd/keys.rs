@@ -15,9 +15,10 @@ pub fn keygen(global: &Global, files: &[PathBuf], only_id: bool) -> Result<()> {
     if files.is_empty() {
         let path = keyring::path(global.keyring.as_deref())?;
         let key = Key::generate()?;
-        keyring::append(&path, &key)?;
+        let id = key.app_id();
+        keyring::append(&path, &key, || super::print(format_args!("{id}\n")))?;
         warn_to_keep(global, &path);
-        return super::print(format_args!("{}\n", key.app_id()));
+        return Ok(());
     }
     // All or nothing: every name is looked at before the first key is made.
     for (index, path) in files.iter().enumerate() {
@@ -28,10 +29,27 @@ pub fn keygen(global: &Global, files: &[PathBuf], only_id: bool) -> Result<()> {
             return Err(keyring::exists(path));
         }
     }
+    let mut made = Vec::new();
+    let done = make_keys(files, only_id, &mut made);
+    if done.is_err() {
+        for path in made {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    done
+}
+
+/// Notes each file that it makes.
+fn make_keys<'a>(files: &'a [PathBuf], only_id: bool, made: &mut Vec<&'a PathBuf>) -> Result<()> {
+    let mut ids = Vec::new();
     for path in files {
         let key = Key::generate()?;
         keyring::create(path, &key)?;
-        print_id(key.app_id(), path, only_id)?;
+        made.push(path);
+        ids.push(key.app_id());
+    }
+    for (id, path) in ids.into_iter().zip(files) {
+        print_id(id, path, only_id)?;
     }
     Ok(())
 }
@@ -60,7 +78,7 @@ pub fn listkeys(global: &Global) -> Result<()> {
 
 /// `getkey APPID…`
 pub fn getkey(global: &Global, ids: &[String]) -> Result<()> {
-    let mut stdout = std::io::stdout();
+    let stdout = std::io::stdout().lock();
     if stdout.is_terminal() {
         return Err(Error::Usage(
             "a key is binary and secret; send it to a file: spk getkey APPID > FILE".into(),
@@ -78,7 +96,8 @@ pub fn getkey(global: &Global, ids: &[String]) -> Result<()> {
         }
         bytes.extend(ring.find(id)?.to_bytes());
     }
-    stdout.write_all(&bytes).and_then(|()| stdout.flush()).map_err(Error::io("stdout"))
+    let mut stdout = super::Stdout(stdout);
+    stdout.write_all(&bytes).and_then(|()| stdout.flush()).map_err(Error::Stdout)
 }
 
 /// The keyring that is named, or the one of this user.

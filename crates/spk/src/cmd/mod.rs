@@ -8,14 +8,35 @@ pub mod unpack_server;
 pub mod verify;
 
 use std::fmt::Arguments;
-use std::io::Write;
+use std::io::{self, StdoutLock, Write};
 
 use spk::error::{Error, Result};
 
-/// Prints to stdout; a reader that left early is an error, not a panic.
+/// Prints to stdout.
 pub fn print(text: Arguments<'_>) -> Result<()> {
-    let mut stdout = std::io::stdout();
-    stdout.write_fmt(text).and_then(|()| stdout.flush()).map_err(Error::io("stdout"))
+    let mut stdout = Stdout(std::io::stdout().lock());
+    stdout.write_fmt(text).and_then(|()| stdout.flush()).map_err(Error::Stdout)
+}
+
+/// stdout. A reader that left early (`spk verify FILE | head -1`) has what it wanted: the rest goes
+/// nowhere, and the command ends as it would have.
+pub struct Stdout(pub StdoutLock<'static>);
+
+fn unless_left<T>(result: io::Result<T>, then: T) -> io::Result<T> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(then),
+        other => other,
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        unless_left(self.0.write(bytes), bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        unless_left(self.0.flush(), ())
+    }
 }
 
 /// One line on stderr that does not end the command.

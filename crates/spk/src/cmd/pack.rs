@@ -52,8 +52,7 @@ fn defined(global: &Global, options: &Definitions, out: &Path) -> Result<()> {
     forbidden.key(&ring_path);
     forbidden.output(out);
     let tree = definition.tree(&forbidden)?;
-    write(&tree, key, ring.keys(), out)?;
-    super::print(format_args!("{signer}\n"))
+    write(&tree, key, ring.keys(), out, || super::print(format_args!("{signer}\n")))
 }
 
 /// `pack DIR KEYFILE [OUT]`: the tree as it is.
@@ -78,16 +77,23 @@ fn directory(source: &Path, key_file: &Path, out: Option<&Path>, only_id: bool) 
     for missing in missing_parts(&tree) {
         super::warn(format_args!("{}: {missing}", display_path(source)));
     }
-    write(&tree, &key, &[], &out)?;
-    if only_id {
-        super::print(format_args!("{}\n", key.app_id()))
-    } else {
-        super::print(format_args!("{} {}\n", key.app_id(), display_path(&out)))
-    }
+    write(&tree, &key, &[], &out, || {
+        if only_id {
+            super::print(format_args!("{}\n", key.app_id()))
+        } else {
+            super::print(format_args!("{} {}\n", key.app_id(), display_path(&out)))
+        }
+    })
 }
 
-/// Compresses, signs and names the package. Neither `key` nor `others` may be in it.
-pub fn write(tree: &Tree, key: &Key, others: &[Key], out: &Path) -> Result<()> {
+/// Compresses, signs and names the package, and tells it. Neither `key` nor `others` may be in it.
+fn write(
+    tree: &Tree,
+    key: &Key,
+    others: &[Key],
+    out: &Path,
+    tell: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     for warning in &tree.warnings {
         super::warn(format_args!("{warning}"));
     }
@@ -95,7 +101,7 @@ pub fn write(tree: &Tree, key: &Key, others: &[Key], out: &Path) -> Result<()> {
     let threads = xz::encoder_threads(pack::cores());
     let output = Output::create(out)?;
     pack::write(tree, key, others, output.file(), threads, &progress)?;
-    output.finish()
+    output.finish(tell)
 }
 
 /// DIR.spk, beside the directory; TREE.tar becomes TREE.spk.

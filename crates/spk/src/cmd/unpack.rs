@@ -15,9 +15,10 @@ pub fn run(file: &Path, target: Option<&Path>) -> Result<()> {
     let target = target_or_default(file, target, "")?;
     let (source, size) = open(file)?;
     let progress = Terminal::default();
-    let unpacked = unpack::to_directory(source, size, &target, &progress)?;
-    progress.end();
-    super::print(format_args!("{}\n", unpacked.verified.app_id))
+    unpack::to_directory(source, size, &target, &progress, |unpacked| {
+        progress.end();
+        super::print(format_args!("{}\n", unpacked.verified.app_id))
+    })
 }
 
 /// `unpack --tar FILE|- [OUT.tar|-]`
@@ -27,7 +28,8 @@ pub fn to_tar(file: &Path, target: Option<&Path>) -> Result<()> {
     let progress = Terminal::default();
     if target.as_os_str() == "-" {
         // The bytes of the tar file are the output; the id would spoil them.
-        unpack::to_tar(source, size, Scratch::new()?, std::io::stdout().lock(), &progress)?;
+        let stdout = super::Stdout(std::io::stdout().lock());
+        unpack::to_tar(source, size, Scratch::new()?, stdout, &progress)?;
         return Ok(());
     }
     if target.symlink_metadata().is_ok() {
@@ -35,8 +37,7 @@ pub fn to_tar(file: &Path, target: Option<&Path>) -> Result<()> {
     }
     let output = Output::create(&target)?;
     let unpacked = unpack::to_tar(source, size, Scratch::new()?, output.file(), &progress)?;
-    output.finish()?;
-    super::print(format_args!("{}\n", unpacked.verified.app_id))
+    output.finish(|| super::print(format_args!("{}\n", unpacked.verified.app_id)))
 }
 
 fn target_or_default(file: &Path, target: Option<&Path>, suffix: &str) -> Result<PathBuf> {

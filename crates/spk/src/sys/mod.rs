@@ -4,5 +4,6 @@
 pub mod inherited;
 pub mod lockdown;
 pub mod map;
+pub mod placed;
 pub mod scratch;
 pub mod tree;
