@@ -4,6 +4,7 @@
 # started for it, beside whatever runs here.
 #
 #   SANDSTORM_BIN=bin PACKAGE=dufs.spk docker.sh
+needs="root docker dockerd"
 . "$(dirname "$0")/tree.sh"
 daemon=
 engine() { docker --host unix://"$work"/sock "$@"; }
@@ -22,8 +23,7 @@ n=0
 until engine info >/dev/null 2>&1; do
     n=$((n + 1))
     if [ $n -ge 60 ] || ! kill -0 "$daemon" 2>/dev/null; then
-        echo "CONTAINER SKIPPED: dockerd does not start here: $(tail -n 1 "$work"/daemon.log)"
-        exit 0
+        skip "dockerd does not start here: $(tail -n 1 "$work"/daemon.log)"
     fi
     sleep 0.5
 done

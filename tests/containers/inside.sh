@@ -2,6 +2,7 @@
 # The main job, inside a container: start the server, install an app, make a grain, write to it and
 # read it back by HTTP, see that it has its sandbox, stop. Prints CONTAINER OK, or what went wrong.
 set -eu
+[ -e /dufs.spk ] || { echo "CONTAINER SKIPPED: this is no container that a script beside this one has made"; exit 77; }
 PATH=/opt/sandstorm:/bin:/usr/bin
 export SANDSTORM_HOME=/var/sandstorm/home PORT=3456
 fail() { echo "CONTAINER FAILED: $*"; cat /tmp/serve.log 2>/dev/null | tail -n 30; exit 1; }

@@ -2,6 +2,7 @@
 # The system inside systemd-nspawn, as an ordinary user of the container.
 #
 #   SANDSTORM_BIN=bin PACKAGE=dufs.spk nspawn.sh
+needs="root systemd-nspawn"
 . "$(dirname "$0")/tree.sh"
 trap 'rm -rf "$work"' EXIT
 make_tree "$work"/tree

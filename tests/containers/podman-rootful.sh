@@ -3,6 +3,7 @@
 # added capability, no changed profile.
 #
 #   SANDSTORM_BIN=bin PACKAGE=dufs.spk podman-rootful.sh
+needs="root podman runc"
 . "$(dirname "$0")/tree.sh"
 # Storage and runtime that need neither systemd nor overlays; a limit that the container may set.
 pod() {

@@ -3,7 +3,8 @@
 # user's, with subordinate ids of its own for the time of the run.
 #
 #   SANDSTORM_BIN=bin PACKAGE=dufs.spk podman-rootless.sh
-if [ "$(id -u)" = 0 ]; then
+if [ "$(id -u)" = 0 ] || [ -z "${IMAGE:-}" ]; then
+    needs="root podman runc setpriv useradd"
     . "$(dirname "$0")/tree.sh"
     name=sandstorm-rootless
     made=

@@ -1,6 +1,18 @@
 # Sourced by the scripts beside it: what goes into every container, and nothing else. Our four
 # programs are static, so a shell and a few tools (busybox) are all that they need around them.
+# `needs`: what the script cannot run without, `root` or tools. What is missing is said in the words
+# that tests/tests/containers.rs looks for, with the status that test runners take for a skip.
 set -eu
+skip() {
+    echo "CONTAINER SKIPPED: $1"
+    exit 77
+}
+for need in ${needs:-} busybox; do
+    case $need in
+    root) [ "$(id -u)" = 0 ] || skip "it wants root" ;;
+    *) command -v "$need" >/dev/null || skip "$need is not installed (prepare.sh soak installs it)" ;;
+    esac
+done
 here=$(cd "$(dirname "$0")" && pwd)
 SANDSTORM_BIN=${SANDSTORM_BIN:-$here/../../bin}
 : "${PACKAGE:?set PACKAGE to a package (.spk) of dufs: cargo xtask app build dufs}"

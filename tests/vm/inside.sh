@@ -3,7 +3,7 @@
 # starts the service, and then acts as its user and as a browser. Says what it sees; ends with VM OK.
 set -u
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-cd /payload || exit 1
+cd /payload 2>/dev/null || { echo "VM SKIPPED: this is no machine that vm.sh has started"; exit 77; }
 # The other end of this line is a file, not a terminal.
 stty -F /dev/ttyS1 -opost
 home=/var/sandstorm

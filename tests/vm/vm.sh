@@ -10,11 +10,18 @@
 # tests/tests: hostile, greedy, hostile-app, greedy-app, unsafe-supervisor. PARTs are those of inside.sh
 # (main: setuid, user: user namespaces, quota: on ext4, xfs: the same there, image: an image file a grain,
 # hostile, greedy); without any: all but greedy, and without SUITES not hostile either.
+skip() { # The word that tests/tests/containers.rs looks for, the status that test runners take for a skip.
+    echo "VM SKIPPED: $1"
+    exit 77
+}
+[ "$(id -u)" = 0 ] || skip "it wants root: it makes a file system with other users' files"
+for tool in qemu-system-x86_64 debootstrap mke2fs busybox; do
+    command -v $tool >/dev/null || skip "$tool is not installed (prepare.sh soak installs it)"
+done
 . "$(dirname "$0")/tree.sh"
 top=$here/../..
 bin=${SANDSTORM_BIN:-$top/bin}
 : "${PACKAGES:?set PACKAGES to a directory with dufs.spk and greedy.spk (cargo xtask app build NAME)}"
-[ "$(id -u)" = 0 ] || { echo "vm.sh wants root: it makes a file system with other users' files"; exit 1; }
 make_images
 work=$(mktemp -d /var/tmp/sandstorm-vm-XXXXXX)
 trap 'rm -rf "$work"' EXIT
