@@ -1,6 +1,9 @@
 //! Bodies between two real vats: windows, order, ends and breaks.
 
 use bytes::Bytes;
+use capnp::Error;
+use capnp::capability::FromClientHook;
+use capnp::traits::HasTypeId;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW, CALL_COST};
 use sandstorm_schema::rpc::body::{BodyReceiver, BodyWriter, Start, pipe};
@@ -8,16 +11,15 @@ use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
 use sandstorm_schema::util_capnp::byte_stream;
 use tokio::net::UnixStream;
 
+fn local(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
 /// Runs `test` with a writer in one vat and the reader in another.
 fn with_stream<F: Future<Output = ()>>(test: impl FnOnce(BodyWriter, BodyReceiver, Vat, Vat) -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        let (a, b) = UnixStream::pair().unwrap();
-        let (client, receiver) = pipe();
-        let reader =
-            Vat::spawn(a, Side::Server, Some(client.client), Trust::Hostile(GuardLimits::app()));
-        let writer = Vat::spawn(b, Side::Client, None, Trust::Peer);
-        let stream: byte_stream::Client = writer.bootstrap();
+    local(async {
+        let (stream, receiver, reader, writer) = streams().await;
         test(BodyWriter::new(stream), receiver, reader, writer).await;
     });
 }
@@ -86,6 +88,106 @@ fn small_pieces_fill_the_window_too() {
         }
         assert!(sent >= BODY_WINDOW / CALL_COST);
         drop(receiver);
+    });
+}
+
+/// A call of `write` as peers make it that know nothing of our window.
+fn write(
+    stream: &byte_stream::Client,
+    data: &[u8],
+) -> impl Future<Output = Result<(), Error>> + use<> {
+    let mut request = stream.as_client_hook().new_call(byte_stream::Client::TYPE_ID, 0, None);
+    request.get().init_as::<byte_stream::write_params::Builder<'_>>().set_data(data);
+    let answer = request.send().promise;
+    async move { answer.await.map(drop) }
+}
+
+/// The reader's end of a stream, and the writer's end in another vat.
+async fn streams() -> (byte_stream::Client, BodyReceiver, Vat, Vat) {
+    let (a, b) = UnixStream::pair().unwrap();
+    let (client, receiver) = pipe();
+    let reader =
+        Vat::spawn(a, Side::Server, Some(client.client), Trust::Hostile(GuardLimits::app()));
+    let writer = Vat::spawn(b, Side::Client, None, Trust::Peer);
+    (writer.bootstrap(), receiver, reader, writer)
+}
+
+#[test]
+fn calls_that_wait_for_no_answer_are_taken_in_their_order() {
+    local(async {
+        let (stream, mut receiver, _r, _w) = streams().await;
+        let piece = |i: u8| vec![i; 50_000 + usize::from(i) * 1_000];
+        let writes: Vec<_> = (0..60).map(|i| write(&stream, &piece(i))).collect();
+        // Before a single one was answered, and while most of them wait for room.
+        let done = stream.done_request().send().promise;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let read = async {
+            let mut got = Vec::new();
+            while let Some(chunk) = receiver.next().await {
+                got.extend_from_slice(&chunk.unwrap());
+                tokio::task::yield_now().await;
+            }
+            got
+        };
+        let (got, written, ended) =
+            tokio::join!(read, futures::future::try_join_all(writes), async { done.await });
+        assert!(got == (0..60).flat_map(piece).collect::<Vec<_>>());
+        written.unwrap();
+        ended.unwrap();
+    });
+}
+
+/// An app chooses how large its pieces are; what is not read yet stays in the message, which the
+/// guard counts until the call is answered.
+#[test]
+fn a_huge_piece_comes_as_it_is_read() {
+    local(async {
+        let (stream, mut receiver, reader, _w) = streams().await;
+        let huge: Vec<u8> = (0..20_000_000).map(|i| (i % 251) as u8).collect();
+        let mut written = std::pin::pin!(write(&stream, &huge));
+        let mut got = Vec::new();
+        while let Some(chunk) = tokio::select! {
+            chunk = receiver.next() => chunk,
+            end = &mut written, if got.len() < huge.len() - BODY_WINDOW => panic!("answered: {end:?}"),
+        } {
+            let chunk = chunk.unwrap();
+            assert!(chunk.len() <= BODY_CHUNK);
+            got.extend_from_slice(&chunk);
+            if got.len() == 10 * BODY_CHUNK {
+                assert!(reader.stats().unwrap().held_bytes >= huge.len());
+            }
+            if got.len() == huge.len() {
+                break;
+            }
+        }
+        assert!(got == huge);
+        written.await.unwrap();
+    });
+}
+
+/// A call that is given up makes way for those behind it.
+#[test]
+fn a_write_that_is_given_up_holds_nobody() {
+    local(async {
+        let (stream, mut receiver, _r, _w) = streams().await;
+        let full = write(&stream, &vec![1; BODY_WINDOW]);
+        let given_up = write(&stream, &vec![2; BODY_WINDOW]);
+        let last = write(&stream, &[3]);
+        full.await.unwrap();
+        drop(given_up);
+        let read = async {
+            while let Some(chunk) = receiver.next().await {
+                if chunk.unwrap().last() == Some(&3) {
+                    break;
+                }
+            }
+        };
+        let (read, last) = tokio::join!(
+            tokio::time::timeout(std::time::Duration::from_secs(10), read),
+            tokio::time::timeout(std::time::Duration::from_secs(10), last)
+        );
+        read.unwrap();
+        last.unwrap().unwrap();
     });
 }
 

@@ -268,11 +268,9 @@ impl Drop for BodyStreamImpl {
     }
 }
 
-impl byte_stream::Server for BodyStreamImpl {
-    async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<(), Error> {
-        // The message waits as it came, counted by the guard; it is copied when there is room.
-        let length = params.get()?.get_data()?.len();
-        // One oversized write is taken when the pipe is empty, so that none waits for ever.
+impl BodyStreamImpl {
+    /// Waits until there is room for a piece, or nobody to make it.
+    async fn room(&self, length: usize) {
         poll_fn(|cx| {
             let mut pipe = self.pipe.borrow_mut();
             let full = pipe.buffered > 0 && pipe.buffered + cost(length) > BODY_WINDOW;
@@ -283,6 +281,9 @@ impl byte_stream::Server for BodyStreamImpl {
             Poll::Ready(())
         })
         .await;
+    }
+
+    fn take(&self, piece: &[u8]) -> Result<(), Error> {
         let mut pipe = self.pipe.borrow_mut();
         if pipe.reader_gone {
             return Err(disconnected("nobody reads this body any more"));
@@ -290,18 +291,36 @@ impl byte_stream::Server for BodyStreamImpl {
         if pipe.done {
             return Err(failed("write after done"));
         }
-        pipe.received += length as u64;
+        pipe.received += piece.len() as u64;
         if pipe.size.is_some_and(|size| pipe.received > size) {
             pipe.writer_gone = true;
             pipe.wake_reader();
             return Err(failed("more bytes than were announced"));
         }
-        if length > 0 {
-            pipe.buffered += cost(length);
-            pipe.chunks.push_back(Bytes::copy_from_slice(params.get()?.get_data()?));
+        if !piece.is_empty() {
+            pipe.buffered += cost(piece.len());
+            pipe.chunks.push_back(Bytes::copy_from_slice(piece));
             pipe.wake_reader();
         }
         Ok(())
+    }
+}
+
+/// `write` is a streaming method: capnp-rpc calls nothing else here until it has answered.
+impl byte_stream::Server for BodyStreamImpl {
+    async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<(), Error> {
+        let mut rest = params.get()?.get_data()?;
+        // The message waits as it came, counted by the guard, and is answered when all of it has
+        // been copied, as there is room: a peer chooses how large its pieces are.
+        loop {
+            let (piece, more) = rest.split_at(rest.len().min(BODY_CHUNK));
+            self.room(piece.len()).await;
+            self.take(piece)?;
+            if more.is_empty() {
+                return Ok(());
+            }
+            rest = more;
+        }
     }
 
     async fn done(
