@@ -14,6 +14,9 @@ pub const FLOODS: &[(&str, Steady)] = &[
     ("bootstraps", bootstraps),
     ("unknown-methods", unknown_methods),
     ("large-unknown-methods", large_unknown_methods),
+    ("pointer-lists", pointer_lists),
+    ("many-capabilities", many_capabilities),
+    ("trickle", trickle),
     ("calls", calls),
     ("refused-calls", refused_calls),
     ("finishes", finishes),
@@ -75,6 +78,52 @@ fn unknown_methods(peer: &mut Raw, field: &Field) -> u64 {
 
 fn large_unknown_methods(peer: &mut Raw, field: &Field) -> u64 {
     unknown(peer, field, 60 << 10)
+}
+
+/// Calls that nobody knows, whose contents are small and of many parts.
+fn pointer_lists(peer: &mut Raw, field: &Field) -> u64 {
+    let target = peer.ask_bootstrap();
+    peer.drain();
+    pour(peer, field, 2, |q| {
+        let mut both = call_on(q, target, method::ECHO, |mut call| {
+            call.set_interface_id(1);
+            let content = call.init_params().get_content();
+            let mut list = content.initn_as::<capnp::text_list::Builder<'_>>(1_000);
+            (0..1_000).for_each(|i| list.set(i, "x"));
+        });
+        both.extend(finish(q.saturating_sub(BEHIND), true));
+        both
+    })
+}
+
+/// Calls that nobody knows, each with as many new objects as one may have.
+fn many_capabilities(peer: &mut Raw, field: &Field) -> u64 {
+    let target = peer.ask_bootstrap();
+    peer.drain();
+    pour(peer, field, 2, |q| {
+        let mut both = call_on(q, target, method::ECHO, |mut call| {
+            call.set_interface_id(1);
+            let mut table = call.init_params().init_cap_table(64);
+            for i in 0..64 {
+                table.reborrow().get(i).set_sender_hosted(i % 8_000);
+            }
+        });
+        both.extend(finish(q.saturating_sub(BEHIND), true));
+        both
+    })
+}
+
+/// One large message, a byte at a time.
+fn trickle(peer: &mut Raw, field: &Field) -> u64 {
+    let mut head = vec![0, 0, 0, 0];
+    head.extend((30u32 << 17).to_le_bytes());
+    peer.send(&head);
+    let mut taken = 0;
+    while field.goes_on() && peer.send(&[0]) {
+        taken += 1;
+    }
+    // Bytes, not messages.
+    taken / 1_000
 }
 
 /// Calls that are all finished in the end, but for the first ones.

@@ -373,8 +373,10 @@ fn import_caps(
     limits: &GuardLimits,
 ) -> Result<u32, Violation> {
     check_table(payload, limits)?;
+    let caps = payload.get_cap_table().map_err(malformed)?;
+    ledger.pace.spend_parts(0, caps.len());
     let mut nesting = 0;
-    for cap in payload.get_cap_table().map_err(malformed)? {
+    for cap in caps {
         match cap.which().map_err(malformed)? {
             cap_descriptor::SenderHosted(id) => ledger.imports.arrived(id, false)?,
             cap_descriptor::SenderPromise(id) => ledger.imports.arrived(id, true)?,

@@ -62,8 +62,8 @@ pub struct GuardLimits {
     pub queued_bytes: usize,
     /// Messages a second that nothing of ours led to, in the long run: calls, promises and whatever
     /// else is neither an answer nor owed for one. Faster ones wait in the socket. A message costs
-    /// one more for each 16 KiB; each of our own calls is worth four, and a piece of a stream that
-    /// was taken costs nothing.
+    /// one more for each 16 KiB, and any message for each 50 pointers and each second capability;
+    /// each of our own calls is worth four, and a piece of a stream that was taken costs nothing.
     pub messages_per_second: u32,
     /// With data waiting in our queue: time without the peer taking a single byte.
     pub write_stall: Duration,

@@ -132,7 +132,8 @@ impl Guard {
         }
         too_many("bytes that wait to be taken", queued, self.limits.queued_bytes)?;
         too_many("bytes of answers that wait to be taken", answers, self.limits.answer_bytes)?;
-        walk(&frame)?;
+        let pointers = walk(&frame)?;
+        self.ledger.pace.spend_parts(pointers, 0);
         let patient = !self.limits.promise_wait.is_zero();
         self.again(open_frame(frame), patient)
     }

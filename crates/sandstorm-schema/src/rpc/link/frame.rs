@@ -18,6 +18,12 @@ const FIRST_STEP_WORDS: usize = 256 * 1024 / WORD;
 /// Small messages are read many at once; bodies go past the buffer.
 const READ_BUFFER: usize = 8 * 1024;
 
+/// A peer that sends less than this between two waits, in the middle of a message, is let wait.
+const TRICKLE: usize = 4 * 1024;
+
+/// For so long: each piece costs a wake-up, however small it is.
+const TRICKLE_REST: Duration = Duration::from_millis(1);
+
 const ZERO: Word = capnp::word(0, 0, 0, 0, 0, 0, 0, 0);
 
 /// The segments of one message, in one piece of memory.
@@ -89,13 +95,15 @@ pub struct FrameReader<R> {
     io: BufReader<R>,
     max_words: usize,
     stall: Option<Duration>,
+    /// Bytes of this message since the last time that more of it was waited for, if it was.
+    since_wait: Option<usize>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Frames of at most `max_bytes`; in the middle of a frame at most `stall` without a byte.
     pub fn new(io: R, max_bytes: usize, stall: Option<Duration>) -> Self {
         let io = BufReader::with_capacity(READ_BUFFER, io);
-        FrameReader { io, max_words: max_bytes / WORD, stall }
+        FrameReader { io, max_words: max_bytes / WORD, stall, since_wait: None }
     }
 
     /// The next frame; `None` when the peer left between two frames.
@@ -108,6 +116,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if got == 0 {
             return Ok(None);
         }
+        self.since_wait = None;
         self.fill(&mut start[got..]).await?;
         let (count, first) = split(start);
         let count = count.wrapping_add(1) as usize;
@@ -152,30 +161,34 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Fills `buf`, from the middle of a frame.
     async fn fill(&mut self, mut buf: &mut [u8]) -> capnp::Result<()> {
         while !buf.is_empty() {
-            let got = {
-                let mut read = std::pin::pin!(self.io.read(buf));
-                // A timer only for those who have to wait.
-                match (futures::poll!(read.as_mut()), self.stall) {
-                    (std::task::Poll::Ready(got), _) => got,
-                    (_, None) => read.await,
-                    (_, Some(stall)) => match tokio::time::timeout(stall, read).await {
-                        Ok(got) => got,
-                        Err(_) => {
-                            return Err(failed(format!(
-                                "the message stopped in its middle for {} s",
-                                stall.as_secs()
-                            )));
-                        }
-                    },
-                }
-                .map_err(read_error)?
-            };
+            let got = self.some(buf).await?;
             if got == 0 {
                 return Err(disconnected("the connection ended in the middle of a message"));
+            }
+            if let Some(bytes) = &mut self.since_wait {
+                *bytes += got;
             }
             buf = &mut buf[got..];
         }
         Ok(())
+    }
+
+    /// What has come, at once or after a while.
+    async fn some(&mut self, buf: &mut [u8]) -> capnp::Result<usize> {
+        // A timer only for those who have to wait.
+        let Some(stall) = self.stall else { return self.io.read(buf).await.map_err(read_error) };
+        if let std::task::Poll::Ready(got) = futures::poll!(std::pin::pin!(self.io.read(buf))) {
+            return got.map_err(read_error);
+        }
+        if self.since_wait.replace(0).is_some_and(|bytes| bytes < TRICKLE) {
+            tokio::time::sleep(TRICKLE_REST).await;
+        }
+        match tokio::time::timeout(stall, self.io.read(buf)).await {
+            Ok(got) => got.map_err(read_error),
+            Err(_) => {
+                Err(failed(format!("the message stopped in its middle for {} s", stall.as_secs())))
+            }
+        }
     }
 }
 
@@ -190,8 +203,14 @@ fn read_error(error: std::io::Error) -> capnp::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::pin::Pin;
+    use std::rc::Rc;
+    use std::task::{Context, Poll};
+
     use super::*;
     use proptest::prelude::*;
+    use tokio::io::ReadBuf;
 
     fn read(bytes: &[u8], max: usize) -> capnp::Result<Option<Frame>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -238,6 +257,51 @@ mod tests {
         assert!(read(&[0], 64).is_err());
         assert!(read(&[0, 0, 0, 0, 1, 0, 0, 0], 64).is_err());
         assert!(read(&[0; 8], 64).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_trickle_is_read_in_few_pieces() {
+        /// One byte each time that it is asked, and then nothing for the moment.
+        struct Trickle {
+            bytes: Vec<u8>,
+            came: tokio::time::Instant,
+            reads: Rc<Cell<usize>>,
+        }
+        impl AsyncRead for Trickle {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<std::io::Result<()>> {
+                // A byte every 10 us.
+                let due = (self.came.elapsed().as_micros() / 10) as usize;
+                if due == 0 {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                self.came = tokio::time::Instant::now();
+                let n = due.min(self.bytes.len()).min(buf.remaining());
+                let rest = self.bytes.split_off(n);
+                buf.put_slice(&std::mem::replace(&mut self.bytes, rest));
+                self.reads.set(self.reads.get() + 1);
+                Poll::Ready(Ok(()))
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let words = 2_000u32;
+            let mut bytes = vec![0, 0, 0, 0];
+            bytes.extend(words.to_le_bytes());
+            bytes.resize(8 + words as usize * 8, 7);
+            let reads = Rc::new(Cell::new(0));
+            let came = tokio::time::Instant::now();
+            let io = Trickle { bytes, came, reads: reads.clone() };
+            let mut reader = FrameReader::new(io, 1 << 20, Some(Duration::from_secs(60)));
+            let frame = reader.next().await.unwrap().unwrap();
+            assert_eq!(frame.bytes(), words as usize * 8);
+            // 16,008 bytes come in 160 ms; by themselves they would be as many reads.
+            assert!(reads.get() < 1_000, "{} reads", reads.get());
+        });
     }
 
     #[test]
