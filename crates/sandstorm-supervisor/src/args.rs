@@ -73,6 +73,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Error>
             Some(at) if word.starts_with(b"--") => {
                 (word[..at].to_vec(), Some(word[at + 1..].to_vec()))
             }
+            // `-eNAME=VALUE` too, as of any short option.
+            _ if word.len() > 2 && word.starts_with(b"-e") => {
+                (b"-e".to_vec(), Some(word[2..].to_vec()))
+            }
             _ => (word.clone(), None),
         };
         let mut value = || {
@@ -275,6 +279,7 @@ mod tests {
             "--image",
             "-e",
             "A=b=c",
+            "-eB=c=d",
             "--idle-seconds",
             "5",
             "--limit",
@@ -288,7 +293,7 @@ mod tests {
         ]);
         assert_eq!(args.home, PathBuf::from("/h"));
         assert!(args.new && args.image);
-        assert_eq!(args.environ, [c"A=b=c".to_owned()]);
+        assert_eq!(args.environ, [c"A=b=c".to_owned(), c"B=c=d".to_owned()]);
         assert_eq!(args.idle, Duration::from_secs(5));
         assert_eq!(args.limits.pids, 7);
         assert_eq!(args.package.as_c_str(), c"pkg");
@@ -324,6 +329,9 @@ mod tests {
             (&["--new=1"], "takes no value"),
             (&["-e", "=x"], "NAME=VALUE"),
             (&["-e", "x"], "NAME=VALUE"),
+            (&["-ex"], "NAME=VALUE"),
+            (&["-e=x=y"], "NAME=VALUE"),
+            (&["-nx"], "unknown option"),
             (&["--idle-seconds", "0"], "from 1 to"),
             (&["--limit", "uid=0"], "uid"),
         ] {

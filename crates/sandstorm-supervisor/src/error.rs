@@ -16,6 +16,9 @@ pub enum Error {
     /// The command line is not of the form that `--help` shows.
     #[error("{0}\nTry `sandstorm-supervisor --help`.")]
     Usage(String),
+    /// What `--help` and the like were asked for cannot be told.
+    #[error("cannot write to stdout: {0}")]
+    Stdout(io::Error),
     /// The program file itself is not installed as a setuid program must be.
     #[error(
         "{path} is setuid but has owner {uid} and mode {mode:04o}; a setuid supervisor must belong to root with mode 4750 \
@@ -65,7 +68,7 @@ impl Error {
     /// The process exit status for this error; `--help` prints the same table.
     pub fn exit_code(&self) -> i32 {
         match self {
-            Error::App(_) => 1,
+            Error::App(_) | Error::Stdout(_) => 1,
             Error::Usage(_) => 2,
             Error::Installation { .. } | Error::Untrusted { .. } => 3,
             Error::Kernel { .. } | Error::Sandbox { .. } => 4,
@@ -90,7 +93,7 @@ pub fn step<T, E: Into<io::Error>>(
 /// Exit codes in words, for `--help` and the documentation.
 pub const EXIT_CODES: &[(i32, &str)] = &[
     (0, "the grain was shut down, fell asleep, or is already running"),
-    (1, "the app could not be started, or ended by itself"),
+    (1, "the app could not be started, or ended by itself; or nothing can be written to stdout"),
     (2, "the command line is wrong"),
     (3, "refused: the program or the home has the wrong owner or mode"),
     (4, "the kernel refused a part of the sandbox"),

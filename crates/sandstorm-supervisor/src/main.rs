@@ -68,16 +68,18 @@ fn run(one_thread: SingleThread) -> Result<(), Error> {
     // From here on this process has no right that its caller has not.
     rustix::process::umask(0o077.into());
     match args::parse(std::env::args_os().skip(1))? {
-        Action::Print(text) => {
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            Ok(())
-        }
-        Action::Check => {
-            let found = sandbox::check(&one_thread, begun)?;
-            let _ = std::io::stdout().write_all(found.as_bytes());
-            Ok(())
-        }
+        Action::Print(text) => print(&text),
+        Action::Check => print(&sandbox::check(&one_thread, begun)?),
         Action::Run(args) => start(one_thread, begun, &args),
+    }
+}
+
+/// What was asked for. A reader that left early has what it wanted.
+fn print(text: &str) -> Result<(), Error> {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::Stdout(e)),
+        _ => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 mod image;
 mod limits;
 mod rpc;
+mod words;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
