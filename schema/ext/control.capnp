@@ -32,7 +32,8 @@ interface Control @0xad128e32e9be397e {
   # digits, or empty when any content will do.
 
   appList @4 () -> (apps :List(AppInfo));
-  # Every installed app, its newest installed version, ordered by title.
+  # Every installed app in the version that new grains are made from (the one that was installed for
+  # everybody last; else the newest), ordered by title.
 
   grainCreate @5 (appId :Text, action :UInt32, title :Text, owner :Text) -> (grainId :Text);
   # A new grain by the app's action number (from 0). Empty `title` takes the action's; empty
@@ -144,6 +145,10 @@ struct InstalledApp @0xdb9f8121308a8b50 {
   newer @4 :Text;
   # The newest version that is installed, when that is not this one; else empty. New grains are of
   # the version that was installed last.
+
+  number @5 :UInt32;
+  newerNumber @6 :UInt32;
+  # The numbers that order these two: authors give several versions the same words.
 }
 
 struct AppInfo @0xcf56ef7c6f6b45cb {

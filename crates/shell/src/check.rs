@@ -1,6 +1,9 @@
 //! `shell check`: is everything in place for grains to run?
 
+mod owner;
+
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -38,9 +41,24 @@ const TRIAL: Duration = Duration::from_secs(10);
 /// Descriptors that a server with a few dozen grains needs.
 const FILES: u64 = 4096;
 
-/// Judges the settings and the machine; needs no running server. Also how grains run here, a line for
-/// each thing that an operator may have weakened.
-pub fn run(home: &Path, settings: Settings) -> (Vec<Problem>, Vec<String>) {
+/// What `shell check` found.
+#[derive(Default)]
+pub struct Report {
+    /// What an operator has to mend.
+    pub problems: Vec<Problem>,
+    /// How grains run here, a line for each thing that an operator may have weakened.
+    pub machine: Vec<String>,
+    /// What is as it should be and may still surprise.
+    pub notes: Vec<String>,
+}
+
+/// Judges the settings and the machine; needs no running server. Root judges as the home's owner, and
+/// stays that.
+pub fn run(home: &Path, settings: Settings) -> Report {
+    if let Err(why) = owner::become_owner(home) {
+        let fix = "Run this as the server's user.";
+        return Report { problems: vec![problem(why, fix)], ..Report::default() };
+    }
     let judged = settings.with_file(home).and_then(|settings| {
         let listen = Listen::check(&settings)?;
         Config::check(&settings, home.to_owned(), listen)
@@ -48,18 +66,19 @@ pub fn run(home: &Path, settings: Settings) -> (Vec<Problem>, Vec<String>) {
     match judged {
         Ok(config) => {
             let trial = try_supervisor(&config.bin.join("sandstorm-supervisor"));
-            (of_config(&config), trial.unwrap_or_default())
+            let notes = match missing(&config.home) {
+                Some(Ok(note)) => vec![note],
+                _ => Vec::new(),
+            };
+            Report { problems: of_config(&config), machine: trial.unwrap_or_default(), notes }
         }
-        Err(error @ Error::Config(_)) => {
-            (vec![problem(error.to_string(), "Change that setting.")], Vec::new())
+        Err(error) => {
+            let fix = match &error {
+                Error::Config(_) => "Change that setting.".to_owned(),
+                _ => format!("Run this as the server's user, or give that user {}.", home.display()),
+            };
+            Report { problems: vec![problem(error.to_string(), fix)], ..Report::default() }
         }
-        Err(error) => (
-            vec![problem(
-                error.to_string(),
-                format!("Run this as the server's user, or give that user {}.", home.display()),
-            )],
-            Vec::new(),
-        ),
     }
 }
 
@@ -67,7 +86,7 @@ pub fn run(home: &Path, settings: Settings) -> (Vec<Problem>, Vec<String>) {
 pub fn of_config(config: &Config) -> Vec<Problem> {
     let mut out = Vec::new();
     for warning in &config.warnings {
-        out.push(problem(warning, "Set ROOT_URL to an https address."));
+        out.push(problem(&*warning.what, warning.fix));
     }
     if config.allow_dev_accounts && !config.bind_ip.is_loopback() {
         out.push(problem(
@@ -103,16 +122,67 @@ fn port(config: &Config, out: &mut Vec<Problem>) {
     }
 }
 
+/// A home that is not there yet: a note where the first start makes it, else why it cannot. `None`:
+/// it is there.
+fn missing(home: &Path) -> Option<Result<String, Problem>> {
+    match fs::metadata(home) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+        _ => return None,
+    }
+    let own = nix::unistd::geteuid();
+    if fs::symlink_metadata(home).is_ok() {
+        return Some(Err(problem(
+            format!("{} is a symbolic link that leads nowhere.", home.display()),
+            "Make the directory that it names, or remove the link.",
+        )));
+    }
+    let above = home.ancestors().skip(1).find(|dir| fs::symlink_metadata(dir).is_ok())?;
+    let why = match nix::unistd::faccessat(
+        nix::fcntl::AT_FDCWD,
+        above,
+        AccessFlags::W_OK | AccessFlags::X_OK,
+        AtFlags::AT_EACCESS,
+    ) {
+        _ if !above.is_dir() => "is not a directory".to_owned(),
+        Ok(()) => {
+            return Some(Ok(format!(
+                "{} does not exist yet; the first `{} serve` makes it.",
+                home.display(),
+                called()
+            )));
+        }
+        Err(nix::errno::Errno::EROFS) => "is on a file system that is mounted read-only".to_owned(),
+        Err(_) => format!("cannot be written by uid {own}"),
+    };
+    Some(Err(problem(
+        format!(
+            "{} does not exist and cannot be made: {} {why}.",
+            home.display(),
+            above.display()
+        ),
+        format!(
+            "As root, make it for this user: mkdir -p {0} && chown {own} {0} && chmod 700 {0} — or \
+             set SANDSTORM_HOME to a directory of theirs.",
+            home.display()
+        ),
+    )))
+}
+
 fn home(config: &Config, out: &mut Vec<Problem>) {
     let home = &config.home;
-    if !home.exists() {
+    match missing(home) {
+        None => {}
+        Some(Ok(_)) => return,
+        Some(Err(problem)) => return out.push(problem),
+    }
+    let own = nix::unistd::geteuid().as_raw();
+    if let Err(error) = fs::metadata(home) {
         out.push(problem(
-            format!("{} does not exist yet.", home.display()),
-            format!("The first `{} serve` makes it.", called()),
+            format!("{} cannot be looked at by uid {own}: {error}.", home.display()),
+            "Run this as the server's user, or let that user through the directories above.",
         ));
         return;
     }
-    let own = nix::unistd::geteuid().as_raw();
     if !home.is_dir() {
         out.push(problem(
             format!("{} is not a directory.", home.display()),
@@ -129,7 +199,7 @@ fn home(config: &Config, out: &mut Vec<Problem>) {
         ));
     } else if !may(home, AccessFlags::W_OK | AccessFlags::X_OK) {
         out.push(problem(
-            format!("{} cannot be written by you (uid {own}).", home.display()),
+            format!("{} cannot be written by uid {own}.", home.display()),
             format!("Run this as the server's user, or: chown {own} {}", home.display()),
         ));
     }
@@ -167,7 +237,7 @@ fn home(config: &Config, out: &mut Vec<Problem>) {
         let mode = metadata.permissions().mode() & 0o777;
         if metadata.uid() != own && own != 0 {
             out.push(problem(
-                format!("{} belongs to uid {}, not to you.", path.display(), metadata.uid()),
+                format!("{} belongs to uid {}, not to uid {own}.", path.display(), metadata.uid()),
                 format!("chown -R {own} {}", path.display()),
             ));
         }
@@ -233,24 +303,44 @@ fn unknown_packages(config: &Config, out: &mut Vec<Problem>) {
 }
 
 fn programs(config: &Config, out: &mut Vec<Problem>) {
+    let own = nix::unistd::geteuid();
     for name in ["sandstorm-supervisor", "spk"] {
         let path = config.bin.join(name);
-        let Ok(metadata) = fs::metadata(&path) else {
-            out.push(problem(
-                format!("{} is missing.", path.display()),
-                "Build or install all four programs into one directory: `make`, or `make install`.",
-            ));
-            continue;
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                out.push(problem(
+                    format!("{} cannot be reached by uid {own}.", path.display()),
+                    "Install the programs where that user may go (`make install`).",
+                ));
+                continue;
+            }
+            Err(_) => {
+                out.push(problem(
+                    format!("{} is missing.", path.display()),
+                    "Build or install all four programs into one directory: `make`, or \
+                     `make install`.",
+                ));
+                continue;
+            }
         };
         let mode = metadata.permissions().mode();
         if !may(&path, AccessFlags::X_OK) {
             out.push(problem(
-                format!("{} cannot be run by you (mode {:o}).", path.display(), mode & 0o7777),
                 format!(
-                    "Run this as the server's user, or add this user to the file's group (gid {}).",
-                    metadata.gid()
+                    "{} cannot be run by uid {own} (group {}, mode {:o}).",
+                    path.display(),
+                    metadata.gid(),
+                    mode & 0o7777
+                ),
+                format!(
+                    "Run this as the server's user, or give the file that user's group: \
+                     chgrp GROUP {0} && chmod {1:o} {0}",
+                    path.display(),
+                    mode & 0o7777
                 ),
             ));
+            continue;
         }
         if name != "sandstorm-supervisor" {
             continue;

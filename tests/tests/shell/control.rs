@@ -212,7 +212,20 @@ async fn twice_is_once_and_an_older_version_is_told() -> Result<()> {
     ensure!(server.json(&["app", "install", &new])?.get("newer").is_none());
     ensure!(server.json(&["app", "install", &old])?["newer"] == "four");
     let told = text(&["app", "install", &old])?;
-    ensure!(told.contains("Version four is newer") && told.contains("with 3 from now"), "{told}");
+    ensure!(told.contains("Version four (number 4) is newer"), "{told}");
+    ensure!(told.contains("made with 3 from now on"), "{told}");
+    // The list names what new grains are made from.
+    let listed = server.json(&["app", "list"])?;
+    ensure!(listed.as_array().is_some_and(|apps| apps.len() == 1), "{listed}");
+    ensure!(listed[0]["version"] == "3", "{listed}");
+    ensure!(server.json(&["app", "install", &new])?.get("newer").is_none());
+    ensure!(server.json(&["app", "list"])?[0]["version"] == "four");
+    // Two versions in the same words.
+    let same = package(&server, 5, "four")?;
+    ensure!(text(&["app", "install", &same])?.contains("Versioned four\n"));
+    let told = text(&["app", "install", &new])?;
+    ensure!(told.contains("Version four (number 5) is newer"), "{told}");
+    ensure!(told.contains("made with four (number 4) from now on"), "{told}");
 
     // Addresses that cannot be taken apart get a page, too.
     for (method, path, status, says) in [

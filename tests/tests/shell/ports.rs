@@ -67,6 +67,39 @@ async fn every_grain_has_a_port_of_its_own() -> Result<()> {
     Ok(())
 }
 
+/// What another program holds is given to no new grain. A grain that has a port keeps it.
+#[tokio::test]
+async fn a_port_that_another_program_holds_is_passed_over() -> Result<()> {
+    let (first, last) = range(3)?;
+    let ports = format!("{first}-{last}");
+    let hold = |port| std::net::TcpListener::bind(("127.0.0.1", port));
+    let held = hold(first)?;
+    let settings = [("GRAIN_MODE", "port"), ("GRAIN_PORTS", ports.as_str())];
+    let Some(mut probe) = Probe::with(&settings)? else { return Ok(()) };
+    let second = first + 1;
+    ensure!(probe.client.origin.ends_with(&format!(":{second}")), "{}", probe.client.origin);
+    ensure!(probe.client.get("/echo").await?.status == 200);
+    drop(held);
+    // Nothing of the attempt is left: the first is the next grain's.
+    let (other, client) = probe.another()?;
+    ensure!(client.origin.ends_with(&format!(":{first}")), "{}", client.origin);
+
+    probe.server.kill();
+    let held = (hold(second)?, hold(last)?);
+    probe.server.run()?;
+    let error = probe.server.session(&probe.grain).err().context("it moved")?.to_string();
+    ensure!(error.contains(&format!("Port {second}, which belongs to this grain")), "{error}");
+    ensure!(probe.server.session(&other)?.get("/echo").await?.status == 200);
+    let third = probe.server.create(&probe.app.app_id)?;
+    let error = probe.server.session(&third).err().context("no port is free")?.to_string();
+    ensure!(error.contains(&format!("port {last}: ")) && error.contains("GRAIN_PORTS"), "{error}");
+    drop(held);
+    ensure!(probe.server.session(&probe.grain)?.origin == probe.client.origin);
+    let late = probe.server.session(&third)?;
+    ensure!(late.origin.ends_with(&format!(":{last}")), "{}", late.origin);
+    Ok(())
+}
+
 /// Behind TLS a port whose grain is destroyed goes to another one: what the first app left in a
 /// browser reaches neither the second app nor its page.
 #[tokio::test]

@@ -116,6 +116,8 @@ fn told(context: &Context, app: installed_app::Reader<'_>) -> capnp::Result<()> 
     let (package, id) = (app.get_package_id()?.to_string()?, app.get_app_id()?.to_string()?);
     let (title, version) = (app.get_title()?.to_string()?, app.get_version()?.to_string()?);
     let newer = app.get_newer()?.to_string()?;
+    let (this, other) =
+        (numbered(&version, app.get_number()), numbered(&newer, app.get_newer_number()));
     let mut json = serde_json::json!({ "packageId": package, "appId": id });
     if !newer.is_empty() {
         json["newer"] = newer.as_str().into();
@@ -124,12 +126,20 @@ fn told(context: &Context, app: installed_app::Reader<'_>) -> capnp::Result<()> 
         outln!("Installed {title} {version}\napp     {id}\npackage {package}");
         if !newer.is_empty() {
             outln!(
-                "Version {newer} is newer and stays installed, but new grains are made with \
-                 {version} from now on.\nInstall {newer} again to change that."
+                "Version {other} is newer and stays installed, but new grains are made with \
+                 {this} from now on.\nInstall the package of version {other} again to change that."
             );
         }
     });
     Ok(())
+}
+
+/// A version in the author's words, with the number that they may not tell.
+fn numbered(words: &str, number: u32) -> String {
+    match number.to_string() {
+        number if number == words => number,
+        number => format!("{words} (number {number})"),
+    }
 }
 
 async fn delete(context: &Context, control: &control::Client, id: &str) -> capnp::Result<()> {

@@ -98,12 +98,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn check(context: &Context, settings: Settings) -> Result<ExitCode> {
-    let (problems, machine) = crate::check::run(&context.home, settings);
+    let crate::check::Report { problems, machine, notes } =
+        crate::check::run(&context.home, settings);
     let runs = crate::control::is_served(&context.home);
     let json = serde_json::json!({
         "ok": problems.is_empty(),
         "running": runs,
         "machine": machine,
+        "notes": notes,
         "problems": problems
             .iter()
             .map(|problem| serde_json::json!({ "what": problem.what, "fix": problem.fix }))
@@ -116,6 +118,9 @@ fn check(context: &Context, settings: Settings) -> Result<ExitCode> {
         for problem in &problems {
             outln!("- {}\n  {}", problem.what, problem.fix);
         }
+        for note in &notes {
+            outln!("{note}");
+        }
         if !machine.is_empty() {
             outln!("How grains run here:");
         }
@@ -124,7 +129,7 @@ fn check(context: &Context, settings: Settings) -> Result<ExitCode> {
         }
     });
     // No problem by itself, but whoever looks why nothing answers must not miss it.
-    if !context.json && runs == Some(false) {
+    if !context.json && runs == Some(false) && notes.is_empty() {
         outln!(
             "No server runs with the home {}; `{} serve` starts one.",
             context.home.display(),

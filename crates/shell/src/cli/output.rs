@@ -6,8 +6,7 @@ use std::io::Write;
 /// One line to stdout. A reader that has gone (`| head`) has what it wanted: the program ends
 /// quietly with 0. A disk that is full is an error like any other, exit 1.
 pub fn line(text: Arguments<'_>) {
-    let mut out = std::io::stdout().lock();
-    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
+    if let Err(error) = try_line(text) {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             std::process::exit(0);
         }
@@ -15,6 +14,12 @@ pub fn line(text: Arguments<'_>) {
         let _ = writeln!(std::io::stderr(), "{}: cannot write to stdout: {error}", called());
         std::process::exit(1);
     }
+}
+
+/// One line to stdout, for a program that goes on whatever comes of it.
+pub fn try_line(text: Arguments<'_>) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush())
 }
 
 /// `println!` for sub-commands, by [`line`].

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::delegated;
-use super::output::{called, outln};
+use super::output::{called, try_line};
 use crate::config::{Config, Listen, Settings};
 use crate::control::HomeLock;
 use crate::edge::{Edge, Via};
@@ -57,7 +57,7 @@ pub fn run(home: &Path, settings: Settings, json: bool) -> Result<ExitCode> {
     listen.port = listener.local_addr().map_err(Error::io("listening"))?.port();
     let config = Config::check(&settings, home.to_owned(), listen)?;
     for warning in &config.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!("{} {}", warning.what, warning.fix);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -127,28 +127,43 @@ async fn serve(
 }
 
 /// Says where the server is; as long as nobody administers it, with a link that makes the reader
-/// the administrator. A journal keeps what it reads, so there only the command is named.
+/// the administrator. A journal keeps what it reads, so there only the command is named. Nobody has
+/// to read it: the server serves wherever its output goes.
 async fn announce(app: &App, json: bool) -> Result<()> {
     let root = &app.config.root;
     let address = std::net::SocketAddr::new(app.config.bind_ip, app.config.port);
     tracing::info!("serving {root} on {address}");
     let says = |url: String, words: &str| match json {
-        true => outln!("{}", serde_json::json!({ "url": url })),
-        false => outln!("{words} {url}"),
+        true => serde_json::json!({ "url": url }).to_string(),
+        false => format!("{words} {url}"),
     };
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stdout().is_terminal();
-    if app.store.has_admin().await? || json && journal {
-        says(format!("{root}/"), "Serving");
+    let journal = std::env::var("JOURNAL_STREAM").is_ok_and(|told| is_journal(&told, std::io::stdout()));
+    let line = if app.store.has_admin().await? || json && journal {
+        says(format!("{root}/"), "Serving")
     } else if journal {
-        outln!(
+        format!(
             "Serving {root}/ which has no administrator yet: run `{} admin-link --home {}`",
             called(),
             app.config.home.display()
-        );
+        )
     } else {
-        says(identity::admin_link(app, None).await?, "Open");
+        says(identity::admin_link(app, None).await?, "Open")
+    };
+    if let Err(error) = try_line(format_args!("{line}")) {
+        tracing::warn!(
+            "stdout cannot be written to ({error}); `{} admin-link --home {}` prints a link",
+            called(),
+            app.config.home.display()
+        );
     }
     Ok(())
+}
+
+/// Is this the stream that JOURNAL_STREAM tells of? The variable is inherited by what a service
+/// starts with its output elsewhere, so systemd gives it the stream's device and inode to compare
+/// (systemd.exec(5)).
+fn is_journal(told: &str, stream: impl std::os::fd::AsFd) -> bool {
+    nix::sys::stat::fstat(stream).is_ok_and(|stat| told == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// Removes what has expired: sessions, links, grains that were long in the trash.
@@ -254,4 +269,23 @@ fn start_log() {
         // say, or when its reader has gone. Serving goes on without.
         .log_internal_errors(false)
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_is_known_by_device_and_inode() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let stat = nix::sys::stat::fstat(&writer).unwrap();
+        let told = format!("{}:{}", stat.st_dev, stat.st_ino);
+        assert!(is_journal(&told, &writer));
+        assert!(!is_journal(&format!("{told}0"), &writer));
+        for other in ["1:1", "", ":"] {
+            assert!(!is_journal(other, &writer), "{other}");
+        }
+        assert!(!is_journal(&told, std::fs::File::open("/dev/null").unwrap()));
+        drop(reader);
+    }
 }

@@ -40,7 +40,16 @@ pub struct Config {
     pub bin: PathBuf,
     /// What an administrator must know about this choice of settings; shown on each of their
     /// pages, and in the log at start.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
+}
+
+/// A choice of settings that works, but not as well as another.
+#[derive(Clone, Debug)]
+pub struct Warning {
+    /// In a sentence.
+    pub what: String,
+    /// What to do about it.
+    pub fix: &'static str,
 }
 
 /// Address and port of the main listener, known before the rest is judged: with PORT=0 the
@@ -80,11 +89,15 @@ impl Config {
             "wildcard" => {
                 let wildcard = Wildcard::check(&root, value(&settings.wildcard_host))?;
                 if wildcard.port != root.port {
-                    warnings.push(format!(
-                        "Grains are on port {} but the server is on port {}. That works only if \
-                         something forwards both.",
-                        wildcard.port, root.port
-                    ));
+                    warnings.push(Warning {
+                        what: format!(
+                            "Grains are on port {} but the server is on port {}. That works only \
+                             if something forwards both.",
+                            wildcard.port, root.port
+                        ),
+                        fix: "Give WILDCARD_HOST the port of ROOT_URL, or see that a proxy \
+                              forwards both ports to PORT.",
+                    });
                 }
                 GrainHosts::Wildcard(wildcard)
             }
@@ -104,11 +117,14 @@ impl Config {
             }
         };
         if !root.is_trustworthy() {
-            warnings.push(format!(
-                "{root} is plain http: whoever is on the way can read and change everything, and \
-                 browsers switch off part of what protects grains from each other. Use https, \
-                 or a name that ends in .localhost on one machine."
-            ));
+            warnings.push(Warning {
+                what: format!(
+                    "{root} is plain http: whoever is on the way can read and change everything, \
+                     and browsers switch off part of what protects grains from each other."
+                ),
+                fix: "Set ROOT_URL to an https address, or on one machine to a name that ends in \
+                      .localhost.",
+            });
         }
         let idle = value(&settings.grain_idle_seconds).unwrap_or("60");
         let idle = match idle.parse::<u64>() {
@@ -281,6 +297,10 @@ mod tests {
     fn plain_http_names_warn() {
         let c = check(|s| s.root_url = Some("http://box.example.org:3000".into())).unwrap();
         assert_eq!(c.warnings.len(), 1);
+        assert!(c.warnings[0].fix.contains("https"));
+        let c = check(|s| s.wildcard_host = Some("*.sandstorm.localhost:9999".into())).unwrap();
+        assert_eq!(c.warnings.len(), 1);
+        assert!(c.warnings[0].fix.contains("WILDCARD_HOST"), "{:?}", c.warnings);
     }
 
     #[test]

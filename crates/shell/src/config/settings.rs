@@ -2,6 +2,7 @@
 //!
 //! Nothing is judged here; [`super::Config::check`] does that.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -82,7 +83,10 @@ impl Settings {
         let path = home.join("sandstorm.toml");
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(self),
+            // Whether the home can be made is judged elsewhere.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(self);
+            }
             Err(e) => return Err(Error::io(path.display().to_string())(e)),
         };
         let table: toml::Table =

@@ -80,7 +80,7 @@ impl ControlImpl {
             return Ok(package);
         }
         let all = store.packages_of_app(app_id).await.map_err(say)?;
-        all.into_iter().max_by_key(|package| package.app_version).ok_or_else(|| {
+        all.into_iter().next().ok_or_else(|| {
             failed(format!(
                 "no app {app_id} is installed; `{} app list` shows those that are",
                 called()

@@ -105,7 +105,7 @@ impl control::Server for ControlImpl {
         _: control::AppListParams,
         mut results: control::AppListResults,
     ) -> capnp::Result<()> {
-        let mut apps = self.app.store.newest_packages().await.map_err(say)?;
+        let mut apps = self.app.store.offered_packages().await.map_err(say)?;
         apps.sort_by(|a, b| a.0.title.cmp(&b.0.title));
         let mut list = results.get().init_apps(apps.len() as u32);
         for (index, (package, actions)) in apps.iter().enumerate() {
@@ -114,7 +114,7 @@ impl control::Server for ControlImpl {
             app.set_package_id(&*package.package_id);
             app.set_title(&*package.title);
             app.set_version(package.version());
-            app.set_app_version(u32::try_from(package.app_version).unwrap_or(u32::MAX));
+            app.set_app_version(package.number());
             let mut names = app.init_actions(actions.len() as u32);
             for (index, action) in actions.iter().enumerate() {
                 names.set(index as u32, format!("New {}", action.noun));
@@ -342,9 +342,11 @@ pub async fn describe(
     out.set_app_id(&*package.app_id);
     out.set_title(&*package.title);
     out.set_version(package.version());
+    out.set_number(package.number());
     let all = app.store.packages_of_app(&package.app_id).await.map_err(say)?;
     if let Some(newest) = all.first().filter(|newest| newest.app_version > package.app_version) {
         out.set_newer(newest.version());
+        out.set_newer_number(newest.number());
     }
     Ok(())
 }

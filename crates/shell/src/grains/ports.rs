@@ -17,21 +17,47 @@ pub async fn grant(shared: &Shared, grain: &GrainId, account: AccountId) -> Resu
         return Err(Error::Internal("ports are given out in port mode only".into()));
     };
     let reuse = shared.config.root.https;
-    let granted = shared.store.port_for(grain.as_str(), account, first, last, reuse).await?;
-    let Some(granted) = granted else {
-        return Err(Error::Conflict(format!(
-            "All ports from {first} to {last} belong to other grains, so this one cannot be \
-             opened. The operator can widen GRAIN_PORTS{}",
-            if reuse { ", or destroy grains that are in the trash" } else { "" }
-        )));
+    // What kept one that would be new from being listened on.
+    let mut busy: Option<(u16, std::io::Error)> = None;
+    let open = |port| match shared.listen(port) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::info!("port {port} is not given to a grain: {error}");
+            busy = Some((port, error));
+            false
+        }
     };
-    shared.listen(granted.port)?;
+    let granted = shared.store.port_for(grain.as_str(), account, first, last, reuse, open).await?;
+    let Some(granted) = granted else {
+        return Err(Error::Conflict(match busy {
+            Some((port, error)) => format!(
+                "No port from {first} to {last} can be opened for this grain: other programs have \
+                 those that are free (port {port}: {error}). The operator can move GRAIN_PORTS, or \
+                 end these programs"
+            ),
+            None => format!(
+                "All ports from {first} to {last} belong to other grains, so this one cannot be \
+                 opened. The operator can widen GRAIN_PORTS{}",
+                if reuse { ", or destroy grains that are in the trash" } else { "" }
+            ),
+        }));
+    };
+    shared.listen(granted.port).map_err(|error| lost(granted.port, &error))?;
     Ok(granted)
+}
+
+/// A port that a grain has cannot be listened on: it stays the grain's, since browsers keep what the
+/// grain stored under it.
+fn lost(port: u16, error: &std::io::Error) -> Error {
+    Error::Conflict(format!(
+        "Port {port}, which belongs to this grain, cannot be opened: {error}. Another program may be \
+         using it; end that program, or move GRAIN_PORTS."
+    ))
 }
 
 impl Shared {
     /// Listens on a grain's port unless that is done already.
-    fn listen(&self, port: u16) -> Result<()> {
+    fn listen(&self, port: u16) -> std::io::Result<()> {
         if !self.claim_port(port) {
             return Ok(());
         }
@@ -42,12 +68,9 @@ impl Shared {
                 self.hand_port((port, listener));
                 Ok(())
             }
-            Err(source) => {
+            Err(error) => {
                 self.release_port(port);
-                Err(Error::Conflict(format!(
-                    "Port {port}, which belongs to this grain, cannot be opened: {source}. \
-                     Another program may be using it; end that program, or move GRAIN_PORTS."
-                )))
+                Err(error)
             }
         }
     }
@@ -59,7 +82,7 @@ impl Shared {
         for (port, grain, _) in self.store.ports().await? {
             if (first..=last).contains(&port) {
                 if let Err(e) = self.listen(port) {
-                    tracing::warn!("grain {grain}: {e}");
+                    tracing::warn!("grain {grain}: {}", lost(port, &e));
                 }
             }
         }

@@ -300,7 +300,10 @@ fn warnings(viewer: &Viewer) -> Markup {
     html! {
         @if admin {
             @for warning in &viewer.app.config.warnings {
-                p.strip.warning role="note" { (icon("warning")) span { (warning) } }
+                p.strip.warning role="note" {
+                    (icon("warning"))
+                    span { (warning.what) br; span.hint { (warning.fix) } }
+                }
             }
         }
     }

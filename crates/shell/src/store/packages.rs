@@ -41,6 +41,11 @@ impl Package {
             words => words.to_owned(),
         }
     }
+
+    /// The number that orders the versions, as the control socket tells it.
+    pub fn number(&self) -> u32 {
+        u32::try_from(self.app_version).unwrap_or(u32::MAX)
+    }
 }
 
 /// What a package needs to be recorded.
@@ -162,7 +167,7 @@ impl Store {
     pub async fn packages_of_app(&self, app_id: &str) -> Result<Vec<Package>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM packages p WHERE p.app_id = $1
-             ORDER BY p.app_version DESC, p.installed DESC"
+             ORDER BY p.app_version DESC, p.installed DESC, p.package_id"
         );
         Ok(sqlx::query_as(&sql).bind(app_id).fetch_all(&self.read).await?)
     }
@@ -309,13 +314,14 @@ impl Store {
         .await?)
     }
 
-    /// Every app on the server in the version that `shell app list` speaks of (the newest).
-    pub async fn newest_packages(&self) -> Result<Vec<(Package, Vec<Action>)>> {
+    /// Every app on the server in the version that it has for everybody; in the newest one, where
+    /// only some people have it.
+    pub async fn offered_packages(&self) -> Result<Vec<(Package, Vec<Action>)>> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM packages p WHERE NOT EXISTS (
-               SELECT 1 FROM packages q WHERE q.app_id = p.app_id AND
-                 (q.app_version > p.app_version OR
-                  (q.app_version = p.app_version AND q.installed > p.installed)))
+            "SELECT {COLUMNS} FROM packages p WHERE p.package_id = COALESCE(
+               (SELECT s.package_id FROM server_apps s WHERE s.app_id = p.app_id),
+               (SELECT q.package_id FROM packages q WHERE q.app_id = p.app_id
+                  ORDER BY q.app_version DESC, q.installed DESC, q.package_id LIMIT 1))
              ORDER BY LOWER(p.title), p.package_id"
         );
         let rows: Vec<Package> = sqlx::query_as(&sql).fetch_all(&self.read).await?;

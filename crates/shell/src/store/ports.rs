@@ -2,9 +2,14 @@
 
 use super::{AccountId, Result, Store, now_ms, random};
 
+/// Ports that are tried for one grain: one, and 16 more, as 2014's Sandstorm did.
+const TRIES: usize = 17;
+
 impl Store {
     /// The port of this (grain, account): the one it has, else the lowest of the range that
     /// nobody ever had, else, with `reuse`, the one whose grain is gone longest. `None`: all taken.
+    /// `open` says of one that would be new whether it can be had: another program may hold it. It is
+    /// asked about [`TRIES`] ports at most.
     ///
     /// A browser keeps a port's storage for ever, so a port is given to another grain only where
     /// that storage can be wiped (`reuse`: https), and only when its own grain is destroyed.
@@ -15,6 +20,7 @@ impl Store {
         first: u16,
         last: u16,
         reuse: bool,
+        mut open: impl FnMut(u16) -> bool + Send,
     ) -> Result<Option<PortGrant>> {
         let mut tx = self.write.begin().await?;
         let known: Option<(i64, i64, String)> = sqlx::query_as(
@@ -49,26 +55,36 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         let mut taken = taken.into_iter().peekable();
-        let free =
-            (i64::from(first)..=i64::from(last)).find(|port| taken.next_if_eq(port).is_none());
-        let grant = match free {
-            Some(port) => PortGrant { port: port as u16, mark: None },
-            None if reuse => {
-                let oldest: Option<i64> = sqlx::query_scalar(
+        let fresh: Vec<i64> = (i64::from(first)..=i64::from(last))
+            .filter(|port| taken.next_if_eq(port).is_none())
+            .take(TRIES)
+            .collect();
+        let left: Vec<i64> = match TRIES - fresh.len() {
+            tries @ 1.. if reuse => {
+                sqlx::query_scalar(
                     "SELECT port FROM ports WHERE port >= $1 AND port <= $2
-                     AND grain NOT IN (SELECT id FROM grains) ORDER BY created LIMIT 1",
+                     AND grain NOT IN (SELECT id FROM grains) ORDER BY created LIMIT $3",
                 )
                 .bind(i64::from(first))
                 .bind(i64::from(last))
-                .fetch_optional(&mut *tx)
-                .await?;
-                let Some(port) = oldest else { return Ok(None) };
-                // No script of the earlier grain can guess it, and so escape being forgotten.
-                let mark = hex::encode(random::<16>());
-                PortGrant { port: port as u16, mark: Some(mark) }
+                .bind(tries as i64)
+                .fetch_all(&mut *tx)
+                .await?
             }
-            None => return Ok(None),
+            _ => Vec::new(),
         };
+        // No script of the earlier grain can guess the mark, and so escape being forgotten.
+        let candidates = fresh
+            .into_iter()
+            .map(|port| (port, false))
+            .chain(left.into_iter().map(|port| (port, true)));
+        let found = candidates
+            .map(|(port, anothers)| PortGrant {
+                port: port as u16,
+                mark: anothers.then(|| hex::encode(random::<16>())),
+            })
+            .find(|grant| open(grant.port));
+        let Some(grant) = found else { return Ok(None) };
         sqlx::query(
             "INSERT INTO ports (port, grain, account, created, mark) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (port) DO UPDATE SET grain = excluded.grain, account = excluded.account,

@@ -235,7 +235,16 @@ async fn own_choice_of_app_wins_over_the_servers() {
     let apps = store.apps_of(ben.id).await.unwrap();
     assert_eq!((apps.len(), apps[0].package.package_id.as_str(), apps[0].own), (1, "p1", false));
     assert_eq!(store.app_of(ben.id, "app").await.unwrap().unwrap().package_id, "p1");
-    assert_eq!(store.newest_packages().await.unwrap()[0].0.package_id, "p2");
+    let offered = async || store.offered_packages().await.unwrap();
+    let listed = offered().await;
+    assert_eq!((listed.len(), listed[0].0.package_id.as_str(), listed[0].1.len()), (1, "p1", 1));
+    // An app that nobody was given for all is listed in its newest version.
+    for (id, number) in [("q1", 1), ("q3", 3), ("q2", 2)] {
+        package(&store, id, "other", number).await;
+    }
+    let listed = offered().await;
+    assert_eq!(listed.len(), 2);
+    assert!(listed.iter().any(|(package, _)| package.package_id == "q3"));
     assert_eq!(store.drop_app(ada.id, "app").await.unwrap().as_deref(), Some("p2"));
     assert_eq!(store.app_of(ada.id, "app").await.unwrap().unwrap().package_id, "p1");
 }
