@@ -28,7 +28,8 @@ interface Control @0xad128e32e9be397e {
   # messages only; `size` in bytes, 0 if unknown. `progress` may be null.
 
   appInstallUrl @3 (url :Text, packageId :Text, progress :InstallProgress) -> (app :InstalledApp);
-  # The server downloads the package itself, under its rules for addresses. `packageId` is 32 hex
+  # The server downloads the package itself. The address may be of a private network, since whoever
+  # reaches this socket could fetch it, too; where it redirects to may not. `packageId` is 32 hex
   # digits, or empty when any content will do.
 
   appList @4 () -> (apps :List(AppInfo));

@@ -75,7 +75,9 @@ pub fn run(home: &Path, settings: Settings) -> Report {
         Err(error) => {
             let fix = match &error {
                 Error::Config(_) => "Change that setting.".to_owned(),
-                _ => format!("Run this as the server's user, or give that user {}.", home.display()),
+                _ => {
+                    format!("Run this as the server's user, or give that user {}.", home.display())
+                }
             };
             Report { problems: vec![problem(error.to_string(), fix)], ..Report::default() }
         }
@@ -155,11 +157,7 @@ fn missing(home: &Path) -> Option<Result<String, Problem>> {
         Err(_) => format!("cannot be written by uid {own}"),
     };
     Some(Err(problem(
-        format!(
-            "{} does not exist and cannot be made: {} {why}.",
-            home.display(),
-            above.display()
-        ),
+        format!("{} does not exist and cannot be made: {} {why}.", home.display(), above.display()),
         format!(
             "As root, make it for this user: mkdir -p {0} && chown {own} {0} && chmod 700 {0} — or \
              set SANDSTORM_HOME to a directory of theirs.",

@@ -61,6 +61,25 @@ async fn unfinished_forms_of_one_address_are_few_and_end() -> Result<()> {
     Ok(())
 }
 
+/// Who is no trusted proxy has one address, whatever their headers say.
+#[tokio::test]
+async fn an_untrusted_peer_cannot_choose_its_address() -> Result<()> {
+    let started = Server::builder(Mode::Setuid)
+        .env("ALLOW_DEV_ACCOUNTS", "true")
+        .env("TRUSTED_PROXIES", "10.0.0.0/8")
+        .start()?;
+    let Some(server) = started else { return Ok(()) };
+    let mut begun = Vec::new();
+    for n in 0..16 {
+        begun.push(begin(&server, &format!("192.0.2.{n}")).await?);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let answer = rest(&mut begin(&server, "192.0.2.99").await?).await?;
+    ensure!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("S-BUSY"), "{answer}");
+    drop(begun);
+    Ok(())
+}
+
 /// What nobody asks for is answered at once, and its connection closed.
 #[tokio::test]
 async fn without_development_accounts_their_form_is_not_read() -> Result<()> {

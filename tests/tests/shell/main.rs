@@ -6,6 +6,8 @@ mod admin;
 mod answers;
 mod awake;
 mod bodies;
+mod check;
+mod commands;
 mod control;
 mod forms;
 mod full;

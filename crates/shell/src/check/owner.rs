@@ -32,7 +32,10 @@ pub fn become_owner(home: &Path) -> Result<(), String> {
         .and_then(|()| setresgid(gid, gid, gid))
         .and_then(|()| setresuid(uid, uid, uid))
         .map_err(|e| {
-            format!("{} belongs to uid {uid}, and this process cannot act as that: {e}", home.display())
+            format!(
+                "{} belongs to uid {uid}, and this process cannot act as that: {e}",
+                home.display()
+            )
         })
 }
 
@@ -63,7 +66,8 @@ mod tests {
 
     #[test]
     fn groups_are_those_of_the_files() {
-        let passwd = "root:x:0:0::/root:/bin/sh\nbad\nsandstorm:x:977:970::/var/sandstorm:/bin/false\n";
+        let passwd =
+            "root:x:0:0::/root:/bin/sh\nbad\nsandstorm:x:977:970::/var/sandstorm:/bin/false\n";
         let group = "root:x:0:\nsandstorm:x:970:\ndisk:x:6:root,sandstorm\nbad:x\n\
                      kvm:x:108:sandstorm\nother:x:9:sandstorm2\n";
         assert_eq!(groups(977, 5, passwd, group), (970, vec![970, 6, 108]));

@@ -19,6 +19,9 @@ use crate::error::Result;
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Install an app from a package file or an http(s) address
+    ///
+    /// The server fetches the address. Other than for links in a browser it may be one of a private
+    /// network, whatever ALLOW_PRIVATE_DOWNLOADS says; an address elsewhere may not redirect to one.
     Install {
         // A file may have any name, UTF-8 or not.
         #[arg(value_name = "FILE.spk|URL", value_parser = clap::builder::PathBufValueParser::new())]

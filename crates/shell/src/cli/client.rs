@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,10 @@ pub async fn connect(home: &Path) -> Result<Vat> {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         }
+        let elsewhere = match absent && !is_home_named() {
+            true => answers(crate::config::other_homes(home)).await,
+            false => None,
+        };
         let (home, socket) = (home.display(), home.join(SOCKET));
         let socket = socket.display();
         return Err(Error::Internal(match why.kind() {
@@ -65,8 +69,11 @@ pub async fn connect(home: &Path) -> Result<Vat> {
             ),
             _ if absent => format!(
                 "no server runs with the home {home}; start one with `{} serve`, or name another \
-                 home with --home or SANDSTORM_HOME",
-                called()
+                 home with --home or SANDSTORM_HOME{}",
+                called(),
+                elsewhere.map_or_else(String::new, |other| {
+                    format!(".\nA server runs with the home {}: {}", other.display(), typed(&other))
+                })
             ),
             ErrorKind::PermissionDenied => {
                 format!("{socket} answers only the server's own user and root")
@@ -76,7 +83,51 @@ pub async fn connect(home: &Path) -> Result<Vat> {
     }
 }
 
+/// Did whoever typed this say which home they mean?
+fn is_home_named() -> bool {
+    std::env::var_os("SANDSTORM_HOME").is_some_and(|home| !home.is_empty())
+        || std::env::args_os().any(|word| word.as_encoded_bytes().starts_with(b"--home"))
+}
+
+/// The first of these homes whose server answers us.
+async fn answers(homes: Vec<PathBuf>) -> Option<PathBuf> {
+    for home in homes {
+        if try_connect(&home).await.is_ok() {
+            return Some(home);
+        }
+    }
+    None
+}
+
+/// What was typed, for another home.
+fn typed(home: &Path) -> String {
+    let words = std::iter::once(format!("SANDSTORM_HOME={}", quoted(&home.to_string_lossy())));
+    let typed = std::env::args_os().map(|word| quoted(&word.to_string_lossy()));
+    words.chain(typed).collect::<Vec<_>>().join(" ")
+}
+
+/// As one word of a command line.
+fn quoted(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_./:=,@%+-".contains(&b);
+    match !word.is_empty() && word.bytes().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 async fn try_connect(home: &Path) -> std::io::Result<tokio::net::UnixStream> {
     let dir = std::fs::File::open(home)?;
     connect_at(dir.as_fd(), SOCKET).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn a_word_stays_one_word() {
+        assert_eq!(quoted("bin/shell"), "bin/shell");
+        assert_eq!(quoted(""), "''");
+        assert_eq!(quoted("it's $HOME"), "'it'\\''s $HOME'");
+    }
 }

@@ -1,9 +1,11 @@
 //! `shell grain …`
 
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sandstorm_schema::ext_control_capnp::{control, grain_info};
 use sandstorm_schema::ext_report_capnp::limit_state;
 use sandstorm_schema::rpc::body::{BodyReceiver, pipe};
@@ -244,24 +246,55 @@ async fn log(
     let response = request.send().promise.await?;
     let _handle = response.get()?.get_handle()?;
     let out = std::io::stdout().lock();
+    let gone = reader_gone();
     if out.is_terminal() {
         let mut shown = Shown::new(out);
-        copy(&mut receiver, &mut shown).await?;
+        copy(&mut receiver, &mut shown, gone).await?;
         let _ = shown.finish();
         return Ok(());
     }
     let mut out = out;
-    copy(&mut receiver, &mut out).await
+    copy(&mut receiver, &mut out, gone).await
+}
+
+/// Comes when nobody reads stdout any more; without it that would show with the next write, which in
+/// a quiet log never comes.
+fn reader_gone() -> impl Future<Output = ()> {
+    let (say, gone) = tokio::sync::oneshot::channel();
+    // Not one of the runtime's threads, whose end the runtime waits for.
+    let watching = std::thread::Builder::new().spawn(move || {
+        let stdout = std::io::stdout();
+        // Errors and hang-ups are told though nothing is asked for.
+        let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        while let Err(nix::errno::Errno::EINTR) = poll(&mut fds, PollTimeout::NONE) {}
+        let _ = say.send(());
+    });
+    async move {
+        if watching.is_err() || gone.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Until the log ends, or its reader leaves (`| head`): they have seen enough.
-async fn copy(from: &mut BodyReceiver, to: &mut impl Write) -> capnp::Result<()> {
-    while let Some(chunk) = from.next().await {
+async fn copy(
+    from: &mut BodyReceiver,
+    to: &mut impl Write,
+    gone: impl Future<Output = ()>,
+) -> capnp::Result<()> {
+    tokio::pin!(gone);
+    loop {
+        let chunk = tokio::select! {
+            // What has come is written first: a reader that is gone shows there, too.
+            biased;
+            chunk = from.next() => chunk,
+            () = &mut gone => return Ok(()),
+        };
+        let Some(chunk) = chunk else { return Ok(()) };
         match to.write_all(&chunk?).and_then(|()| to.flush()) {
             Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => break,
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             Err(e) => return Err(failed(format!("cannot write to stdout: {e}"))),
         }
     }
-    Ok(())
 }

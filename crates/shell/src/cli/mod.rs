@@ -11,11 +11,13 @@ pub mod output;
 mod serve;
 mod terminal;
 
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
 
 use self::output::{called, outln};
 use crate::config::Settings;
@@ -63,7 +65,10 @@ struct Context {
 }
 
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_parsed(&error),
+    };
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -77,6 +82,34 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What clap says: a mistake on stderr, or the help that was asked for.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(name) = unreadable_setting(|name| std::env::var_os(name))
+    {
+        let _ = writeln!(
+            std::io::stderr(),
+            "{}: {name} in the environment is no text (UTF-8); set it again, or unset it",
+            called()
+        );
+        return ExitCode::FAILURE;
+    }
+    let code = match error.print().and_then(|()| std::io::stdout().flush()) {
+        Err(why) if !error.use_stderr() => output::not_written(&why),
+        _ => error.exit_code(),
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(2))
+}
+
+/// The first setting whose variable holds bytes that are no text.
+fn unreadable_setting(value: impl Fn(&OsStr) -> Option<OsString>) -> Option<String> {
+    let command = Settings::augment_args(clap::Command::new("settings"));
+    let mut names = command.get_arguments().filter_map(|argument| argument.get_env());
+    names
+        .find(|name| value(name).is_some_and(|text| text.to_str().is_none()))
+        .map(|name| name.to_string_lossy().into_owned())
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
@@ -156,6 +189,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_variable_that_is_no_text_is_named() {
+        use std::os::unix::ffi::OsStringExt;
+        let bad = |name: &OsStr| (name == "BIND_IP").then(|| OsString::from_vec(vec![0xff]));
+        assert_eq!(unreadable_setting(bad).as_deref(), Some("BIND_IP"));
+        assert_eq!(unreadable_setting(|_| Some("fine".into())), None);
     }
 
     #[test]

@@ -7,13 +7,18 @@ use std::io::Write;
 /// quietly with 0. A disk that is full is an error like any other, exit 1.
 pub fn line(text: Arguments<'_>) {
     if let Err(error) = try_line(text) {
-        if error.kind() == std::io::ErrorKind::BrokenPipe {
-            std::process::exit(0);
-        }
-        // A closed stderr must not turn into a panic.
-        let _ = writeln!(std::io::stderr(), "{}: cannot write to stdout: {error}", called());
-        std::process::exit(1);
+        std::process::exit(not_written(&error));
     }
+}
+
+/// How a program ends whose output was not taken.
+pub fn not_written(error: &std::io::Error) -> i32 {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        return 0;
+    }
+    // A closed stderr must not turn into a panic.
+    let _ = writeln!(std::io::stderr(), "{}: cannot write to stdout: {error}", called());
+    1
 }
 
 /// One line to stdout, for a program that goes on whatever comes of it.

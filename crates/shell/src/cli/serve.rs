@@ -137,7 +137,8 @@ async fn announce(app: &App, json: bool) -> Result<()> {
         true => serde_json::json!({ "url": url }).to_string(),
         false => format!("{words} {url}"),
     };
-    let journal = std::env::var("JOURNAL_STREAM").is_ok_and(|told| is_journal(&told, std::io::stdout()));
+    let journal =
+        std::env::var("JOURNAL_STREAM").is_ok_and(|told| is_journal(&told, std::io::stdout()));
     let line = if app.store.has_admin().await? || json && journal {
         says(format!("{root}/"), "Serving")
     } else if journal {
@@ -163,7 +164,8 @@ async fn announce(app: &App, json: bool) -> Result<()> {
 /// starts with its output elsewhere, so systemd gives it the stream's device and inode to compare
 /// (systemd.exec(5)).
 fn is_journal(told: &str, stream: impl std::os::fd::AsFd) -> bool {
-    nix::sys::stat::fstat(stream).is_ok_and(|stat| told == format!("{}:{}", stat.st_dev, stat.st_ino))
+    nix::sys::stat::fstat(stream)
+        .is_ok_and(|stat| told == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// Removes what has expired: sessions, links, grains that were long in the trash.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::limits::Chosen;
 pub use hosts::{GrainHosts, Origin, Wildcard};
-pub use settings::{Settings, home};
+pub use settings::{Settings, home, other_homes};
 
 /// The longest time that a grain stays awake for nobody: a year.
 const MAX_IDLE_SECONDS: u64 = 31_536_000;
@@ -338,5 +338,18 @@ mod tests {
         std::fs::write(dir.path().join("sandstorm.toml"), "prot = 4000\n").unwrap();
         let e = Settings::default().with_file(dir.path()).unwrap_err().to_string();
         assert!(e.contains("prot"), "{e}");
+        for (text, says) in [
+            ("grain_idle_seconds = 2.5\n", "grain_idle_seconds is 2.5; write a whole number"),
+            ("port = 4621\nPORT = 4622\n", "are the same setting"),
+            ("port = [1, 2]\n", "not a list"),
+            ("root_url = 2020-01-01\n", "in quotes"),
+        ] {
+            std::fs::write(dir.path().join("sandstorm.toml"), text).unwrap();
+            let e = Settings::default().with_file(dir.path()).unwrap_err().to_string();
+            assert!(e.contains(says), "{e}");
+        }
+        assert!(
+            Settings::default().with_file(dir.path()).unwrap_err().to_string().contains("root_url")
+        );
     }
 }

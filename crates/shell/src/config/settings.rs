@@ -2,6 +2,7 @@
 //!
 //! Nothing is judged here; [`super::Config::check`] does that.
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -44,7 +45,7 @@ pub struct Settings {
     /// Addresses or ranges whose X-Forwarded-For counts, with commas [default: loopback]
     #[arg(long, env = "TRUSTED_PROXIES", value_name = "LIST")]
     pub trusted_proxies: Option<String>,
-    /// Let /install?url= reach private addresses [default: false]
+    /// Let /install/PACKAGE?url= reach private addresses [default: false]
     #[arg(long, env = "ALLOW_PRIVATE_DOWNLOADS", value_name = "BOOL", num_args = 0..=1,
           default_missing_value = "true")]
     pub allow_private_downloads: Option<String>,
@@ -72,9 +73,29 @@ pub fn home(given: Option<&Path>) -> Result<PathBuf> {
     })?;
     Ok(match given {
         Some(home) => cwd.join(home),
-        None if cwd.join("crates/sandstorm-supervisor").is_dir() => cwd.join(".sandstorm"),
-        None => PathBuf::from("/var/sandstorm"),
+        None if is_checkout(&cwd) => cwd.join(".sandstorm"),
+        None => PathBuf::from(SYSTEM_HOME),
     })
+}
+
+/// The home outside of a checkout.
+const SYSTEM_HOME: &str = "/var/sandstorm";
+
+fn is_checkout(dir: &Path) -> bool {
+    dir.join("crates/sandstorm-supervisor").is_dir()
+}
+
+/// The other places where a server may be whose home nobody has named: which default counts depends
+/// on the directory, and in a checkout that other users cannot enter `make run` takes the system's.
+pub fn other_homes(home: &Path) -> Vec<PathBuf> {
+    let checkout = |dir: &Path| is_checkout(dir).then(|| dir.join(".sandstorm"));
+    let here = std::env::current_dir().ok().and_then(|cwd| checkout(&cwd));
+    let ours = std::env::current_exe().ok().and_then(|exe| checkout(exe.parent()?.parent()?));
+    let mut all: Vec<PathBuf> =
+        [Some(PathBuf::from(SYSTEM_HOME)), here, ours].into_iter().flatten().collect();
+    all.dedup();
+    all.retain(|other| other != home);
+    all
 }
 
 impl Settings {
@@ -91,21 +112,31 @@ impl Settings {
         };
         let table: toml::Table =
             text.parse().map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
+        let mut written: HashMap<String, String> = HashMap::new();
         for (key, value) in table {
+            let name = key.to_ascii_lowercase();
+            if let Some(before) = written.insert(name.clone(), key.clone()) {
+                return Err(Error::Config(format!(
+                    "{}: {before} and {key} are the same setting; keep one of the two",
+                    path.display()
+                )));
+            }
             let list = key.eq_ignore_ascii_case("trusted_proxies");
-            let value = match &value {
+            let text = match &value {
                 toml::Value::Array(items) if list => {
                     items.iter().map(scalar).collect::<Option<Vec<_>>>().map(|v| v.join(","))
                 }
                 one => scalar(one),
             };
-            let Some(value) = value else {
-                return Err(Error::Config(format!(
-                    "{}: {key} must be one value, not a list or a table",
-                    path.display()
-                )));
+            let Some(text) = text else {
+                let what = match &value {
+                    toml::Value::Float(number) => format!("is {number}; write a whole number"),
+                    toml::Value::Datetime(_) => "is a date; write a text, in quotes".to_owned(),
+                    _ => "must be one value, not a list or a table".to_owned(),
+                };
+                return Err(Error::Config(format!("{}: {key} {what}", path.display())));
             };
-            let slot = match key.to_ascii_lowercase().as_str() {
+            let slot = match name.as_str() {
                 "port" => &mut self.port,
                 "bind_ip" => &mut self.bind_ip,
                 "root_url" => &mut self.root_url,
@@ -128,7 +159,7 @@ impl Settings {
             };
             // An empty variable, as unit and compose files pass it, is an unset one.
             if slot.as_deref().is_none_or(|text| text.trim().is_empty()) {
-                *slot = Some(value);
+                *slot = Some(text);
             }
         }
         Ok(self)

@@ -46,7 +46,7 @@ impl ControlImpl {
         let app = &self.app;
         let owner = match owner.as_str() {
             "" => identity::operator(&app.store).await,
-            name => identity::account_named(&app.store, name).await,
+            name => identity::owner_named(app, name).await,
         }
         .map_err(say)?;
         let package = self.package_of(&owner, &app_id).await?;

@@ -10,6 +10,7 @@ use crate::cli::output::called;
 use crate::error::Error;
 use crate::identity;
 use crate::ids::{AccountId, PackageId};
+use crate::net::Private;
 use crate::state::App;
 use crate::store::{Audit, InstallState, Package, now_ms};
 
@@ -93,7 +94,7 @@ impl control::Server for ControlImpl {
             self.app.installer.install_url(&url, owner.id).await.map_err(say)?
         } else {
             let id: PackageId = id.parse().map_err(|e| failed(format!("{e}")))?;
-            self.app.installer.start_url(id, &url, owner.id).await.map_err(say)?;
+            self.app.installer.start_url(id, &url, owner.id, Private::Named).await.map_err(say)?;
             finish(&self.app, id, owner.id, progress.as_ref()).await?
         };
         for_everybody(&self.app, &package).await?;

@@ -15,7 +15,6 @@ const MAX_BYTES: usize = 64 * 1024;
 
 /// Who is asking: the peer, or what a trusted proxy says.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code)] // For audit lines and rate limits, which come with sign-in providers.
 pub struct ClientAddr(pub IpAddr);
 
 pub fn check<B>(request: &Request<B>) -> Result<(), Response<EdgeBody>> {

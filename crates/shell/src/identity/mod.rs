@@ -38,18 +38,49 @@ pub async fn operator(store: &Store) -> Result<Account> {
         .await?)
 }
 
-/// The owner that `--owner NAME` means: a handle, else a display name that only one person has.
+/// The person that a name means: a handle, else a display name that only one person has.
 pub async fn account_named(store: &Store, name: &str) -> Result<Account> {
-    if let Some(account) = store.account_by_handle(name).await? {
+    find(store, name).await?.ok_or_else(|| {
+        Error::BadRequest(format!(
+            "nobody here is called {name:?}; a person is known here once they have signed in"
+        ))
+    })
+}
+
+/// The owner that `--owner NAME` means, made where that is possible without a sign-in: the operator,
+/// and with development accounts anybody.
+pub async fn owner_named(app: &App, name: &str) -> Result<Account> {
+    let store = &app.store;
+    if let Some(account) = find(store, name).await? {
         return Ok(account);
+    }
+    let dev = text::one_line(name, DEV_NAME);
+    match name {
+        name if name.eq_ignore_ascii_case("operator") => operator(store).await,
+        _ if app.config.allow_dev_accounts && !dev.is_empty() => {
+            dev_account(store, &dev, Role::Member).await
+        }
+        _ => account_named(store, name).await,
+    }
+}
+
+/// Characters of a development account's name.
+pub const DEV_NAME: usize = 60;
+
+/// The development account of this name, made with this role if it is new.
+pub async fn dev_account(store: &Store, name: &str, role: Role) -> Result<Account> {
+    let subject = name.to_lowercase();
+    Ok(store.account_for_credential(CredentialKind::Dev, &subject, name, role).await?)
+}
+
+async fn find(store: &Store, name: &str) -> Result<Option<Account>> {
+    if let Some(account) = store.account_by_handle(name).await? {
+        return Ok(Some(account));
     }
     let mut found = store.accounts().await?;
     found.retain(|account| account.display_name == name);
     match (found.len(), found.pop()) {
-        (1, Some(account)) => Ok(account),
-        (0, _) => Err(Error::BadRequest(format!(
-            "nobody here is called {name:?}; a person is known here once they have signed in"
-        ))),
+        (0 | 1, found) => Ok(found),
         _ => Err(Error::BadRequest(format!(
             "more than one person is called {name:?}; use the handle"
         ))),

@@ -103,8 +103,8 @@ impl Installer {
             match next.take() {
                 Some(Source::File(whole)) => return Ok(whole),
                 // Twice from one address is no faster.
-                Some(Source::Url(url, turn)) if addresses.insert(url.clone()) => {
-                    downloads.push(self.fetch(id, url, turn));
+                Some(Source::Url(url, turn, private)) if addresses.insert(url.clone()) => {
+                    downloads.push(self.fetch(id, url, turn, private));
                 }
                 _ => {}
             }
@@ -129,10 +129,11 @@ impl Installer {
         id: &PackageId,
         url: String,
         turn: Turn,
+        private: Private,
     ) -> std::result::Result<Whole, Failure> {
         let mut told = Instant::now();
         let receiver = self
-            .download(&url, |p| {
+            .download(&url, private, |p| {
                 let (done, total) = (p.done, p.total.unwrap_or(0));
                 self.tell(id, Moment { state: InstallState::Get, done, total }, &mut told);
             })
@@ -288,6 +289,7 @@ impl Installer {
     pub(super) async fn download(
         &self,
         url: &str,
+        private: Private,
         progress: impl FnMut(crate::net::Progress),
     ) -> std::result::Result<Receiver, Failure> {
         let url = checked_url(url).map_err(|e| Failure::file("PKG-URL", format!("{e}.")))?;
@@ -296,7 +298,7 @@ impl Installer {
             max_bytes: MAX_FILE,
             total_time: DOWNLOAD,
             stall_time: STALL,
-            allow_private: self.0.allow_private,
+            private: if self.0.allow_private { Private::Yes } else { private },
         };
         let fetched = crate::net::fetch(&url, &mut download, limits, progress).await;
         let receiver = download.into_receiver()?;
@@ -337,7 +339,7 @@ impl Installer {
         let Moment { state, total, .. } = source.begins();
         let url = match source {
             Source::File(..) => None,
-            Source::Url(url, _) => Some(url.as_str()),
+            Source::Url(url, ..) => Some(url.as_str()),
         };
         self.enter(id, state, total, url, Some(source.by())).await
     }

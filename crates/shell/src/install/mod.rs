@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ids::{AccountId, PackageId};
 use crate::limits::Chosen;
+use crate::net::Private;
 use crate::state::{Event, Events};
 use crate::store::{Install, InstallState, Package, Store, now_ms};
 use failure::Failure;
@@ -110,7 +111,7 @@ pub struct Moment {
 /// unpacked fills the disk as much as what is still coming.
 enum Source {
     File(Whole),
-    Url(String, Turn),
+    Url(String, Turn, Private),
 }
 
 impl Job {
@@ -129,7 +130,7 @@ impl Whole {
 
 impl Source {
     fn by(&self) -> AccountId {
-        let (Source::File(Whole { turn, .. }) | Source::Url(_, turn)) = self;
+        let (Source::File(Whole { turn, .. }) | Source::Url(_, turn, _)) = self;
         turn.by()
     }
 }
@@ -191,10 +192,11 @@ impl Installer {
         self.finish_removals().await;
     }
 
-    /// Downloads, without knowing the id beforehand, installs, and waits for the end.
+    /// Downloads, without knowing the id beforehand, installs, and waits for the end. For whoever is at
+    /// the control socket.
     pub async fn install_url(&self, url: &str, by: AccountId) -> Result<Package> {
         let turn = self.turn(by).await?;
-        let received = self.download(url, |_| ()).await?.finish()?;
+        let received = self.download(url, Private::Named, |_| ()).await?.finish()?;
         let id = received.id;
         self.begin(id, Source::File(Whole::new(received, turn))).await;
         self.finished(&id, by).await
@@ -204,7 +206,13 @@ impl Installer {
     ///
     /// # Errors
     /// `BadRequest` for an address that is none, `NotInstalled` while all places are taken.
-    pub async fn start_url(&self, id: PackageId, url: &str, by: AccountId) -> Result<()> {
+    pub async fn start_url(
+        &self,
+        id: PackageId,
+        url: &str,
+        by: AccountId,
+        private: Private,
+    ) -> Result<()> {
         let url = checked_url(url)?;
         // What is here is not got again: nobody shall hold a slow address against those who use it.
         let name = id.to_string();
@@ -214,7 +222,7 @@ impl Installer {
             return Ok(());
         }
         let turn = self.turn(by).await?;
-        self.begin(id, Source::Url(url, turn)).await;
+        self.begin(id, Source::Url(url, turn, private)).await;
         Ok(())
     }
 
@@ -236,7 +244,7 @@ impl Installer {
         let source = match (kept, install) {
             (Some(kept), _) => Source::File(Whole { file: kept.file, size: kept.size, turn }),
             (None, Some(Install { state: InstallState::Failed, url: Some(url), .. })) => {
-                Source::Url(url, turn)
+                Source::Url(url, turn, Private::No)
             }
             (None, _) => return Ok(false),
         };
@@ -413,7 +421,7 @@ impl Installer {
             }
             let kept = lock(&self.0.kept).remove(id);
             return Some(match (source, kept) {
-                (Source::Url(_, turn), Some(kept)) => {
+                (Source::Url(_, turn, _), Some(kept)) => {
                     Source::File(Whole { file: kept.file, size: kept.size, turn })
                 }
                 (source, _) => source,

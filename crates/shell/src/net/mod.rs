@@ -29,8 +29,20 @@ pub struct Limits {
     pub total_time: Duration,
     /// Longest silence between two bytes, and for each step before the first.
     pub stall_time: Duration,
-    /// Reach addresses of private networks too (the setting ALLOW_PRIVATE_DOWNLOADS).
-    pub allow_private: bool,
+    /// Addresses of private networks.
+    pub private: Private,
+}
+
+/// Whether a download may reach a private network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Private {
+    /// Anybody may have written the address.
+    No,
+    /// Whoever gave the address could fetch it themselves. Where a server elsewhere redirects to is
+    /// not their choice.
+    Named,
+    /// The setting ALLOW_PRIVATE_DOWNLOADS.
+    Yes,
 }
 
 /// How far a download is: bytes so far, and the whole if the server told.
@@ -79,8 +91,14 @@ async fn fetch_all<S: Sink>(
         Ok(url) => url,
         Err(e) => return fail(format!("this is no address: {e}")),
     };
+    let named = url.host().map(|host| host.to_owned());
     for _ in 0..=MAX_REDIRECTS {
-        let answer = get(&url, limits).await?;
+        let private = match limits.private {
+            Private::No => false,
+            Private::Named => url.host().map(|host| host.to_owned()) == named,
+            Private::Yes => true,
+        };
+        let answer = get(&url, limits, private).await?;
         match answer.status() {
             StatusCode::OK => return receive(answer, sink, limits, progress).await,
             StatusCode::MOVED_PERMANENTLY
@@ -108,7 +126,7 @@ async fn fetch_all<S: Sink>(
 }
 
 /// One request; every step before the body has the stall time.
-async fn get(url: &Url, limits: Limits) -> Result<http::Response<Incoming>> {
+async fn get(url: &Url, limits: Limits, private: bool) -> Result<http::Response<Incoming>> {
     if !matches!(url.scheme(), "http" | "https") {
         return fail(format!("only http and https are fetched, not {}", url.scheme()));
     }
@@ -116,7 +134,7 @@ async fn get(url: &Url, limits: Limits) -> Result<http::Response<Incoming>> {
         return fail("the address has a user name in it");
     }
     let slow = |what: &str| Error::BadRequest(format!("{what} took too long"));
-    let stream = timeout(limits.stall_time, connect::connect(url, limits.allow_private))
+    let stream = timeout(limits.stall_time, connect::connect(url, private))
         .await
         .map_err(|_| slow("connecting"))??;
     let say = |e: hyper::Error| Error::BadRequest(format!("the server's answer is no HTTP: {e}"));

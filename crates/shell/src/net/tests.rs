@@ -7,7 +7,7 @@ const LIMITS: Limits = Limits {
     max_bytes: 1000,
     total_time: Duration::from_secs(10),
     stall_time: Duration::from_millis(500),
-    allow_private: true,
+    private: Private::Yes,
 };
 
 impl Sink for Vec<u8> {
@@ -63,7 +63,7 @@ async fn bytes_arrive_also_after_redirects() {
 
 #[tokio::test]
 async fn private_addresses_are_refused_directly_and_behind_names() {
-    let limits = Limits { allow_private: false, ..LIMITS };
+    let limits = Limits { private: Private::No, ..LIMITS };
     for url in [
         "http://127.0.0.1:1/",
         "http://2130706433/",

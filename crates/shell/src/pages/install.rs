@@ -16,11 +16,13 @@ use super::{PageError, PageResult};
 use crate::error::Error;
 use crate::identity::act::{TOKEN_FIELD, TOKEN_HEADER, check_origin};
 use crate::identity::form::Prologue;
+use crate::identity::text::one_line;
 use crate::identity::{ActForm, Login};
 use crate::ids::PackageId;
 use crate::install::failure::Failure;
 use crate::install::manifest;
 use crate::install::web_address;
+use crate::net::Private;
 use crate::state::{App, Event};
 use crate::store::{Install, InstallState, Package, Tone};
 
@@ -34,10 +36,25 @@ fn members_only(login: &Login) -> Result<(), PageError> {
     Err(Error::Forbidden("installing apps is for members; ask an administrator".into()).into())
 }
 
-/// `GET /install`.
-pub async fn choose(person: Person) -> PageResult {
+/// `GET /install`. An address alone is not enough: the file is checked against the id in its link.
+pub async fn choose(Query(from): Query<From>, person: Person) -> PageResult {
     members_only(&person.login)?;
-    let body = chooser(&person.viewer, html! {});
+    let note = html! {
+        @if !from.url.trim().is_empty() {
+            p.strip.warning {
+                (icon("info"))
+                span {
+                    "This link names an address, " code { bdi { (one_line(&from.url, 200)) } }
+                    ", but no package, so this server cannot check that what comes from there is \
+                     what was meant, and fetches nothing. A whole link is "
+                    code { "/install/PACKAGE?url=ADDRESS" }
+                    ", with the package's id of 32 digits and letters. Ask whoever gave you the \
+                     link for that one, or download the file yourself and choose it here."
+                }
+            }
+        }
+    };
+    let body = chooser(&person.viewer, note);
     Ok(layout::respond(&person.viewer, Page::new("Install an app", Nav::Apps, body)))
 }
 
@@ -416,7 +433,7 @@ pub async fn act(
     let id: PackageId = id.parse().map_err(|_| Error::NotFound("package"))?;
     let here = format!("/install/{id}");
     match act.form.act.as_str() {
-        "get" => app.installer.start_url(id, &act.form.url, by).await?,
+        "get" => app.installer.start_url(id, &act.form.url, by, Private::No).await?,
         "retry" => {
             if !app.installer.retry(&id, by).await? {
                 return Ok(layout::redirect("/install"));

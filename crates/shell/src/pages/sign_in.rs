@@ -18,7 +18,7 @@ use crate::identity::login::{decode_secret, encode_secret};
 use crate::identity::text::one_line;
 use crate::identity::{self, ActForm, Login, cookie};
 use crate::state::App;
-use crate::store::{ByLink, CredentialKind, NewLogin, Role};
+use crate::store::{ByLink, NewLogin, Role};
 
 /// A path of our own, fit for `Location`: anything else could lead to another site.
 pub fn local_path(to: &str) -> Option<&str> {
@@ -144,14 +144,12 @@ pub async fn dev(
     headers: HeaderMap,
     OpenForm(form): OpenForm<DevForm>,
 ) -> PageResult {
-    let name = one_line(&form.name, 60);
+    let name = one_line(&form.name, identity::DEV_NAME);
     if name.is_empty() {
         return Err(Error::BadRequest("write a name".into()).into());
     }
     let role = form.role.parse().unwrap_or(Role::Member);
-    let subject = name.to_lowercase();
-    let account =
-        app.store.account_for_credential(CredentialKind::Dev, &subject, &name, role).await?;
+    let account = identity::dev_account(&app.store, &name, role).await?;
     let login = app.store.create_login(account.id, &agent(&headers)).await?;
     let login = login.ok_or_else(suspended)?;
     Ok(enter(&app, &headers, &login, local_path(&form.to).unwrap_or("/")).await)

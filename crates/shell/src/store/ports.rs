@@ -132,3 +132,39 @@ pub struct PortGrant {
     /// forget what it stored for that.
     pub mark: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::store::tests::{grain, package, person, store};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_port_is_one_that_can_be_opened() {
+        let (_dir, store) = store().await;
+        let ada = person(&store, "Ada").await;
+        let app = package(&store, "p1", "app", 1).await;
+        for id in ["g1", "g2"] {
+            grain(&store, id, &ada, &app, "Notes").await;
+        }
+        let mut asked = Vec::new();
+        let none = store.port_for("g1", ada.id, 7000, 7099, false, |port| {
+            asked.push(port);
+            false
+        });
+        assert_eq!(none.await.unwrap(), None);
+        assert_eq!(asked, (7000..=7016).collect::<Vec<u16>>());
+        let port = async |grain: &'static str, reuse, held: &'static [u16]| {
+            let open = |port: u16| !held.contains(&port);
+            store.port_for(grain, ada.id, 7000, 7002, reuse, open).await.unwrap()
+        };
+        let fresh = |port| Some(PortGrant { port, mark: None });
+        assert_eq!(port("g1", false, &[7000, 7001]).await, fresh(7002));
+        assert_eq!(port("g1", false, &[7002]).await, fresh(7002), "its own is not asked about");
+        assert_eq!(port("gone", true, &[7000]).await, fresh(7001));
+        // Of those that are left, one that was another's; the mark says so.
+        let second = port("g2", true, &[7000]).await.unwrap();
+        assert!(second.port == 7001 && second.mark.is_some());
+        assert_eq!(port("g3", true, &[7000]).await, None);
+    }
+}

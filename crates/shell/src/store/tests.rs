@@ -1,16 +1,16 @@
 use super::*;
 
-async fn store() -> (tempfile::TempDir, Store) {
+pub(super) async fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("db.sqlite")).await.unwrap();
     (dir, store)
 }
 
-async fn person(store: &Store, name: &str) -> Account {
+pub(super) async fn person(store: &Store, name: &str) -> Account {
     store.account_for_credential(CredentialKind::Dev, name, name, Role::Member).await.unwrap()
 }
 
-async fn package(store: &Store, id: &str, app: &str, version: i64) -> Package {
+pub(super) async fn package(store: &Store, id: &str, app: &str, version: i64) -> Package {
     let package = Package {
         package_id: id.into(),
         app_id: app.into(),
@@ -34,7 +34,13 @@ async fn package(store: &Store, id: &str, app: &str, version: i64) -> Package {
 
 const LINE: Audit<'_> = Audit { by: None, action: "test", target: "", detail: "" };
 
-async fn grain(store: &Store, id: &str, owner: &Account, package: &Package, title: &str) {
+pub(super) async fn grain(
+    store: &Store,
+    id: &str,
+    owner: &Account,
+    package: &Package,
+    title: &str,
+) {
     let new = NewGrain { id, package, owner: owner.id, title, noun: "note", action: 0 };
     store.create_grain(&new).await.unwrap();
 }
