@@ -325,12 +325,20 @@ impl Drop for Server {
 /// A port that nobody listens on now, and that neither another test of this run nor the kernel
 /// (which gives outgoing connections numbers from 32768 on) takes before the program does.
 pub fn free_port() -> Result<u16> {
+    free_ports(1)
+}
+
+/// The first of so many of these in a row.
+pub fn free_ports(count: u16) -> Result<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     (0..20_000)
         .map(|_| {
-            let offset = std::process::id().wrapping_mul(97) + NEXT.fetch_add(1, Ordering::Relaxed);
+            let next = NEXT.fetch_add(u32::from(count), Ordering::Relaxed);
+            let offset = std::process::id().wrapping_mul(97).wrapping_add(next);
             12_000 + (offset % 20_000) as u16
         })
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .find(|&first| {
+            (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        })
         .context("no port is free")
 }

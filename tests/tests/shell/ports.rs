@@ -2,20 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use sandstorm_tests::Client;
-use sandstorm_tests::server::free_port;
+use sandstorm_tests::server::free_ports;
 
 use crate::support::{Probe, seen};
 
 /// A range of ports that is free now.
 fn range(count: u16) -> Result<(u16, u16)> {
-    for _ in 0..50 {
-        let first = free_port()?;
-        let Some(last) = first.checked_add(count - 1) else { continue };
-        if (first..=last).all(|port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return Ok((first, last));
-        }
-    }
-    anyhow::bail!("no {count} free ports in a row")
+    let first = free_ports(count)?;
+    Ok((first, first + count - 1))
 }
 
 #[tokio::test]
