@@ -320,7 +320,8 @@ fn honoured(wire: WireStatus, exact: u16) -> bool {
         // Without a body these mean something else; they have a kind of their own.
         WireStatus::Content(_) => (200..=299).contains(&exact) && !matches!(exact, 204 | 205),
         WireStatus::NoContent { .. } => matches!(exact, 204 | 205),
-        WireStatus::Redirect { .. } => matches!(exact, 300..=303 | 307 | 308),
+        // 304 is no redirect; 305 and 306 would send the browser to a proxy.
+        WireStatus::Redirect { .. } => matches!(exact, 300..=303 | 307..=399),
         WireStatus::PreconditionFailed => matches!(exact, 304 | 412),
         WireStatus::ClientError(_) => {
             (400..=499).contains(&exact) && !matches!(exact, 407 | 421 | 426)

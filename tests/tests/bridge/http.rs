@@ -277,7 +277,7 @@ fn statuses_keep_their_numbers() {
             .run(r"w HTTP/1.1 412 X\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n{\x22e\x22:1}")
             .await;
         assert_eq!((answer.status, answer.mime.as_str()), (412, "application/json"));
-        for status in [300, 301, 302, 303, 307, 308] {
+        for status in [300, 301, 302, 303, 307, 308, 309, 399] {
             let answer = session
                 .run(&format!(
                     r"w HTTP/1.1 {status} X\r\nLocation: /a?b=c#d\r\nContent-Length: 0\r\n\r\n"

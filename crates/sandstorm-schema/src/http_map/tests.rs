@@ -100,7 +100,6 @@ fn statuses_survive_between_our_ends() {
             305 | 306 => 502,
             // Never handed on: they speak of proxies, connections and protocols.
             407 | 421 | 426 => 400,
-            309..=399 => 303,
             200..=599 => status,
             _ => 502,
         };
