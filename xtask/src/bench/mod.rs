@@ -7,7 +7,7 @@ mod sandbox;
 mod spk;
 mod web;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 /// One measure.
@@ -24,7 +24,7 @@ pub struct Row {
     pub ratio: f64,
     /// What the goal says, in words or numbers: "at least 0.8", "at most 40 MB".
     pub goal: String,
-    /// `None` where there is no goal, only a number.
+    /// `None` where there is no goal, only a number, and where the goal is about a peer without one.
     pub met: Option<bool>,
 }
 
@@ -51,6 +51,15 @@ impl Row {
         peer: Option<(&str, f64)>,
         goal: Goal,
     ) -> Row {
+        let measure = measure.into();
+        // Nothing is so many times nothing.
+        let peer = peer.filter(|(name, value)| {
+            let usable = value.is_finite() && *value > 0.0;
+            if !usable {
+                eprintln!("{measure}: {name} measured {value} {unit}, which compares with nothing");
+            }
+            usable
+        });
         let ratio = match (peer, goal) {
             (Some((_, peer)), _) => ours / peer,
             (None, Goal::AtMost(limit) | Goal::AtLeast(limit)) => ours / limit,
@@ -58,17 +67,17 @@ impl Row {
         };
         let (goal, met) = match goal {
             Goal::RatioAtLeast(limit) => {
-                (format!("at least {limit} of the peer"), Some(ratio >= limit))
+                (format!("at least {limit} of the peer"), peer.map(|_| ratio >= limit))
             }
             Goal::RatioAtMost(limit) => {
-                (format!("at most {limit} times the peer"), Some(ratio <= limit))
+                (format!("at most {limit} times the peer"), peer.map(|_| ratio <= limit))
             }
             Goal::AtMost(limit) => (format!("at most {limit} {unit}"), Some(ours <= limit)),
             Goal::AtLeast(limit) => (format!("at least {limit} {unit}"), Some(ours >= limit)),
             Goal::None => (String::new(), None),
         };
         Row {
-            measure: measure.into(),
+            measure,
             ours,
             peer: peer.map(|(_, value)| value),
             peer_name: peer.map_or(String::new(), |(name, _)| name.to_owned()),
@@ -80,8 +89,9 @@ impl Row {
     }
 }
 
-/// A named group of measures; it may leave out what this machine lacks, with a word on stderr.
-type Bench = (&'static str, &'static str, fn() -> Result<Vec<Row>>);
+/// A named group of measures, which it adds to the rows; it may leave out what this machine lacks, with
+/// a word on stderr.
+type Bench = (&'static str, &'static str, fn(&mut Vec<Row>) -> Result<()>);
 
 const BENCHES: &[Bench] = &[
     (
@@ -108,14 +118,20 @@ pub fn run(name: Option<&str>, json: bool) -> Result<()> {
         bail!("there is no benchmark {:?}; the list is above", name.unwrap_or_default());
     }
     let mut rows = Vec::new();
-    for (name, _, bench) in chosen {
-        eprintln!("bench {name}");
-        rows.extend(bench()?);
-    }
+    let measured = measure(&chosen, &mut rows);
+    // What was measured before a failure took its time, and holds.
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
         print_table(&rows);
+    }
+    measured
+}
+
+fn measure(chosen: &[&Bench], rows: &mut Vec<Row>) -> Result<()> {
+    for (name, _, bench) in chosen {
+        eprintln!("bench {name}");
+        bench(rows).with_context(|| format!("bench {name}"))?;
     }
     Ok(())
 }
@@ -153,7 +169,9 @@ pub fn median(sample: &mut [f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Goal, Row, median};
+    use anyhow::bail;
+
+    use super::{Bench, Goal, Row, measure, median};
 
     #[test]
     fn judges_goals_in_the_right_direction() {
@@ -166,5 +184,34 @@ mod tests {
         let starts = Row::new("starts", "1/s", 700.0, Some(("peer", 1000.0)), Goal::AtLeast(600.0));
         assert_eq!((starts.met, starts.ratio), (Some(true), 0.7));
         assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
+    }
+
+    #[test]
+    fn a_peer_that_measured_nothing_is_no_peer() {
+        for nothing in [0.0, -0.0, f64::NAN, f64::INFINITY] {
+            let row = Row::new("x", "s", 0.0, Some(("peer", nothing)), Goal::RatioAtMost(1.1));
+            assert_eq!((row.peer, row.met, row.peer_name.as_str()), (None, None, ""));
+            let json = serde_json::to_value(&row).unwrap();
+            assert!(json["ratio"].is_number() && json["peer"].is_null(), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_was_measured_before_a_failure_is_kept() {
+        fn row() -> Row {
+            Row::new("x", "s", 1.0, None, Goal::None)
+        }
+        let good: Bench = ("good", "", |rows| {
+            rows.push(row());
+            Ok(())
+        });
+        let bad: Bench = ("bad", "", |rows| {
+            rows.push(row());
+            bail!("no peer here")
+        });
+        let mut rows = Vec::new();
+        let error = measure(&[&good, &bad, &good], &mut rows).unwrap_err();
+        assert_eq!(rows.len(), 2);
+        assert_eq!(format!("{error:#}"), "bench bad: no peer here");
     }
 }

@@ -248,7 +248,7 @@ fn caddy(dir: &Path, app: u16) -> Result<(u16, Running)> {
 }
 
 /// All measures of the web path.
-pub fn run() -> Result<Vec<Row>> {
+pub fn run(rows: &mut Vec<Row>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (ours, peers) = (Ours::start()?, Peers::start()?);
     // dufs makes its directory in a new grain's first start.
@@ -257,12 +257,10 @@ pub fn run() -> Result<Vec<Row>> {
         fs::write(files.join("small.txt"), "A small answer, as most of them are.\n")?;
         fs::File::create(files.join("big.bin"))?.set_len(GIGABYTE)?;
     }
-    let mut rows = Vec::new();
-    runtime.block_on(requests(&ours, &peers, &mut rows))?;
-    runtime.block_on(big_bodies(&ours, &peers, &mut rows))?;
+    runtime.block_on(requests(&ours, &peers, rows))?;
+    runtime.block_on(big_bodies(&ours, &peers, rows))?;
     rows.push(runtime.block_on(wake(&ours, &peers))?);
-    memory(&ours, &mut rows)?;
-    Ok(rows)
+    memory(&ours, rows)
 }
 
 /// A file: its server writes head and body with two calls and leaves Nagle's algorithm on, so what

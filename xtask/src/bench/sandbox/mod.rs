@@ -29,11 +29,10 @@ const RATE_TURNS: usize = 2;
 
 /// `$BENCH_PART` chooses one part: starts, rates, memory or filter; `$BENCH_ROUNDS` how many rounds
 /// of starts are measured.
-pub fn run() -> Result<Vec<Row>> {
+pub fn run(rows: &mut Vec<Row>) -> Result<()> {
     let part = std::env::var("BENCH_PART").unwrap_or_default();
     let wanted = |name: &str| part.is_empty() || part == name;
     let place = Place::new()?;
-    let mut rows = Vec::new();
     if wanted("starts") {
         rows.extend(starts(&place)?);
     }
@@ -48,7 +47,7 @@ pub fn run() -> Result<Vec<Row>> {
     if wanted("filter") {
         rows.extend(filter(&place)?);
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// Nanoseconds since 1970, as the measured program sees them too.
