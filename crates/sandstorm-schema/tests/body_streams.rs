@@ -7,7 +7,7 @@ use capnp::traits::HasTypeId;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::limits::{BODY_CHUNK, BODY_WINDOW, CALL_COST};
 use sandstorm_schema::rpc::body::{BodyReceiver, BodyWriter, Start, pipe};
-use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
+use sandstorm_schema::rpc::connect::{Budget, GuardLimits, Trust, Vat};
 use sandstorm_schema::util_capnp::byte_stream;
 use tokio::net::UnixStream;
 
@@ -162,6 +162,50 @@ fn a_huge_piece_comes_as_it_is_read() {
         }
         assert!(got == huge);
         written.await.unwrap();
+    });
+}
+
+/// Whoever runs many peers has no more memory than whoever runs one.
+#[test]
+fn peers_of_one_owner_share_what_waits() {
+    local(async {
+        let budget = Budget::new(3 << 20);
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            let (a, b) = UnixStream::pair().unwrap();
+            let (client, receiver) = pipe();
+            let limits = GuardLimits::app();
+            let reader =
+                Vat::spawn_within(a, Side::Server, Some(client.client), limits, budget.clone());
+            let writer = Vat::spawn(b, Side::Client, None, Trust::Peer);
+            let stream: byte_stream::Client = writer.bootstrap();
+            ends.push((stream, receiver, reader, writer));
+        }
+        let [(one, reads, ..), (other, other_reads, ..)] = &mut ends[..] else {
+            unreachable!("two were made")
+        };
+        let large = vec![1; 2 << 20];
+        let waits = write(one, &large);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(budget.used() > large.len());
+        let refused = write(other, &large).await.unwrap_err();
+        assert_eq!(refused.kind, capnp::ErrorKind::Overloaded);
+        // What is small passes, and so does all once the first was read.
+        write(other, b"small").await.unwrap();
+        assert_eq!(other_reads.next().await.unwrap().unwrap(), "small");
+        let mut got = 0;
+        while got < large.len() {
+            got += reads.next().await.unwrap().unwrap().len();
+        }
+        waits.await.unwrap();
+        let (written, _) = tokio::join!(write(other, &large), async {
+            let mut got = 0;
+            while got < large.len() {
+                got += other_reads.next().await.unwrap().unwrap().len();
+            }
+        });
+        written.unwrap();
+        assert_eq!(budget.used(), 0);
     });
 }
 

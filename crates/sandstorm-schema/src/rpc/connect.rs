@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::error::{self, disconnected};
 use super::guard::Guard;
-pub use super::guard::{GuardLimits, GuardStats};
+pub use super::guard::{Budget, GuardLimits, GuardStats};
 use super::link::{self, Link};
 
 /// How far the process at the other end is trusted.
@@ -70,8 +71,28 @@ impl Vat {
     pub fn spawn(stream: UnixStream, side: Side, bootstrap: Option<Client>, trust: Trust) -> Vat {
         let guard = match trust {
             Trust::Peer => None,
-            Trust::Hostile(limits) => Some(Guard::new(limits)),
+            Trust::Hostile(limits) => Some(Guard::new(limits, None)),
         };
+        Vat::start(stream, side, bootstrap, guard)
+    }
+
+    /// The same towards a hostile peer whose messages are counted together with those of others.
+    pub fn spawn_within(
+        stream: UnixStream,
+        side: Side,
+        bootstrap: Option<Client>,
+        limits: GuardLimits,
+        budget: Arc<Budget>,
+    ) -> Vat {
+        Vat::start(stream, side, bootstrap, Some(Guard::new(limits, Some(budget))))
+    }
+
+    fn start(
+        stream: UnixStream,
+        side: Side,
+        bootstrap: Option<Client>,
+        guard: Option<Guard>,
+    ) -> Vat {
         let (network, link) = link::open(stream, side, guard);
         let system = RpcSystem::new(Box::new(network), bootstrap);
         // Taken before the first poll, as its documentation asks.

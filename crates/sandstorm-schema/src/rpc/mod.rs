@@ -32,5 +32,5 @@ pub mod guard;
 pub mod link;
 pub mod membrane;
 
-pub use connect::{GuardLimits, GuardStats, Trust, Vat, bind_at, connect_at, settled};
+pub use connect::{Budget, GuardLimits, GuardStats, Trust, Vat, bind_at, connect_at, settled};
 pub use membrane::{Crossing, Direction, Membrane, MembranePolicy};

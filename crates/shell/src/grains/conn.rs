@@ -1,6 +1,6 @@
 //! One RPC connection to one supervisor, and what was obtained through it.
 //!
-//! Faces a supervisor and, behind it, an app: both hostile. The guard of `Trust::Hostile` bounds
+//! Faces a supervisor and, behind it, an app: both hostile. The guard of `Vat::spawn_within` bounds
 //! what they send; here every call that should answer soon has a time limit.
 
 use std::cell::{Cell, RefCell};
@@ -16,7 +16,8 @@ use futures::future::{LocalBoxFuture, Shared};
 use sandstorm_schema::ext_http_capnp::http_ext;
 use sandstorm_schema::grain_capnp::{session_context, ui_view};
 use sandstorm_schema::limits::SHORT_TEXT;
-use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
+use sandstorm_schema::rpc::GuardLimits;
+use sandstorm_schema::rpc::connect::Vat;
 use sandstorm_schema::rpc::error as rpc_error;
 use sandstorm_schema::supervisor_capnp::{sandstorm_core, supervisor};
 use sandstorm_schema::web_session_capnp::web_session;
@@ -156,7 +157,9 @@ impl Conn {
     ) -> Rc<Conn> {
         let pid =
             stream.peer_cred().ok().and_then(|cred| cred.pid()).and_then(|p| p.try_into().ok());
-        let vat = Vat::spawn(stream, Side::Client, None, Trust::Hostile(GuardLimits::supervisor()));
+        let budget = shared.rooms.messages_of(entry.owner.get().copied());
+        let limits = GuardLimits::supervisor();
+        let vat = Vat::spawn_within(stream, Side::Client, None, limits, budget);
         let identities = Rc::new(RefCell::new(Identities::new()));
         let supervisor: supervisor::Client = vat.bootstrap();
         let core = CoreImpl {

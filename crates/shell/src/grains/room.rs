@@ -1,5 +1,5 @@
 //! Memory for bodies that travel whole: requests that the interface cannot stream, and answers
-//! that an app gives in one message.
+//! that an app gives in one message; and for an app's messages that wait for readers.
 //!
 //! Both ends are hostile: an app that never answers keeps its requests here, a visitor who does
 //! not read keeps its answers. Each owner's grains have a share, so that nobody else waits for
@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use sandstorm_schema::limits::SMALL_BODY;
+use sandstorm_schema::rpc::{Budget, GuardLimits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::errors::Fault;
@@ -24,6 +25,11 @@ const KIB: usize = 1024;
 const OWNER: usize = 64 * KIB;
 /// KiB for all.
 const SERVER: usize = 512 * KIB;
+/// Bytes of messages that the apps of one owner sent and that wait here: as many as the supervisor
+/// of a single grain may have.
+const OWNER_MESSAGES: usize = GuardLimits::supervisor().held_bytes;
+/// Bytes of those of all.
+const SERVER_MESSAGES: usize = 512 << 20;
 /// How long a body waits for room.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Answers that are here and wait for room; each has at most the size of a message.
@@ -33,8 +39,14 @@ const WAITING: usize = 32;
 pub struct Rooms {
     server: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    owners: Mutex<HashMap<AccountId, Arc<Semaphore>>>,
+    owners: Mutex<HashMap<AccountId, Owner>>,
     freed: Arc<AtomicBool>,
+    messages: Arc<Budget>,
+}
+
+struct Owner {
+    bodies: Arc<Semaphore>,
+    messages: Arc<Budget>,
 }
 
 /// One owner's. Cheap to clone.
@@ -61,20 +73,35 @@ impl Default for Rooms {
             waiting: Arc::new(Semaphore::new(WAITING)),
             owners: Mutex::default(),
             freed: Arc::default(),
+            messages: Budget::new(SERVER_MESSAGES),
         }
     }
 }
 
 impl Rooms {
     pub fn of(&self, owner: AccountId) -> Room {
-        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = owners.entry(owner).or_insert_with(|| Arc::new(Semaphore::new(OWNER)));
         Room {
-            owner: share.clone(),
+            owner: self.with(owner, |owner| owner.bodies.clone()),
             server: self.server.clone(),
             waiting: self.waiting.clone(),
             freed: self.freed.clone(),
         }
+    }
+
+    /// For what the apps of an owner send; `None`: it is not known whose they are.
+    pub fn messages_of(&self, owner: Option<AccountId>) -> Arc<Budget> {
+        match owner {
+            Some(owner) => self.with(owner, |owner| owner.messages.clone()),
+            None => self.messages.clone(),
+        }
+    }
+
+    fn with<T>(&self, owner: AccountId, of: impl FnOnce(&Owner) -> T) -> T {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        of(owners.entry(owner).or_insert_with(|| Owner {
+            bodies: Arc::new(Semaphore::new(OWNER)),
+            messages: Budget::part_of(&self.messages, OWNER_MESSAGES),
+        }))
     }
 
     /// True once after large bodies have gone and none is left.

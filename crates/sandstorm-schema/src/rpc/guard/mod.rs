@@ -9,6 +9,7 @@
 //! The mirror follows capnp-rpc 0.27's behaviour, seen from the wire: its tables change only by
 //! messages that pass here, in this order.
 
+mod budget;
 mod inspect;
 mod ledger;
 mod limits;
@@ -19,10 +20,12 @@ mod walk;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use capnp::message::{Builder, HeapAllocator, Reader};
 
+pub use budget::Budget;
 pub use limits::GuardLimits;
 pub use walk::walk;
 
@@ -65,11 +68,16 @@ pub enum Verdict {
 pub struct Hold {
     held: Rc<Cell<usize>>,
     bytes: usize,
+    /// Where they are counted, too.
+    budget: Option<Arc<Budget>>,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         self.held.set(self.held.get() - self.bytes);
+        if let Some(budget) = &self.budget {
+            budget.give_back(self.bytes);
+        }
     }
 }
 
@@ -78,6 +86,7 @@ pub struct Guard {
     limits: GuardLimits,
     ledger: Ledger,
     held: Rc<Cell<usize>>,
+    budget: Option<Arc<Budget>>,
     /// Found while sending, told when the peer's next message comes.
     pending: Option<Violation>,
 }
@@ -103,9 +112,9 @@ pub struct GuardStats {
 }
 
 impl Guard {
-    pub fn new(limits: GuardLimits) -> Self {
+    pub fn new(limits: GuardLimits, budget: Option<Arc<Budget>>) -> Self {
         let ledger = Ledger::new(&limits);
-        Guard { limits, ledger, held: Rc::default(), pending: None }
+        Guard { limits, ledger, held: Rc::default(), budget, pending: None }
     }
 
     pub fn limits(&self) -> &GuardLimits {
@@ -144,7 +153,7 @@ impl Guard {
     /// As [`Guard::incoming`].
     pub fn again(&mut self, reader: Reader<Frame>, patient: bool) -> Result<Verdict, Violation> {
         let bytes = reader.get_segments().bytes();
-        let crowded = bytes > SMALL && self.held.get() + bytes > self.limits.held_bytes;
+        let (hold, crowded) = self.hold(bytes);
         match inspect::incoming(&reader, &mut self.ledger, &self.limits, crowded, patient)? {
             inspect::Fate::Pass => {}
             inspect::Fate::Wait => return Ok(Verdict::Wait(reader)),
@@ -153,8 +162,21 @@ impl Guard {
                 return Ok(Verdict::Pass(open_frame(rewrite::frame(&message)), None));
             }
         }
-        self.held.set(self.held.get() + bytes);
-        Ok(Verdict::Pass(reader, Some(Hold { held: self.held.clone(), bytes })))
+        Ok(Verdict::Pass(reader, Some(hold)))
+    }
+
+    /// Counts a message; whether there is no room for it.
+    fn hold(&self, bytes: usize) -> (Hold, bool) {
+        let held = self.held.get() + bytes;
+        self.held.set(held);
+        let mut hold = Hold { held: self.held.clone(), bytes, budget: None };
+        if bytes <= SMALL {
+            return (hold, false);
+        }
+        let Some(budget) = &self.budget else { return (hold, held > self.limits.held_bytes) };
+        let room = held <= self.limits.held_bytes && budget.try_take(bytes);
+        hold.budget = room.then(|| budget.clone());
+        (hold, !room)
     }
 
     /// For how long the peer's next message should stay where it is; to be asked again after that.
