@@ -129,8 +129,7 @@ fn calls_that_wait_for_no_answer_are_taken_in_their_order() {
             }
             got
         };
-        let (got, written, ended) =
-            tokio::join!(read, futures::future::try_join_all(writes), async { done.await });
+        let (got, written, ended) = tokio::join!(read, futures::future::try_join_all(writes), done);
         assert!(got == (0..60).flat_map(piece).collect::<Vec<_>>());
         written.unwrap();
         ended.unwrap();
