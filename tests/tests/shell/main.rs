@@ -9,6 +9,7 @@ mod bodies;
 mod check;
 mod commands;
 mod control;
+mod deaf;
 mod forms;
 mod full;
 mod lifecycle;

@@ -95,6 +95,15 @@ async fn the_cookie_must_fit_the_host(probe: &Probe) -> Result<()> {
     for both in [format!("{own}; {planted}"), format!("{planted}; {own}")] {
         ensure!(probe.client.with_cookie(Some(both)).get("/echo").await?.status == 200);
     }
+    // Nor do many, as a sibling's script can set them for its domain and any path; they go.
+    let mut planted: String = (0..200).map(|n| format!("sandstorm-sid={n:064x}; ")).collect();
+    planted += &own;
+    let answer = probe.client.with_cookie(Some(planted)).get("/echo").await?;
+    ensure!(answer.status == 200, "{}: the own cookie was not found", answer.status);
+    let expired = answer.all("set-cookie");
+    let domain = "sandstorm-sid=; Path=/; Max-Age=0; Domain=sandstorm.localhost";
+    ensure!(expired.iter().any(|line| line == domain), "{expired:?}");
+    ensure!(!expired.iter().any(|line| line == "sandstorm-sid=; Path=/; Max-Age=0"));
     // A host that nobody has, with a cookie that somebody has.
     let mut nowhere = probe.client.clone();
     nowhere.host = nowhere.host.replace("ui-", "ui-0");

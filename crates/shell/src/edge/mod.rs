@@ -12,6 +12,7 @@ mod peers;
 pub mod reply;
 pub mod route;
 mod socket;
+mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1::UpgradeableConnection;
+use hyper::service::HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +33,8 @@ use first_line::Unfit;
 pub use head::ClientAddr;
 use peers::Peers;
 pub use route::{GrainHost, Target, Via};
+pub use watch::Peer;
+use watch::Watched;
 
 use crate::grains::GrainBody;
 use crate::grains::pool::Local;
@@ -159,9 +164,12 @@ impl Edge {
 
     async fn serve_here(self, stream: TcpStream, peer: SocketAddr, via: Via) {
         let edge = self.clone();
+        let (stream, other_end) = Watched::new(stream);
         let (stream, phase) = io::Guarded::new(stream, &self.0.large_heads);
-        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let asking = other_end.clone();
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             let (edge, phase) = (edge.clone(), phase.clone());
+            request.extensions_mut().insert(asking.clone());
             let unfit = phase.head_is_read(request.body().is_end_stream());
             async move {
                 let answer = match edge.0.judge(&request, unfit, peer, via) {
@@ -177,14 +185,7 @@ impl Edge {
             }
         });
         let connection = builder().serve_connection(TokioIo::new(stream), service).with_upgrades();
-        tokio::pin!(connection);
-        tokio::select! {
-            _ = connection.as_mut() => {}
-            () = self.0.drain.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
-        }
+        self.see_through(connection, &other_end).await;
     }
 
     async fn serve_local(
@@ -195,9 +196,12 @@ impl Edge {
         via: Via,
     ) {
         let edge = self.clone();
+        let (stream, other_end) = Watched::new(stream);
         let (stream, phase) = io::Guarded::new(stream, &self.0.large_heads);
-        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let asking = other_end.clone();
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             let (edge, phase) = (edge.clone(), phase.clone());
+            request.extensions_mut().insert(asking.clone());
             let local = local.clone();
             let unfit = phase.head_is_read(request.body().is_end_stream());
             async move {
@@ -224,6 +228,20 @@ impl Edge {
             }
         });
         let connection = builder().serve_connection(TokioIo::new(stream), service).with_upgrades();
+        self.see_through(connection, &other_end).await;
+    }
+
+    /// Serves a connection to its end, or until its peer has left.
+    async fn see_through<S>(
+        &self,
+        connection: UpgradeableConnection<TokioIo<io::Guarded<Watched>>, S>,
+        other_end: &Peer,
+    ) where
+        S: HttpService<Incoming>,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S::ResBody: 'static,
+        <S::ResBody as Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         tokio::pin!(connection);
         tokio::select! {
             _ = connection.as_mut() => {}
@@ -231,6 +249,9 @@ impl Edge {
                 connection.as_mut().graceful_shutdown();
                 let _ = connection.await;
             }
+            // While an app takes nothing of a body, or bytes wait behind a request, the library does
+            // not read and so hears of no end.
+            () = other_end.left() => tracing::debug!("a peer has left; its requests are given up"),
         }
     }
 }

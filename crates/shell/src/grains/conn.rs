@@ -26,7 +26,7 @@ use tokio::sync::OnceCell;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Permissions;
-use super::core::{ContextImpl, CoreImpl, Identities, IdentityImpl};
+use super::core::{ContextImpl, CoreImpl, Identities};
 use super::session::GrainSession;
 use super::shared::{Entry, Shared as Grains};
 use super::spawn::Child;
@@ -48,7 +48,7 @@ pub struct Conn {
     closed: Shared<LocalBoxFuture<'static, ()>>,
     pub supervisor: supervisor::Client,
     core: sandstorm_core::Client,
-    identities: Rc<RefCell<Identities>>,
+    identities: Identities,
     view: OnceCell<View>,
     sessions: Rc<RefCell<HashMap<[u8; 32], Rc<SessionCell>>>>,
     uses: Cell<u64>,
@@ -160,7 +160,7 @@ impl Conn {
         let budget = shared.rooms.messages_of(entry.owner.get().copied());
         let limits = GuardLimits::supervisor();
         let vat = Vat::spawn_within(stream, Side::Client, None, limits, budget);
-        let identities = Rc::new(RefCell::new(Identities::new()));
+        let identities = Identities::default();
         let supervisor: supervisor::Client = vat.bootstrap();
         let core = CoreImpl {
             supervisor: supervisor.clone(),
@@ -203,6 +203,12 @@ impl Conn {
     /// Counts a call as given up unless it is told that its answer came.
     pub fn counted(&self) -> Counted<'_> {
         Counted(Some(&self.given_up))
+    }
+
+    /// Counts calls that nobody waits for any more.
+    pub fn gave_up(&self, calls: usize) {
+        let calls = u32::try_from(calls).unwrap_or(u32::MAX);
+        self.given_up.set(self.given_up.get().saturating_add(calls));
     }
 
     /// Whether so many calls were given up that a fresh connection is due.
@@ -327,8 +333,7 @@ impl Conn {
         user.reborrow().init_display_name().set_default_text(&*session.display_name);
         user.set_identity_id(&session.identity);
         user.set_preferred_handle(&*session.handle);
-        let identity = self.identities.borrow_mut().new_client(IdentityImpl::of(session));
-        user.set_identity(identity);
+        user.set_identity(self.identities.new_client(session));
         let mut bits = user.init_permissions(view.permissions.len() as u32);
         for (index, name) in view.permissions.iter().enumerate() {
             let held = match &session.permissions {
@@ -407,3 +412,6 @@ pub fn from_rpc(error: capnp::Error) -> Error {
         Error::BadGateway(words)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,17 +88,59 @@ pub fn sort<'a>(headers: &'a HeaderMap, host: &GrainHost, prefix: &str) -> Sorte
     out
 }
 
+/// The domains above a host (`name[:port]`) that a page there can set cookies for, but for the last
+/// label.
+fn domains_above(host_name: &str) -> impl Iterator<Item = &str> {
+    fn above(name: &str) -> Option<&str> {
+        name.split_once('.').map(|(_, parent)| parent)
+    }
+    let first = above(host_name.split(':').next().unwrap_or_default());
+    std::iter::successors(first, |name| above(name)).filter(|name| name.contains('.'))
+}
+
+/// Lines that expire cookies of the hand-over cookie's name which are not the hand-over cookie: that
+/// one has no domain and the path `/`. What is sent to `path` was set for a part of it. One answer
+/// expires a few KiB of them; the others have their turn at the next.
+pub fn expire_planted(
+    host: &GrainHost,
+    host_name: &str,
+    path: &str,
+    marks: Marks,
+    headers: &mut HeaderMap,
+) {
+    let cookie = super::session::cookie_name(host);
+    let name = host_name.split(':').next().unwrap_or_default();
+    let slashes = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
+    let parts = slashes.flat_map(|at| [&path[..at], &path[..=at]]);
+    let below = parts.chain((path.len() > 1 && !path.ends_with('/')).then_some(path));
+    // From a frame of another site two jars are seen, and a line counts for one.
+    let jars: &[&str] = match marks.cross_site {
+        true => &["; Secure; SameSite=None", "; Secure; SameSite=None; Partitioned"],
+        false => &[""],
+    };
+    let mut bytes = 0;
+    for path in std::iter::once("/").chain(below).filter(|path| !path.contains(';')) {
+        let own = [None, Some(name)].into_iter().filter(|_| path != "/");
+        for domain in own.chain(domains_above(host_name).map(Some)) {
+            let domain = domain.map(|d| format!("; Domain={d}")).unwrap_or_default();
+            for jar in jars {
+                let line = format!("{cookie}=; Path={path}; Max-Age=0{domain}{jar}");
+                bytes += line.len();
+                if bytes > EXPIRED {
+                    return;
+                }
+                if let Ok(line) = HeaderValue::from_str(&line) {
+                    headers.append(header::SET_COOKIE, line);
+                }
+            }
+        }
+    }
+}
+
 /// Lines that expire `excess`, wherever below this site they were set.
 pub fn expire(excess: &[&str], host_name: &str, headers: &mut HeaderMap) {
-    let name = host_name.split(':').next().unwrap_or_default();
-    let mut domains = vec![None];
-    let mut parent = name.split_once('.').map(|(_, parent)| parent);
-    while let Some(domain) = parent.filter(|domain| domain.contains('.')) {
-        domains.push(Some(domain));
-        parent = domain.split_once('.').map(|(_, parent)| parent);
-    }
     for cookie in excess {
-        for domain in &domains {
+        for domain in std::iter::once(None).chain(domains_above(host_name).map(Some)) {
             let domain = domain.map(|d| format!("; Domain={d}")).unwrap_or_default();
             if let Ok(line) =
                 HeaderValue::from_str(&format!("{cookie}=; Path=/; Max-Age=0{domain}"))
@@ -293,6 +335,35 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0], "big=; Path=/; Max-Age=0");
         assert_eq!(lines[1], "big=; Path=/; Max-Age=0; Domain=sandstorm.localhost");
+    }
+
+    #[test]
+    fn planted_ones_are_expired_and_the_own_one_stays() {
+        let lines = |path: &str, marks| {
+            let mut answer = HeaderMap::new();
+            let host = GrainHost::Label("ui-1".into());
+            expire_planted(&host, "ui-1.sandstorm.localhost:3000", path, marks, &mut answer);
+            let lines = answer.get_all(header::SET_COOKIE).iter();
+            lines.map(|line| line.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let planted = "sandstorm-sid=; Path=/; Max-Age=0; Domain=sandstorm.localhost";
+        assert_eq!(lines("/", PLAIN), [planted]);
+        let of = |path: &str| {
+            ["", "; Domain=ui-1.sandstorm.localhost", "; Domain=sandstorm.localhost"]
+                .map(|domain| format!("sandstorm-sid=; Path={path}; Max-Age=0{domain}"))
+        };
+        let expected = [vec![planted.to_owned()], of("/a").into(), of("/a/").into()].concat();
+        assert_eq!(lines("/a/", PLAIN), expected);
+        assert_eq!(lines("/a/b", PLAIN), [expected, of("/a/b").into()].concat());
+        let both = lines("/", Marks { cross_site: true, ..PLAIN });
+        assert_eq!(both.len(), 2);
+        assert!(both[1].ends_with("; Secure; SameSite=None; Partitioned"), "{both:?}");
+        // However deep a path is; the own one is never named.
+        for path in ["/x;y/".repeat(5), "/x".repeat(30_000)] {
+            let lines = lines(&path, PLAIN);
+            assert!(lines.iter().map(String::len).sum::<usize>() <= EXPIRED);
+            assert!(!lines.contains(&"sandstorm-sid=; Path=/; Max-Age=0".to_owned()));
+        }
     }
 
     #[test]

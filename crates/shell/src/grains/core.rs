@@ -1,11 +1,14 @@
 //! The capabilities that the shell gives out: `SandstormCore` to a supervisor, `SessionContext`
 //! and `Identity` to an app. Callers are hostile; what cannot work yet says `unimplemented`.
 
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use capnp::Error;
+use capnp::capability::FromClientHook;
 use sandstorm_schema::activity_capnp::notification_target;
 use sandstorm_schema::grain_capnp::session_context;
 use sandstorm_schema::identity_capnp::identity;
@@ -27,13 +30,32 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 /// Ongoing notifications of one grain at once.
 const MAX_LOCKS: usize = 16;
 
-pub type Identities = capnp_rpc::CapabilityServerSet<IdentityImpl, identity::Client>;
+/// The persons that a grain was told of, by their objects, for as long as it holds these: each
+/// takes itself out. (The library's own set keeps an entry for ever.)
+#[derive(Clone, Default)]
+pub struct Identities(Rc<RefCell<HashMap<usize, Weak<IdentityImpl>>>>);
+
+impl Identities {
+    /// The object of a session's person.
+    pub fn new_client(&self, session: &GrainSession) -> identity::Client {
+        let identity = Rc::new(IdentityImpl::of(session, self.clone()));
+        let weak = Rc::downgrade(&identity);
+        self.0.borrow_mut().insert(Rc::as_ptr(&identity) as usize, weak);
+        capnp_rpc::new_client_from_rc(identity)
+    }
+
+    /// The person behind a capability that is no promise; `None` if we did not give it out.
+    fn find(&self, client: &identity::Client) -> Option<Rc<IdentityImpl>> {
+        // What a local object's hook calls its pointer is that of the object.
+        self.0.borrow().get(&client.as_client_hook().get_ptr())?.upgrade()
+    }
+}
 
 /// What a grain's supervisor may ask of the system.
 pub struct CoreImpl {
     pub shared: Arc<Shared>,
     pub entry: Arc<Entry>,
-    pub identities: Rc<std::cell::RefCell<Identities>>,
+    pub identities: Identities,
     /// Whose report it is: asked for what limits the disk.
     pub supervisor: supervisor::Client,
     /// Percent of the disk limit when it was last looked at.
@@ -83,7 +105,7 @@ impl sandstorm_core::Server for CoreImpl {
         let client = tokio::time::timeout(PATIENCE, settled(client))
             .await
             .map_err(|_| failed("this identity is a promise that is not kept"))??;
-        let known = self.identities.borrow().get_local_server_of_resolved(&client);
+        let known = self.identities.find(&client);
         match known {
             Some(identity) => {
                 results.get().set_id(&identity.id);
@@ -214,14 +236,22 @@ pub struct IdentityImpl {
     id: [u8; 32],
     display_name: String,
     handle: String,
+    among: Identities,
+}
+
+impl Drop for IdentityImpl {
+    fn drop(&mut self) {
+        self.among.0.borrow_mut().remove(&(std::ptr::from_ref(self) as usize));
+    }
 }
 
 impl IdentityImpl {
-    pub fn of(session: &GrainSession) -> IdentityImpl {
+    fn of(session: &GrainSession, among: Identities) -> IdentityImpl {
         IdentityImpl {
             id: session.identity,
             display_name: session.display_name.clone(),
             handle: session.handle.clone(),
+            among,
         }
     }
 }
@@ -236,5 +266,12 @@ impl identity::Server for IdentityImpl {
         profile.reborrow().init_display_name().set_default_text(&*self.display_name);
         profile.set_preferred_handle(&*self.handle);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Identities {
+    pub fn count(&self) -> usize {
+        self.0.borrow().len()
     }
 }

@@ -39,7 +39,14 @@ pub async fn admit<B>(
     let sorted = cookies::sort(headers, host, "");
     let session = match shared.session_by_cookie(host, &sorted.sids).await {
         Ok(Some(session)) => session,
-        Ok(None) => return refuse(no_session(shared, headers, sorted.sids.is_empty())),
+        Ok(None) => {
+            let mut refusal = refuse(no_session(shared, headers, sorted.sids.is_empty()));
+            if let (Err(answer), false) = (&mut refusal, sorted.sids.is_empty()) {
+                let origin = session::origin(&shared.config, host);
+                expire_planted(shared, host, &origin, request.uri().path(), answer.headers_mut());
+            }
+            return refusal;
+        }
         Err(error) => return refuse(Fault::of(error, false)),
     };
     if let Err(why) = from_here(request, &session, &shared.config.grain_hosts) {
@@ -61,6 +68,18 @@ pub async fn admit<B>(
         ));
     }
     Ok(session)
+}
+
+/// See [`cookies::expire_planted`].
+pub fn expire_planted(
+    shared: &Shared,
+    host: &GrainHost,
+    origin: &str,
+    path: &str,
+    headers: &mut HeaderMap,
+) {
+    let name = origin.split_once("://").map_or("", |(_, name)| name);
+    cookies::expire_planted(host, name, path, marks(shared), headers);
 }
 
 /// `/_sandstorm-init?ticket=T&path=P`: one use, then a cookie and a redirect.

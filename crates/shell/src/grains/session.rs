@@ -5,7 +5,7 @@
 //! keeps hashes only, opens nothing. A session is looked up by the hash of the cookie *and* must
 //! belong to the host that was asked: a cookie planted by a sibling host counts for nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,9 @@ const MAX_TICKETS: usize = 100_000;
 const MAX_UNSAVED: usize = 10_000;
 /// After so long a session is checked against the database again, in case its sign-in expired.
 const RECHECK: Duration = Duration::from_secs(300);
+/// Cookies of our name that are looked at in one request: more than a browser keeps for a whole site
+/// (Firefox and Chrome 180, Safari a few hundred).
+const MAX_SIDS: usize = 512;
 /// How often a session is read again because another was ended meanwhile.
 const TRIES: usize = 8;
 /// How long a script's session lasts.
@@ -155,19 +158,22 @@ impl Sessions {
         Some(session)
     }
 
-    /// One of this host that the database does not know any more.
-    fn end(&self, sid_hash: &[u8; 32], host: &GrainHost) {
+    /// Those of this host that the database does not know any more.
+    fn end<'a>(&self, gone: impl Iterator<Item = &'a [u8; 32]>, host: &GrainHost) {
         let mut tables = self.tables();
-        if tables.by_sid.get(sid_hash).is_some_and(|session| session.host == *host) {
-            if let Some(session) = tables.by_sid.remove(sid_hash) {
-                session.revoked.cancel();
+        for sid_hash in gone {
+            if tables.by_sid.get(sid_hash).is_some_and(|session| session.host == *host) {
+                if let Some(session) = tables.by_sid.remove(sid_hash) {
+                    session.revoked.cancel();
+                }
+                tables.unsaved.remove(&row_key(host, sid_hash));
             }
-            tables.unsaved.remove(&row_key(host, sid_hash));
         }
     }
 
-    fn unsaved(&self, key: &str) -> Option<GrainSessionRow> {
-        self.tables().unsaved.get(key).cloned()
+    fn unsaved(&self, keys: &BTreeSet<String>) -> Vec<GrainSessionRow> {
+        let tables = self.tables();
+        keys.iter().filter_map(|key| tables.unsaved.get(key).cloned()).collect()
     }
 
     /// Remembers a row that could not be written; false when there are too many.
@@ -307,37 +313,44 @@ impl Shared {
         host: &GrainHost,
         values: &[&str],
     ) -> Result<Option<Arc<GrainSession>>> {
-        // A sibling host can plant cookies of our name: only the one that fits this host counts,
-        // and trying a few costs little.
-        for sid in values.iter().take(16).filter(|sid| sid.len() == 64) {
-            let sid_hash = hash_secret(sid.as_bytes());
-            if let Some(session) = self.sessions.known(&sid_hash, host) {
-                return Ok(Some(session));
-            }
-            if let Some(session) = self.session_of_row(host, sid_hash).await? {
-                return Ok(Some(session));
-            }
+        // A sibling host can plant cookies of our name, and browsers send those for longer paths
+        // first: only the one that fits this host counts, wherever it stands among them.
+        let hashes: Vec<[u8; 32]> = values
+            .iter()
+            .filter(|sid| sid.len() == 64)
+            .take(MAX_SIDS)
+            .map(|sid| hash_secret(sid.as_bytes()))
+            .collect();
+        if let Some(session) = hashes.iter().find_map(|hash| self.sessions.known(hash, host)) {
+            return Ok(Some(session));
         }
-        Ok(None)
+        self.session_of_row(host, &hashes).await
     }
 
-    /// The session that the database knows by this host and this hash of a cookie.
+    /// The session that the database knows by this host and one of these hashes of cookies.
     async fn session_of_row(
         &self,
         host: &GrainHost,
-        sid_hash: [u8; 32],
+        hashes: &[[u8; 32]],
     ) -> Result<Option<Arc<GrainSession>>> {
+        if hashes.is_empty() {
+            return Ok(None);
+        }
         for _ in 0..TRIES {
             let ended = self.sessions.ended();
-            let Some(row) = self.row_of(&row_key(host, &sid_hash)).await? else {
-                self.sessions.end(&sid_hash, host);
-                return Ok(None);
+            let rows = self.rows_of(host, hashes).await?;
+            let keys: HashSet<&str> = rows.iter().map(|row| row.host.as_str()).collect();
+            let has_row = |hash: &[u8; 32]| keys.contains(row_key(host, hash).as_str());
+            self.sessions.end(hashes.iter().filter(|hash| !has_row(hash)), host);
+            let fits = |row: &GrainSessionRow, hash: &[u8; 32]| {
+                bool::from(subtle::ConstantTimeEq::ct_eq(&row.sid_hash[..], &hash[..]))
             };
-            if !bool::from(subtle::ConstantTimeEq::ct_eq(&row.sid_hash[..], &sid_hash[..])) {
-                return Ok(None);
-            }
+            let found = rows
+                .iter()
+                .find_map(|row| Some((row, *hashes.iter().find(|hash| fits(row, hash))?)));
+            let Some((row, sid_hash)) = found else { return Ok(None) };
             let Ok(grain) = row.grain.parse() else { return Ok(None) };
-            let session = self.build(&grain, host.clone(), sid_hash, &row).await?;
+            let session = self.build(&grain, host.clone(), sid_hash, row).await?;
             // Someone signed out meanwhile, maybe this one: the row says.
             if let Some(session) = self.sessions.keep(session, ended) {
                 return Ok(Some(session));
@@ -346,15 +359,19 @@ impl Shared {
         Err(Error::Busy("Too many people sign out just now: try again".into()))
     }
 
-    /// The row of a session, also of one that could not be written: that is as good as its sign-in.
-    async fn row_of(&self, key: &str) -> Result<Option<GrainSessionRow>> {
-        if let Some(row) = self.store.grain_session(key).await? {
-            return Ok(Some(row));
+    /// The rows that these hashes of cookies may belong to, read at once: a label has one, whatever
+    /// is in the cookies. Also those that could not be written: they are as good as their sign-ins.
+    async fn rows_of(&self, host: &GrainHost, hashes: &[[u8; 32]]) -> Result<Vec<GrainSessionRow>> {
+        let keys: BTreeSet<String> = hashes.iter().map(|hash| row_key(host, hash)).collect();
+        let asked: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let mut rows = self.store.grain_sessions(&asked).await?;
+        for row in self.sessions.unsaved(&keys) {
+            let is_written = rows.iter().any(|written| written.host == row.host);
+            if !is_written && self.store.is_grain_session_good(&row).await? {
+                rows.push(row);
+            }
         }
-        match self.sessions.unsaved(key) {
-            Some(row) if self.store.is_grain_session_good(&row).await? => Ok(Some(row)),
-            _ => Ok(None),
-        }
+        Ok(rows)
     }
 
     /// The grain's row, if it is there and not in the trash.
@@ -419,7 +436,7 @@ impl Shared {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.session_of_row(&host, sid_hash).await?.ok_or(Error::NotFound("grain"))
+        self.session_of_row(&host, &[sid_hash]).await?.ok_or(Error::NotFound("grain"))
     }
 
     async fn build(
@@ -518,4 +535,4 @@ const QUERY_VALUE: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUM
     .remove(b'~');
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

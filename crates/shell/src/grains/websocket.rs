@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,14 +25,16 @@ use tokio::sync::mpsc;
 use super::conn::{Conn, WebSession, from_rpc};
 use super::errors::Fault;
 use super::proxy::context::{path, text};
-use super::proxy::{Ask, GrainBody, gone, open_session, verdict};
+use super::proxy::{Ask, GrainBody, gone, left, open_session, verdict};
 use super::session::GrainSession;
 use super::shared::Live;
-use crate::edge::EdgeBody;
+use crate::edge::{EdgeBody, Peer};
 use crate::error::{Error, Result};
 
 /// Chunks of the app that wait for the browser; large ones hold a share of the owner's room too.
 const QUEUE: usize = 8;
+/// How long an app may go on taking what a browser sent before it left.
+const LAST_BYTES: Duration = Duration::from_secs(30);
 /// Subprotocols that a browser may offer.
 const MAX_PROTOCOLS: usize = 32;
 
@@ -80,16 +83,19 @@ pub async fn open(
         }
     }
     let session = ask.session.clone();
+    let peer = ask.parts.extensions.get::<Peer>().cloned();
     tokio::task::spawn_local(async move {
         let revoked = session.revoked.clone();
         let carried = async {
             if let Ok(io) = upgrade.await {
-                carry(TokioIo::new(io), opened, &session).await;
+                carry(TokioIo::new(io), opened, &session, peer.as_ref()).await;
             }
         };
         tokio::select! {
             () = carried => {}
             () = revoked.cancelled() => {}
+            // The app takes nothing, so that the socket is not read to its end.
+            () = left(peer.as_ref()) => {}
         }
         drop(live);
     });
@@ -101,7 +107,7 @@ struct Opened {
     to_app: web_socket_stream::Client,
     from_app: mpsc::Receiver<Bytes>,
     protocol: Option<String>,
-    _conn: Rc<Conn>,
+    conn: Rc<Conn>,
 }
 
 async fn dial(ask: &Ask<'_>, offered: &[&str]) -> Result<Opened> {
@@ -152,7 +158,7 @@ async fn handshake(
         false => chosen.get(0).map_err(from_rpc)?.to_string().ok(),
     };
     let to_app = results.get_server_stream().map_err(from_rpc)?;
-    Ok(Opened { to_app, from_app, protocol, _conn: conn.clone() })
+    Ok(Opened { to_app, from_app, protocol, conn: conn.clone() })
 }
 
 /// What the app calls with its bytes; answering late is what holds it back.
@@ -183,14 +189,14 @@ impl web_socket_stream::Server for FromAppImpl {
     }
 }
 
-async fn carry<T>(io: T, opened: Opened, session: &GrainSession)
+async fn carry<T>(io: T, opened: Opened, session: &GrainSession, peer: Option<&Peer>)
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    let Opened { to_app, mut from_app, .. } = opened;
+    let Opened { to_app, mut from_app, conn, .. } = opened;
     let (mut read, mut write) = tokio::io::split(io);
     let up = async {
-        let mut window = Window::new(to_app);
+        let mut window = Window::new(to_app, peer, &conn);
         let mut buffer = BytesMut::with_capacity(SMALL_BODY);
         loop {
             buffer.reserve(SMALL_BODY);
@@ -208,8 +214,8 @@ where
                     }
                 }
                 _ => {
-                    // What was read before the end still belongs to the app.
-                    window.drain().await;
+                    // What was read before the end still belongs to the app, if it takes it.
+                    let _ = tokio::time::timeout(LAST_BYTES, window.drain()).await;
                     return;
                 }
             }
@@ -232,16 +238,22 @@ where
 
 /// Calls of `sendBytes` on their way, bounded by the bytes they carry. Plain calls, so that the
 /// window holds through forwarders that know nothing of streams.
-struct Window {
+struct Window<'a> {
+    peer: Option<&'a Peer>,
+    conn: &'a Conn,
     client: web_socket_stream::Client,
     calls: FuturesUnordered<futures::future::LocalBoxFuture<'static, (usize, bool)>>,
     bytes: usize,
     failed: bool,
 }
 
-impl Window {
-    fn new(client: web_socket_stream::Client) -> Window {
-        Window { client, calls: FuturesUnordered::new(), bytes: 0, failed: false }
+impl<'a> Window<'a> {
+    fn new(
+        client: web_socket_stream::Client,
+        peer: Option<&'a Peer>,
+        conn: &'a Conn,
+    ) -> Window<'a> {
+        Window { peer, conn, client, calls: FuturesUnordered::new(), bytes: 0, failed: false }
     }
 
     async fn send(&mut self, chunk: &[u8]) -> std::result::Result<(), ()> {
@@ -272,6 +284,9 @@ impl Window {
         if let Some((length, ok)) = self.calls.next().await {
             self.bytes -= length;
             self.failed |= !ok;
+            if let Some(peer) = self.peer {
+                peer.moved();
+            }
         }
     }
 
@@ -289,6 +304,12 @@ impl Window {
             }
             self.one().await;
         }
+    }
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        self.conn.gave_up(self.calls.len());
     }
 }
 

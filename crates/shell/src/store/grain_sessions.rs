@@ -73,9 +73,14 @@ impl Store {
         Ok(good > 0)
     }
 
-    /// The live session of this key: neither it nor its sign-in has ended or expired, its account
-    /// is not suspended, and its grain is not in the trash.
+    /// The live session of this key; see [`Store::grain_sessions`].
     pub async fn grain_session(&self, host: &str) -> Result<Option<GrainSessionRow>> {
+        Ok(self.grain_sessions(&[host]).await?.pop())
+    }
+
+    /// The live sessions of these keys: neither they nor their sign-ins have ended or expired, their
+    /// accounts are not suspended, and their grains are not in the trash.
+    pub async fn grain_sessions(&self, hosts: &[&str]) -> Result<Vec<GrainSessionRow>> {
         Ok(sqlx::query_as(
             "SELECT s.host, s.grain, s.account, s.login_session, s.sid_hash, s.permissions,
                s.expires
@@ -83,14 +88,14 @@ impl Store {
              JOIN grains g ON g.id = s.grain
              JOIN accounts a ON a.id = s.account
              LEFT JOIN login_sessions l ON l.id = s.login_session
-             WHERE s.host = $1 AND s.sid_hash IS NOT NULL AND g.trashed_at IS NULL
+             WHERE s.host IN (SELECT value FROM json_each($1)) AND s.sid_hash IS NOT NULL AND g.trashed_at IS NULL
                AND a.suspended IS NULL
                AND (s.expires IS NULL OR s.expires > $2)
                AND (s.login_session IS NULL OR l.expires > $2)",
         )
-        .bind(host)
+        .bind(serde_json::json!(hosts).to_string())
         .bind(now_ms())
-        .fetch_optional(&self.read)
+        .fetch_all(&self.read)
         .await?)
     }
 }

@@ -1,6 +1,6 @@
 //! One person's session: the page, the store, and the paths that the tests use.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::rc::Rc;
@@ -27,6 +27,8 @@ pub struct Session {
 thread_local! {
     /// What keeps the grain awake: held by the app, not by a session.
     static AWAKE: RefCell<Vec<handle::Client>> = const { RefCell::new(Vec::new()) };
+    /// Bytes that sockets took.
+    static HEARD: Cell<usize> = const { Cell::new(0) };
     static HELD: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -119,6 +121,7 @@ impl web_session::Server for Session {
                     response.get()?.get_id()?.iter().map(|b| format!("{b:02x}")).collect();
                 answer(results, "text/plain", id.as_bytes())
             }
+            "heard" => answer(results, "text/plain", HEARD.get().to_string().as_bytes()),
             "asleep" => {
                 AWAKE.with_borrow_mut(Vec::clear);
                 answer(results, "text/plain", b"asleep")
@@ -171,8 +174,13 @@ impl web_session::Server for Session {
         mut results: web_session::PutStreamingResults,
     ) -> Result<(), Error> {
         // As an app that knows only whole bodies.
-        if params.get()?.get_path()?.to_str()? == "whole" {
-            return Err(Error::unimplemented("bodies come whole here".into()));
+        match params.get()?.get_path()?.to_str()? {
+            "whole" => return Err(Error::unimplemented("bodies come whole here".into())),
+            "deaf" => {
+                results.get().set_stream(capnp_rpc::new_client(Deaf));
+                return Ok(());
+            }
+            _ => {}
         }
         results.get().set_stream(self.upload(false));
         Ok(())
@@ -189,6 +197,59 @@ impl web_session::Server for Session {
             .to_str()?
             .starts_with("application/x-www-form-urlencoded");
         results.get().set_stream(self.upload(form));
+        Ok(())
+    }
+
+    async fn open_web_socket(
+        self: Rc<Self>,
+        params: web_session::OpenWebSocketParams,
+        mut results: web_session::OpenWebSocketResults,
+    ) -> Result<(), Error> {
+        let params = params.get()?;
+        let pause = match params.get_path()?.to_str()? {
+            "slow" => Some(std::time::Duration::from_millis(500)),
+            _ => None,
+        };
+        let browser = params.get_client_stream()?;
+        results.get().set_server_stream(capnp_rpc::new_client(Socket { pause, _browser: browser }));
+        Ok(())
+    }
+}
+
+/// A body of which nothing is ever taken.
+struct Deaf;
+
+impl byte_stream::Server for Deaf {
+    async fn write(self: Rc<Self>, _: byte_stream::WriteParams) -> Result<(), Error> {
+        futures::future::pending().await
+    }
+}
+
+impl request_stream::Server for Deaf {
+    async fn get_response(
+        self: Rc<Self>,
+        _: request_stream::GetResponseParams,
+        _: request_stream::GetResponseResults,
+    ) -> Result<(), Error> {
+        futures::future::pending().await
+    }
+}
+
+/// A WebSocket that counts the bytes of each message after a while, or never takes one.
+struct Socket {
+    pause: Option<std::time::Duration>,
+    _browser: web_session::web_socket_stream::Client,
+}
+
+impl web_session::web_socket_stream::Server for Socket {
+    async fn send_bytes(
+        self: Rc<Self>,
+        params: web_session::web_socket_stream::SendBytesParams,
+    ) -> Result<(), Error> {
+        let Some(pause) = self.pause else { return futures::future::pending().await };
+        let bytes = params.get()?.get_message()?.len();
+        tokio::time::sleep(pause).await;
+        HEARD.set(HEARD.get() + bytes);
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Which method of `WebSession` an HTTP method is, and its call.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use capnp::capability::{FromClientHook, Promise, Response};
 use http::request::Parts;
@@ -13,8 +15,9 @@ use super::Ask;
 use super::answer::{self, Asked, BodyKind, Budget, Converted};
 use super::context::{self, text};
 use super::upload::Payload;
+use crate::edge::Peer;
 use crate::error::{Error, Result};
-use crate::grains::conn::{WebSession, from_rpc};
+use crate::grains::conn::{Conn, WebSession, from_rpc};
 use crate::grains::errors::Fault;
 use crate::grains::session::GrainSession;
 
@@ -87,7 +90,7 @@ fn not_offered(method: &Method) -> Fault {
 /// Asks the app and waits for the head of its answer.
 pub async fn call(
     ask: &Ask<'_>,
-    web: &WebSession,
+    (conn, web): (&Rc<Conn>, &WebSession),
     target: &Target<'_>,
     payload: &mut Payload,
     asked: &Asked<'_>,
@@ -95,7 +98,7 @@ pub async fn call(
     let (stream, receiver) = pipe();
     let response = match &target.way {
         Way::Post | Way::Put if matches!(payload, Payload::Coming(_)) => {
-            streamed(ask, web, target, payload, stream).await?
+            streamed(ask, (conn, web), target, payload, stream).await?
         }
         Way::Options => match extended(ask, web, payload, stream.clone()).await {
             Err(Error::Unimplemented(_)) => {
@@ -327,7 +330,7 @@ fn dav_extensions(list: capnp::text_list::Reader<'_>, dav: &mut Vec<String>) -> 
 /// POST or PUT of a body that is still coming.
 async fn streamed(
     ask: &Ask<'_>,
-    web: &WebSession,
+    (conn, web): (&Rc<Conn>, &WebSession),
     target: &Target<'_>,
     payload: &mut Payload,
     stream: byte_stream::Client,
@@ -377,9 +380,10 @@ async fn streamed(
     let stream = byte_stream::Client::new(upload.into_client_hook());
     let pump = {
         let (live, revoked) = (ask.session.entry.live(), ask.session.revoked.clone());
+        let (peer, conn) = (ask.parts.extensions.get::<Peer>().cloned(), conn.clone());
         tokio::task::spawn_local(async move {
             tokio::select! {
-                done = coming.pump(stream, live) => done,
+                done = coming.pump(stream, peer, &conn, live) => done,
                 // Who has signed out sends nothing more.
                 () = revoked.cancelled() => Ok(()),
             }

@@ -27,13 +27,13 @@ use self::upload::Payload;
 use super::conn::{Conn, Visitor, WebSession};
 use super::cookies::{self, Sorted};
 use super::errors::Fault;
-use super::gateway::{is_upgrade, marks};
+use super::gateway::{self, is_upgrade, marks};
 use super::pool::Local;
 use super::session::GrainSession;
 use super::shared::Live;
 use super::slot::Slot;
 use super::{GrainState, Permissions, policy, websocket};
-use crate::edge::{EdgeBody, reply};
+use crate::edge::{EdgeBody, Peer, reply};
 use crate::error::{Error, Result};
 
 /// Requests, bodies and sockets of one grain at once.
@@ -69,7 +69,7 @@ pub async fn serve(
         .then(|| parts.extensions.remove::<hyper::upgrade::OnUpgrade>())
         .flatten();
     let sorted = cookies::sort(&parts.headers, &session.host, &session.cookie_prefix);
-    let Sorted { app, excess, .. } = sorted;
+    let Sorted { app, excess, sids } = sorted;
     let revoked = session.revoked.clone();
     let work = answer(&local, &session, &parts, app, body, upgrade, live);
     let result = tokio::select! {
@@ -90,6 +90,11 @@ pub async fn serve(
     if !excess.is_empty() {
         let host = session.origin.split_once("://").map_or("", |(_, host)| host);
         cookies::expire(&excess, host, answer.headers_mut());
+    }
+    if sids.len() > 1 {
+        let (shared, path) = (&local.shared, parts.uri.path());
+        let (host, origin) = (&session.host, &session.origin);
+        gateway::expire_planted(shared, host, origin, path, answer.headers_mut());
     }
     answer
 }
@@ -152,7 +157,7 @@ async fn exchange(
             continue;
         }
         let result = match opened {
-            Ok(web) => call::call(ask, &web, target, payload, &asked).await,
+            Ok(web) => call::call(ask, (&conn, &web), target, payload, &asked).await,
             Err(error) => Err(error),
         };
         counted.answered();
@@ -222,6 +227,14 @@ pub async fn verdict(ask: &Ask<'_>, why: String) -> Error {
             _ => Error::Disconnected(why),
         },
         _ => Error::Disconnected(why),
+    }
+}
+
+/// Resolves when the client has left for good; see [`Peer::left`].
+pub async fn left(peer: Option<&Peer>) {
+    match peer {
+        Some(peer) => peer.left().await,
+        None => std::future::pending().await,
     }
 }
 

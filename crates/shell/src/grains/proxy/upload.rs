@@ -1,5 +1,6 @@
 //! A request's body on its way to the app.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -8,11 +9,16 @@ use http::StatusCode;
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use sandstorm_schema::limits::{BUFFERED_REQUEST_BODY, SMALL_BODY};
+use sandstorm_schema::limits::{
+    BODY_CHUNK, BODY_WINDOW, BUFFERED_REQUEST_BODY, CALL_COST, SMALL_BODY,
+};
 use sandstorm_schema::rpc::body::BodyWriter;
 use sandstorm_schema::util_capnp::byte_stream;
 
 use super::call::{Target, Way};
+use super::left;
+use crate::edge::Peer;
+use crate::grains::conn::Conn;
 use crate::grains::errors::Fault;
 use crate::grains::room::{Room, Share};
 use crate::grains::shared::Live;
@@ -108,8 +114,36 @@ impl Coming {
 
     /// Sends everything into the app's stream. A client that leaves half-way leaves the stream
     /// without its end, so that the app knows the body is not whole; then this fails.
-    pub async fn pump(mut self, stream: byte_stream::Client, live: Live) -> Result<(), Fault> {
+    /// So does one that has left while the app takes nothing of what came before.
+    pub async fn pump(
+        self,
+        stream: byte_stream::Client,
+        peer: Option<Peer>,
+        conn: &Conn,
+        live: Live,
+    ) -> Result<(), Fault> {
+        let calls = Cell::new(0);
+        let sent = self.send(stream, peer.as_ref(), &calls);
+        let sent = tokio::select! {
+            sent = sent => sent,
+            () = left(peer.as_ref()) => {
+                conn.gave_up(calls.get().min(BODY_WINDOW / CALL_COST));
+                Err(broke_off("The client has left.".into()))
+            }
+        };
+        drop(live);
+        sent
+    }
+
+    /// `calls`: how many were made.
+    async fn send(
+        mut self,
+        stream: byte_stream::Client,
+        peer: Option<&Peer>,
+        calls: &Cell<usize>,
+    ) -> Result<(), Fault> {
         let mut writer = BodyWriter::new(stream);
+        calls.set(1);
         if let Some(size) = self.size {
             if writer.expect_size(size).await.is_err() {
                 return Ok(());
@@ -126,9 +160,17 @@ impl Coming {
                 },
             };
             match chunk? {
-                Some(chunk) => {
-                    if writer.write(chunk).await.is_err() {
-                        return Ok(());
+                Some(mut chunk) => {
+                    // One piece at a time, so that an app that takes them slowly is seen to.
+                    while !chunk.is_empty() {
+                        calls.set(calls.get() + 1);
+                        let piece = chunk.split_to(chunk.len().min(BODY_CHUNK));
+                        if writer.write(piece).await.is_err() {
+                            return Ok(());
+                        }
+                        if let Some(peer) = peer {
+                            peer.moved();
+                        }
                     }
                 }
                 None => break,
@@ -136,7 +178,6 @@ impl Coming {
         }
         // An error shows in the answer.
         let _ = writer.done().await;
-        drop(live);
         Ok(())
     }
 }
@@ -170,16 +211,14 @@ where
                 }
             }
             Some(Err(error)) => {
-                return Err(Fault::new(
-                    StatusCode::BAD_REQUEST,
-                    "S-BODY",
-                    "The upload broke off",
-                    error.to_string(),
-                    "Send it again.",
-                ));
+                return Err(broke_off(error.to_string()));
             }
         }
     }
+}
+
+fn broke_off(why: String) -> Fault {
+    Fault::new(StatusCode::BAD_REQUEST, "S-BODY", "The upload broke off", why, "Send it again.")
 }
 
 fn too_large() -> Fault {

@@ -6,24 +6,27 @@ use crate::grains::pool;
 use crate::state::Events;
 use crate::store::{Action, CredentialKind, NewGrain, NewPackage, Package, Role, Store};
 
-struct Place {
-    shared: Arc<Shared>,
+pub struct Place {
+    pub shared: Arc<Shared>,
     ada: AccountId,
     grain: GrainId,
     _home: tempfile::TempDir,
 }
 
 /// An opened session, forgotten by the memory: the next lookup reads the database.
-struct Opened {
+pub struct Opened {
     login: LoginId,
-    host: GrainHost,
-    sid: String,
+    pub host: GrainHost,
+    pub sid: String,
 }
 
 impl Place {
-    async fn new() -> Place {
+    pub async fn new() -> Place {
+        Place::with(Settings::default()).await
+    }
+
+    async fn with(settings: Settings) -> Place {
         let home = tempfile::tempdir().unwrap();
-        let settings = Settings::default();
         let listen = Listen::check(&settings).unwrap();
         let config = Config::check(&settings, home.path().to_owned(), listen).unwrap();
         let store = Store::open(&home.path().join("db")).await.unwrap();
@@ -63,7 +66,7 @@ impl Place {
         Place { shared: Arc::new(shared), ada, grain, _home: home }
     }
 
-    async fn open(&self) -> Opened {
+    pub async fn open(&self) -> Opened {
         let login = self.shared.store.create_login(self.ada, "").await.unwrap().unwrap();
         let key = LoginKey { login: login.id, account: Some(self.ada), secret: login.secret };
         self.shared.open(&key, &self.grain, Permissions::All, "/").await.unwrap();
@@ -174,4 +177,31 @@ async fn rights_that_cannot_be_written_are_not_given() {
     place.shared.open(&key, &place.grain, Permissions::All, "/").await.unwrap();
     let fewer = Permissions::Names(vec!["view".into()]);
     assert!(place.shared.open(&key, &place.grain, fewer, "/").await.is_err());
+}
+
+/// A page of another grain can set cookies of this name for the domain above, and for many paths.
+#[tokio::test]
+async fn planted_cookies_lock_nobody_out() {
+    for mode in ["wildcard", "port"] {
+        // A port that is free now: other servers may run here.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let settings = Settings {
+            grain_mode: Some(mode.into()),
+            grain_ports: Some(format!("{free}-{free}")),
+            ..Settings::default()
+        };
+        let place = Place::with(settings).await;
+        let opened = place.open().await;
+        let mut values: Vec<String> = (0..500).map(|n| format!("{n:064x}")).collect();
+        values.push(opened.sid.clone());
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        // Whether the database knows it or the memory.
+        for _ in 0..2 {
+            let found = place.shared.session_by_cookie(&opened.host, &values).await.unwrap();
+            assert_eq!(found.unwrap().login, Some(opened.login), "{mode}");
+        }
+        let strangers = &values[..500];
+        assert!(place.shared.session_by_cookie(&opened.host, strangers).await.unwrap().is_none());
+        assert!(place.remembers(&opened), "{mode}");
+    }
 }
