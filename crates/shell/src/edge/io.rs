@@ -27,6 +27,11 @@ pub const LARGE_HEADS: usize = 64;
 /// minute; a paused download may last a little longer here.
 pub const STALL: Duration = Duration::from_secs(300);
 
+/// For so long at most what a peer still sends is read and thrown away once it has its answer, where
+/// the body of its request was not read to its end. Closed at once, its kernel would be told that
+/// nobody reads, and would throw away the answer that says why.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// A request line longer than this (bytes) is left to the library.
 const LONG_LINE: usize = 1 << 20;
 
@@ -80,6 +85,8 @@ pub struct Guarded<S> {
     ends_clean: bool,
     stall: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Nothing more is said; what still comes is thrown away until then.
+    lingers: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Guarded<S> {
@@ -104,6 +111,7 @@ impl<S> Guarded<S> {
             ends_clean: false,
             stall: STALL,
             stalled: None,
+            lingers: None,
         };
         (guarded, in_head)
     }
@@ -226,7 +234,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -255,8 +263,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.bound(cx, done)
+        if self.lingers.is_none() {
+            let done = Pin::new(&mut self.stream).poll_shutdown(cx);
+            ready!(self.bound(cx, done))?;
+            if self.in_head.0.bodyless.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let Guarded { stream, lingers, .. } = &mut *self;
+        let timer = lingers.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        while timer.as_mut().poll(cx).is_pending() {
+            let mut scrap = [0; 4096];
+            let mut scrap = ReadBuf::new(&mut scrap);
+            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut scrap)) {
+                Ok(()) if !scrap.filled().is_empty() => {}
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -319,6 +343,48 @@ mod tests {
         written.unwrap();
         let cut = guarded.write_all(&[0; 1]).await.unwrap_err();
         assert_eq!(cut.kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// An answer before the end of a body, which the peer reads when it has sent everything.
+    #[tokio::test(start_paused = true)]
+    async fn who_still_sends_hears_the_answer() {
+        let large = Arc::new(Semaphore::new(1));
+        let (ours, mut peer) = tokio::io::duplex(1000);
+        let (mut guarded, phase) = Guarded::new(ours, &large);
+        phase.head_is_read(false);
+        let serve = async move {
+            guarded.write_all(b"no").await.unwrap();
+            phase.answered();
+            guarded.shutdown().await.unwrap();
+        };
+        let ask = async {
+            peer.write_all(&[b'x'; 100_000]).await.unwrap();
+            let mut answer = [0; 2];
+            peer.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"no");
+            drop(peer);
+        };
+        tokio::join!(serve, ask);
+        // Not for ever.
+        let (ours, mut peer) = tokio::io::duplex(1000);
+        let (mut guarded, phase) = Guarded::new(ours, &large);
+        phase.head_is_read(false);
+        let begin = tokio::time::Instant::now();
+        let sends = async {
+            while peer.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let serve = async move { guarded.shutdown().await.unwrap() };
+        tokio::join!(sends, serve);
+        assert!(begin.elapsed() < 2 * LINGER);
+        // Nobody waits where there was no body.
+        let (ours, _peer) = tokio::io::duplex(1000);
+        let (mut guarded, phase) = Guarded::new(ours, &large);
+        phase.head_is_read(true);
+        let begin = tokio::time::Instant::now();
+        guarded.shutdown().await.unwrap();
+        assert_eq!(begin.elapsed(), Duration::ZERO);
     }
 
     /// One connection, several requests: a line is replaced where a head certainly begins, and
