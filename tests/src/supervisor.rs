@@ -20,7 +20,7 @@ use crate::{Installation, Mode, eventually, processes};
 /// The package that `Bench` makes: /app, and the usual empty directories.
 pub const PACKAGE: &str = "native";
 /// How long a start may take on a busy machine.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 /// A home with the native app unpacked, and a user who may run the supervisor there.
 pub struct Bench {
