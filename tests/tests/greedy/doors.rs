@@ -228,7 +228,7 @@ fn a_flood_on_fd_3_costs_its_supervisor_little() -> Result<()> {
             ensure!(share < FLOOD_SHARE, "{name} took {used:.2} s of {passed:.2} s");
             let taken = done.split("taken=").nth(1).and_then(|rest| rest.split(' ').next());
             let taken: u64 = taken.and_then(|n| n.parse().ok()).context("a number")?;
-            let most = FLOOD_TAKEN / if OF_MANY_PARTS.contains(&name) { 20 } else { 1 };
+            let most = FLOOD_TAKEN / if OF_MANY_PARTS.contains(name) { 20 } else { 1 };
             ensure!(taken < most, "{name}: {taken} messages were taken");
             // It is slowed down, not cut off.
             connection.keep_alive().await
