@@ -28,6 +28,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::grains::GrainBody;
+use crate::grains::pool::Local;
+use crate::state::App;
 pub use body::{EdgeBody, Feed};
 use first_line::Unfit;
 pub use head::ClientAddr;
@@ -35,10 +38,6 @@ use peers::Peers;
 pub use route::{GrainHost, Target, Via};
 pub use watch::Peer;
 use watch::Watched;
-
-use crate::grains::GrainBody;
-use crate::grains::pool::Local;
-use crate::state::App;
 
 /// A browser can be made to send 600 KB of cookies; a head of this size is still read.
 const HEAD_BUFFER: usize = 1 << 20;
