@@ -1,4 +1,4 @@
-//! What one grain may use, and what one person may install: names, units, defaults and ceilings.
+//! What one grain may use, and what one person may install and run: names, units, defaults and ceilings.
 //!
 //! The supervisor keeps a grain's limits, the shell a person's; the shell chooses the values
 //! (defaults, the operator's settings, the administrator's exceptions), and both read these tables.
@@ -50,14 +50,16 @@ pub const TABLE: &[Limit] = &[
         meaning: "the log is moved to log.1 past this size" },
 ];
 
-/// What the apps that one person brought may take on the server's disk. The shell keeps these; a
-/// supervisor knows none of them.
+/// What the apps that one person brought may take on the server's disk, and how many grains of theirs
+/// run. The shell keeps these; a supervisor knows none of them.
 #[rustfmt::skip]
 pub const PERSON: &[Limit] = &[
     Limit { name: "installed", unit: "bytes", default: 20 * GIB, ceiling: 1 << 50,
         meaning: "app files and what they unpack to, of all apps that one person brought; past it installing is refused" },
     Limit { name: "installed-files", unit: "files", default: 4_000_000, ceiling: 1 << 32,
         meaning: "files and directories that those apps unpack to; past it installing is refused" },
+    Limit { name: "running", unit: "grains", default: 500, ceiling: 65_536,
+        meaning: "grains of one person that run at once; past it the one unused longest is put to sleep" },
 ];
 
 /// What a supervisor exits with when it ended a grain that went on taking space past its disk

@@ -87,6 +87,12 @@ pub fn fits(limit: &Limit, subject: &LimitSubject) -> Result<()> {
     }
 }
 
+/// Grains of this account that may run at once; of what [`effective`] answers for one of them.
+pub fn running(chosen: &Chosen) -> usize {
+    let limit = grain_limits::find_any("running").map_or(u64::MAX, |limit| chosen.value(limit));
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
 /// What one person may install.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OfPerson {
@@ -104,10 +110,10 @@ pub struct OfPerson {
 /// Those of the database.
 pub async fn of_person(store: &Store, server: &Chosen, account: AccountId) -> Result<OfPerson> {
     let rows = store.limits_of(&LimitSubject::Account(account)).await?;
-    let is_exception = rows.iter().any(|(name, _)| PERSON.iter().any(|row| row.name == name));
+    let is_exception = rows.iter().any(|(name, _)| name.starts_with("installed"));
     let mut chosen = server.clone();
     chosen.overlay(rows);
-    let [bytes, files] = PERSON else { unreachable!("the table has these two rows") };
+    let [bytes, files, _] = PERSON else { unreachable!("the table has these rows") };
     Ok(OfPerson {
         installed: chosen.value(bytes),
         installed_files: chosen.value(files),

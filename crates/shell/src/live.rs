@@ -147,8 +147,8 @@ async fn tell(
     mut state: Option<tokio::sync::watch::Receiver<crate::grains::GrainState>>,
 ) {
     let mut ping = tokio::time::interval(PING);
+    // The first at once: it may have ended before we listened.
     let mut recheck = tokio::time::interval(RECHECK);
-    recheck.tick().await;
     loop {
         let news = tokio::select! {
             event = events.recv() => match event {

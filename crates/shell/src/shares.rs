@@ -6,9 +6,14 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// So many for each `K` at once, and so many for all together.
+///
+/// With [`Shares::fair`] one never has more than half of what is left, itself not counted: so however
+/// many take all they can, there is room left for one more (the dynamic thresholds of shared packet
+/// buffers: Choudhury and Hahne, 1998).
 pub struct Shares<K> {
     each: usize,
     all: usize,
+    fair: bool,
     held: Mutex<Held<K>>,
 }
 
@@ -22,15 +27,26 @@ pub struct Share<K: Eq + Hash>(Arc<Shares<K>>, K);
 
 impl<K: Eq + Hash + Clone> Shares<K> {
     pub fn new(each: usize, all: usize) -> Arc<Shares<K>> {
+        Arc::new(Shares::of(each, all, false))
+    }
+
+    /// The same, where those who hold most get no more first.
+    pub fn fair(each: usize, all: usize) -> Arc<Shares<K>> {
+        Arc::new(Shares::of(each, all, true))
+    }
+
+    fn of(each: usize, all: usize, fair: bool) -> Shares<K> {
         let held = Mutex::new(Held { by: HashMap::new(), total: 0 });
-        Arc::new(Shares { each, all, held })
+        Shares { each, all, fair, held }
     }
 
     /// `None`: this one has its share already, or all are taken.
     pub fn enter(self: &Arc<Shares<K>>, who: K) -> Option<Share<K>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.by.get(&who).copied().unwrap_or(0);
-        if count >= self.each || held.total >= self.all {
+        let left = self.all.saturating_sub(held.total);
+        let most = if self.fair { self.each.min(left.div_ceil(2)) } else { self.each };
+        if count >= most || left == 0 {
             return None;
         }
         held.by.insert(who.clone(), count + 1);
@@ -89,5 +105,19 @@ mod tests {
         drop((other, third));
         assert_eq!(shares.taken(), 1);
         assert_eq!(shares.held.lock().unwrap().by.len(), 1, "who holds nothing is forgotten");
+    }
+
+    #[test]
+    fn however_many_take_all_they_can_there_is_room_for_one_more() {
+        let shares = Shares::fair(2_048, 16_384);
+        let mut held = Vec::new();
+        let mut most = |who: u32| {
+            let before = held.len();
+            held.extend(std::iter::from_fn(|| shares.enter(who)));
+            held.len() - before
+        };
+        assert_eq!((most(0), most(1)), (2_048, 2_048));
+        assert!((2..12).all(|who| most(who) > 100));
+        assert!(most(12) > 50);
     }
 }

@@ -32,6 +32,42 @@ async fn a_grain_with_a_wake_lock_stays_up_and_sleeps_when_it_lets_go() -> Resul
     server.wait_gone(&held, Duration::from_secs(10))
 }
 
+/// Of one person's grains so many run as may: one that nobody uses makes room, one in use does not.
+#[tokio::test]
+async fn a_person_has_so_many_grains_awake() -> Result<()> {
+    let Some(server) = Server::builder(Mode::Setuid).env("GRAIN_LIMITS", "running=2").start()?
+    else {
+        return Ok(());
+    };
+    let app = server.install(&apps::package("native")?)?;
+    let patience = Duration::from_secs(60);
+    let first = server.create(&app.app_id)?;
+    server.wait_state(&first, "running", patience)?;
+    let second = server.create(&app.app_id)?;
+    server.wait_state(&second, "running", patience)?;
+    ensure!(server.session(&second)?.get("/awake").await?.text() == "awake");
+
+    let third = server.create(&app.app_id)?;
+    server.wait_state(&third, "running", patience)?;
+    ensure!(server.state(&first)?.as_deref() == Some("asleep"), "it makes room");
+    ensure!(server.state(&second)?.as_deref() == Some("running"), "it is in use");
+    ensure!(server.session(&third)?.get("/awake").await?.text() == "awake");
+
+    let refused = server.session(&first)?.get("/whoami").await?;
+    ensure!(refused.status == 503, "{refused:?}");
+    let text = refused.text();
+    ensure!(text.contains("2 other grains of its owner are in use"), "{text}");
+    ensure!(server.state(&first)?.as_deref() == Some("asleep"));
+    ensure!(server.session(&third)?.get("/asleep").await?.text() == "asleep");
+    let answered = eventually_async("it starts in its place", patience, async || {
+        let answer = server.session(&first).ok()?.get("/whoami").await.ok()?;
+        (answer.status == 200).then_some(())
+    });
+    answered.await?;
+    ensure!(server.state(&third)?.as_deref() == Some("asleep"));
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_system_names_a_person_as_the_session_did() -> Result<()> {
     let Some(server) = Server::start(Mode::Setuid)? else { return Ok(()) };

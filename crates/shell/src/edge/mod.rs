@@ -72,7 +72,7 @@ struct Inner {
 impl Edge {
     /// Must be called on the main runtime.
     pub fn new(app: App, router: axum::Router) -> Edge {
-        let peers = Peers::new(app.config.trusted_proxies.clone());
+        let peers = Peers::new(app.config.trusted_proxies.clone(), MAX_CONNECTIONS);
         Edge(Arc::new(Inner {
             app,
             router,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::config::AddressRange;
 use crate::shares::{self, Shares, holder};
 
-/// Connections of one address at once; an office behind one address has a few hundred.
+/// Connections of one address at once, and fewer when many addresses have many; an office behind one
+/// address has a few hundred.
 const EACH: usize = 2_048;
 
 /// Who is connected. Proxies that we trust are not counted: all the world comes through them.
@@ -19,9 +20,9 @@ pub struct Peers {
 pub struct Share(#[allow(dead_code)] Option<shares::Share<IpAddr>>);
 
 impl Peers {
-    pub fn new(trusted: Vec<AddressRange>) -> Peers {
-        // For all together the listeners have their own bound.
-        Peers { trusted, open: Shares::new(EACH, usize::MAX) }
+    /// `all`: of all addresses together.
+    pub fn new(trusted: Vec<AddressRange>, all: usize) -> Peers {
+        Peers { trusted, open: Shares::fair(EACH, all) }
     }
 
     /// `None`: this address has its share already.
@@ -40,7 +41,7 @@ mod tests {
     #[test]
     fn one_address_has_a_share_and_a_proxy_has_none() {
         let trusted = AddressRange::parse_list("loopback").unwrap();
-        let peers = Peers::new(trusted);
+        let peers = Peers::new(trusted, 16_384);
         let one: IpAddr = "2001:db8::1".parse().unwrap();
         let neighbour: IpAddr = "2001:db8::2:1".parse().unwrap();
         let mut held: Vec<Share> = (0..EACH).map(|_| peers.enter(one).unwrap()).collect();

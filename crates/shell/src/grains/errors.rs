@@ -107,6 +107,12 @@ impl Fault {
                 why,
                 "Go back. If you expected it to, tell the app's author.",
             ),
+            Error::Busy(why) => told(
+                "Too many grains are in use",
+                why,
+                "Close some of them, wait a moment, and try again. Whoever runs this server can \
+                 allow more.",
+            ),
             Error::Overloaded(why) => {
                 told("The app has too much to do", why, "Wait a moment, then try again.")
             }

@@ -6,6 +6,7 @@
 mod conn;
 pub mod cookies;
 mod core;
+mod crowd;
 mod destroy;
 mod errors;
 mod gateway;

@@ -34,6 +34,7 @@ const LOOP_FORGET: Duration = Duration::from_secs(600);
 pub enum Failure {
     Grain { reason: String, code: String, log_tail: String },
     NotFound,
+    Busy(String),
     Other(String),
 }
 
@@ -44,6 +45,7 @@ impl From<Error> for Failure {
                 Failure::Grain { reason, code, log_tail }
             }
             Error::NotFound(_) => Failure::NotFound,
+            Error::Busy(why) => Failure::Busy(why),
             other => Failure::Other(other.to_string()),
         }
     }
@@ -56,6 +58,7 @@ impl From<Failure> for Error {
                 Error::GrainFailed { reason, code, log_tail }
             }
             Failure::NotFound => Error::NotFound("grain"),
+            Failure::Busy(why) => Error::Busy(why),
             Failure::Other(text) => Error::Internal(text),
         }
     }

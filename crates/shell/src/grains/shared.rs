@@ -100,6 +100,13 @@ impl Shared {
         entry
     }
 
+    /// The grains of this owner that run, start or stop now.
+    pub fn running_of(&self, owner: AccountId) -> Vec<Arc<Entry>> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_owner = entries.values().filter(|entry| entry.owner.get() == Some(&owner));
+        of_owner.filter(|entry| entry.is_awake()).cloned().collect()
+    }
+
     /// Forgets a destroyed grain.
     pub fn forget(&self, grain: &GrainId) {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(grain);
@@ -127,6 +134,10 @@ impl Shared {
 impl Entry {
     pub fn state(&self) -> GrainState {
         self.state.borrow().clone()
+    }
+
+    fn is_awake(&self) -> bool {
+        !matches!(*self.state.borrow(), GrainState::Asleep | GrainState::Crashed { .. })
     }
 
     pub fn watch(&self) -> watch::Receiver<GrainState> {

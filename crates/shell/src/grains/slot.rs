@@ -19,6 +19,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
 use super::conn::Conn;
+use super::crowd;
 use super::group;
 use super::manifest::{self, Which};
 use super::pause::{Failure, Pauses};
@@ -114,10 +115,10 @@ impl Slot {
         self.conn(local, true).await
     }
 
-    /// Puts the grain to sleep, unless something has used it meanwhile.
-    pub async fn sleep(self: &Rc<Slot>, local: &Rc<Local>) -> Result<()> {
+    /// Puts the grain to sleep, unless something has used it in the last `quiet`.
+    pub async fn sleep(self: &Rc<Slot>, local: &Rc<Local>, quiet: Duration) -> Result<()> {
         let _gate = self.gate.lock().await;
-        if self.running().is_some() && self.entry.quiet_for() >= local.shared.config.idle {
+        if self.running().is_some() && self.entry.quiet_for() >= quiet {
             return self.stop_gated(local, false).await;
         }
         Ok(())
@@ -273,6 +274,10 @@ async fn start_gated(slot: &Rc<Slot>, local: &Rc<Local>) -> Result<Rc<Conn>> {
             let started = launch(slot, local, &row).await;
             match started {
                 Ok(conn) => conn,
+                Err(error @ Error::Busy(_)) => {
+                    entry.set_state(GrainState::Asleep);
+                    return Err(error);
+                }
                 Err(error) => {
                     group::clear(slot, local);
                     slot.did_not_start(&error);
@@ -326,6 +331,7 @@ async fn launch(slot: &Rc<Slot>, local: &Rc<Local>, row: &crate::store::Grain) -
         limits::effective(&local.shared.store, &config.grain_limits, &row.app_id, row.owner),
     );
     let (command, limits) = (command.map_err(|e| Error::Internal(e.to_string()))??, limits?);
+    crowd::make_room(local, row.owner, limits::running(&limits)).await?;
     let state = spawn::State::of(&grain_dir(local, entry));
     match spawn::spawn(config, &entry.grain, &package, state, &limits, &command).await? {
         Started::Listening(child) => {
@@ -517,7 +523,7 @@ pub async fn tick(local: Rc<Local>) {
             if slot.entry.quiet_for() >= local.shared.config.idle {
                 let local = local.clone();
                 tokio::task::spawn_local(async move {
-                    if let Err(e) = slot.sleep(&local).await {
+                    if let Err(e) = slot.sleep(&local, local.shared.config.idle).await {
                         tracing::warn!("grain {}: {e}", slot.entry.grain);
                     }
                 });

@@ -40,10 +40,10 @@ pub async fn page(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResul
             "person's beats an app's. No app can change its own limits." }
         (values(&app, "Limits of a grain", TABLE))
         section {
-            h2 { "What one person may install" }
+            h2 { "What one person may install and run" }
             p { "The apps that somebody brought count, whoever uses them; administrators have no "
-                "such limit unless an exception names them." }
-            (values(&app, "What one person may install", PERSON))
+                "limit of what they install unless an exception names them." }
+            (values(&app, "What one person may install and run", PERSON))
             p.hint { "The server's own values are a setting, " code { "GRAIN_LIMITS" } "." }
         }
         section {
