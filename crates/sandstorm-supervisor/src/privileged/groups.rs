@@ -144,12 +144,10 @@ fn fresh_group(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
         let name = if n == 0 { name.to_owned() } else { format!("{name}.{n}") };
         let text = CString::new(name.as_str())?;
         let _ = rustix::fs::unlinkat(parent, &text, AtFlags::REMOVEDIR);
-        match rustix::fs::mkdirat(parent, &text, GROUP_MODE.into()) {
-            Err(Errno::EXIST) => {}
-            other => {
-                other?;
-                return open(parent, &name);
-            }
+        let made = rustix::fs::mkdirat(parent, &text, GROUP_MODE.into());
+        if made != Err(Errno::EXIST) {
+            made?;
+            return open(parent, &name);
         }
     }
     Err(Errno::EXIST.into())

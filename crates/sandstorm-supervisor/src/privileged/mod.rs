@@ -31,7 +31,6 @@ pub mod slot;
 use std::io;
 use std::os::fd::AsFd;
 
-use nix::sys::signal::Signal;
 use rustix::fs::OFlags;
 
 use self::helper::Errand;
@@ -126,14 +125,11 @@ fn by_root(
     // Hundreds of spinning processes of the app must not keep init from ending them. The app
     // itself starts with the usual niceness; where we may not do this it takes a little longer.
     let _ = rustix::process::setpriority_process(Some(init.pid), -20);
-    let made = link
+    // Where one of these fails init ends with our end of its link, as it does after any failure.
+    let (socket, helper) = link
         .send_entrances(&groups.add_version_1(parents, &name, id))
         .and_then(|()| helper::fork(one_thread, errand))
-        .map_err(Step::Begin.failed());
-    let (socket, helper) = made.inspect_err(|_| {
-        // It may wait for us.
-        let _ = process::kill(init.pid, Signal::SIGKILL).map(|()| process::wait_for(init.pid));
-    })?;
+        .map_err(Step::Begin.failed())?;
     Ok(Rooted { init, uid: id, helper, socket, groups, slot })
 }
 

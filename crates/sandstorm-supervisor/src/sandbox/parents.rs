@@ -65,9 +65,8 @@ fn hierarchy(path: &str, magic: i64) -> Option<OwnedFd> {
 /// A directory of a hierarchy by the path that the kernel told; one outside our control group
 /// namespace (`/..`) leads out and is refused.
 fn beneath(top: BorrowedFd<'_>, path: &str) -> io::Result<OwnedFd> {
-    let relative = path.trim_start_matches('/');
-    let relative = if relative.is_empty() { "." } else { relative };
-    fd::open_in(top, &CString::new(relative)?, OFlags::PATH | OFlags::DIRECTORY)
+    let relative = CString::new(format!("./{}", path.trim_start_matches('/')))?;
+    fd::open_in(top, &relative, OFlags::PATH | OFlags::DIRECTORY)
 }
 
 #[cfg(test)]

@@ -43,10 +43,8 @@ pub fn create_in(dir: impl AsFd, path: &CStr, flags: OFlags, mode: u32) -> io::R
 
 /// `mkdirat` where there may be one already.
 pub fn ensure_dir(dir: impl AsFd, name: &CStr, mode: u32) -> io::Result<()> {
-    match rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode)) {
-        Err(Errno::EXIST) => Ok(()),
-        other => Ok(other?),
-    }
+    let made = rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode));
+    if made == Err(Errno::EXIST) { Ok(()) } else { Ok(made?) }
 }
 
 /// The owner of what is open, as far as the kernel knows: asked so, a file system in user space cannot
@@ -97,11 +95,8 @@ pub fn lock_within(file: impl AsFd, patience: Duration) -> io::Result<()> {
 }
 
 fn try_flock(file: impl AsFd, kind: FlockOperation) -> io::Result<bool> {
-    match rustix::fs::flock(file, kind) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(e) => Err(e.into()),
-    }
+    let done = rustix::fs::flock(file, kind);
+    if done == Err(Errno::WOULDBLOCK) { Ok(false) } else { Ok(done.map(|()| true)?) }
 }
 
 /// Lets a read of this socket wait for so long at most; then it answers `EAGAIN`.
@@ -199,18 +194,14 @@ pub fn close_between(first: u32, last: u32) -> io::Result<()> {
 
 /// Makes sure that fds 0 to 2 are open, so that nothing we open later lands there.
 pub fn ensure_standard_fds() -> io::Result<()> {
-    use rustix::stdio::{stderr, stdin, stdout};
-    for standard in [stdin(), stdout(), stderr()] {
-        if rustix::io::fcntl_getfd(standard).is_err() {
-            let null = rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty())?;
-            // The lowest free number is this one's, because all below are open.
-            if null.as_raw_fd() != standard.as_raw_fd() {
-                return Err(Errno::BADF.into());
-            }
-            forget(null);
+    loop {
+        // The kernel gives the lowest number that is free.
+        let null = rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty())?;
+        if null.as_raw_fd() > 2 {
+            return Ok(());
         }
+        forget(null);
     }
-    Ok(())
 }
 
 /// Writes everything with one call, as files of /proc and /sys want it.

@@ -69,17 +69,11 @@ pub fn clone(
         libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>())
     });
     if cgroup.is_none() && matches!(&result, Err(e) if e.raw_os_error() == Some(libc::ENOSYS)) {
+        let flags = u64::from((flags | libc::SIGCHLD) as u32);
         // SAFETY: the same fork by the older call; x86_64 and aarch64 take the pidfd's address as
         // the third argument (parent_tid).
         result = check(unsafe {
-            libc::syscall(
-                libc::SYS_clone,
-                u64::from((flags | libc::SIGCHLD) as u32),
-                0u64,
-                &raw mut pidfd,
-                0u64,
-                0u64,
-            )
+            libc::syscall(libc::SYS_clone, flags, 0u64, &raw mut pidfd, 0u64, 0u64)
         });
     }
     let Some(pid) = Pid::from_raw(result? as i32) else { return Ok(Forked::Child) };
