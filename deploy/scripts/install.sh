@@ -10,6 +10,8 @@
 # The only setuid file is PREFIX/bin/sandstorm-supervisor, 4750 root:group: members of the group may
 # start it, nobody else. Data goes to /var/sandstorm, which `uninstall` leaves alone.
 set -eu
+# What is made here is for all users of the machine, whatever root's own habit.
+umask 022
 
 die() { printf 'install: %s\n' "$*" >&2; exit 1; }
 

@@ -1,5 +1,6 @@
 //! `shell check`: is everything in place for grains to run?
 
+mod database;
 mod owner;
 
 use std::fs;
@@ -97,6 +98,7 @@ pub fn of_config(config: &Config) -> Vec<Problem> {
         ));
     }
     home(config, &mut out);
+    database::database(config, &mut out);
     packages(config, &mut out);
     unknown_packages(config, &mut out);
     programs(config, &mut out);

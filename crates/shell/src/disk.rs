@@ -18,6 +18,9 @@ const LOW: u64 = 1 << 30;
 /// How often it is looked at for the log.
 const LOOK: Duration = Duration::from_secs(30);
 
+/// Fewer free inodes than this, and an operator should know: each file of an app or a grain takes one.
+const FEW_FILES: u64 = 10_000;
+
 /// Free space, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
@@ -25,6 +28,8 @@ pub struct Disk {
     pub free: u64,
     /// All there is.
     pub total: u64,
+    /// Files that can still be made; `None` where the file system has no fixed number.
+    pub free_files: Option<u64>,
 }
 
 /// How far it has come.
@@ -47,6 +52,7 @@ impl Disk {
         Some(Disk {
             free: stat.blocks_available() as u64 * unit,
             total: stat.blocks() as u64 * unit,
+            free_files: (stat.files() > 0).then(|| stat.files_available() as u64),
         })
     }
 
@@ -60,10 +66,20 @@ impl Disk {
         }
     }
 
+    /// Whether the next files cannot be made, whatever bytes are free.
+    pub fn has_few_files(self) -> bool {
+        self.free_files.is_some_and(|free| free < FEW_FILES)
+    }
+
     /// What the operator should know, and do; `None` while there is plenty.
     pub fn told(self, home: &Path) -> Option<(String, String)> {
         let free = format!("{} are free below {}", bytes(self.free), home.display());
         let what = match self.stage() {
+            Stage::Fine | Stage::Low if self.has_few_files() => format!(
+                "Only {} files can still be made below {}: the file system has no inodes left for more.",
+                self.free_files.unwrap_or(0),
+                home.display()
+            ),
             Stage::Fine => return None,
             Stage::Low => format!("Only {free}."),
             Stage::NoInstalls => format!(
@@ -100,7 +116,7 @@ pub fn stops_saving(home: &Path) -> Option<String> {
 /// Tells the log when a line is crossed, in both directions.
 pub async fn watch(home: PathBuf) {
     let mut every = tokio::time::interval(LOOK);
-    let mut last = Stage::Fine;
+    let mut last = (Stage::Fine, false);
     loop {
         every.tick().await;
         let of = home.clone();
@@ -108,7 +124,7 @@ pub async fn watch(home: PathBuf) {
             continue;
         };
         let stage = disk.stage();
-        if stage != last {
+        if (stage, disk.has_few_files()) != last {
             match (stage, disk.told(&home)) {
                 (Stage::NoInstalls | Stage::NoWrites, Some((what, fix))) => {
                     tracing::error!("{what} {fix}");
@@ -116,7 +132,7 @@ pub async fn watch(home: PathBuf) {
                 (_, Some((what, fix))) => tracing::warn!("{what} {fix}"),
                 (_, None) => tracing::info!("there is room on the disk again"),
             }
-            last = stage;
+            last = (stage, disk.has_few_files());
         }
     }
 }
@@ -128,7 +144,9 @@ mod tests {
     #[test]
     fn each_line_is_told_with_what_is_kept_back() {
         let total = 100 << 30;
-        let told = |free: u64| Disk { free, total }.told(Path::new("/home")).map(|(what, _)| what);
+        let told = |free: u64| {
+            Disk { free, total, free_files: None }.told(Path::new("/home")).map(|(what, _)| what)
+        };
         assert_eq!(told(2 << 30), None);
         assert_eq!(told(900 << 20).unwrap(), "Only 944 MB are free below /home.");
         let installs = told(200 << 20).unwrap();
@@ -136,7 +154,10 @@ mod tests {
         let writes = told(100 << 20).unwrap();
         assert!(writes.contains("No grain can save") && writes.contains("last 134 MB"), "{writes}");
         // On a small disk a twentieth.
-        let small = Disk { free: 60 << 20, total: 1 << 30 };
+        let few = Disk { free: 90 << 30, total, free_files: Some(9) };
+        let (few, _) = few.told(Path::new("/home")).unwrap();
+        assert!(few.starts_with("Only 9 files can still be made"), "{few}");
+        let small = Disk { free: 60 << 20, total: 1 << 30, free_files: Some(1 << 20) };
         assert_eq!(small.stage(), Stage::NoInstalls);
         assert_eq!(Disk { free: 50 << 20, ..small }.stage(), Stage::NoWrites);
     }

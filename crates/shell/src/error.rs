@@ -54,6 +54,9 @@ pub enum Error {
     Unimplemented(String),
     #[error("the app is overloaded: {0}")]
     Overloaded(String),
+    /// The app itself says that it failed; its words, which may be a trace, are for its owner.
+    #[error("the app reported an error: {0}")]
+    AppError(String),
     /// An app's answer that cannot be passed on.
     #[error("the app's answer makes no sense: {0}")]
     BadGateway(String),
@@ -110,9 +113,11 @@ impl Error {
                 StatusCode::BAD_GATEWAY
             }
             Error::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Error::Config(_) | Error::Io { .. } | Error::Store(_) | Error::Internal(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Error::AppError(_)
+            | Error::Config(_)
+            | Error::Io { .. }
+            | Error::Store(_)
+            | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -142,6 +147,7 @@ impl Error {
             Error::Disconnected(_) => "G-GONE",
             Error::Unimplemented(_) => "G-NOIMPL",
             Error::Overloaded(_) => "G-BUSY",
+            Error::AppError(_) => "G-ERR",
             Error::BadGateway(_) => "G-ANSWER",
             Error::Timeout(_) => "G-TIME",
             Error::Io { .. } => "S-IO",

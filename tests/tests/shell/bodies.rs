@@ -167,6 +167,20 @@ async fn a_reader_that_stalls_stalls_the_app(probe: &Probe) -> Result<()> {
 }
 
 /// An app that knows only whole bodies in one place, and no method beyond those of the interface.
+/// An app that says that it failed has answered. Its words, which may be a trace, are its owner's.
+#[tokio::test]
+async fn what_an_app_says_of_its_own_failure_is_for_its_owner() -> Result<()> {
+    let Some(server) = Server::start(Mode::Setuid)? else { return Ok(()) };
+    let app = server.install(&apps::package("native")?)?;
+    let grain = server.create(&app.app_id)?;
+    let owner = server.session(&grain)?.get("/fail").await?;
+    ensure!(owner.status == 500 && owner.text().contains("secret.py"), "{owner:?}");
+    let visitor = server.session_with(&grain, &["--permissions", "read"])?.get("/fail").await?;
+    ensure!(visitor.status == 500 && !visitor.text().contains("secret.py"), "{visitor:?}");
+    ensure!(visitor.text().contains("G-ERR"), "{visitor:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_an_app_cannot_take_has_its_status() -> Result<()> {
     let Some(server) = Server::start(Mode::Setuid)? else { return Ok(()) };
@@ -180,5 +194,20 @@ async fn what_an_app_cannot_take_has_its_status() -> Result<()> {
     ensure!(done.stdout == b"413", "{done:?}");
     let answer = client.request("PROPFIND", "/", &[("content-type", "text/plain")], "x").await?;
     ensure!(answer.status == 415, "{answer:?}");
+
+    // XML in gzip, which the interface that all apps have carries as text only.
+    let packed = [("content-type", "application/xml"), ("content-encoding", "gzip")];
+    for (xml, status) in [("<a/>".to_owned(), 200), ("x".repeat((1 << 20) + 1), 413)] {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, xml.as_bytes())?;
+        let answer = client.request("PROPFIND", "/", &packed, gzip.finish()?).await?;
+        ensure!(answer.status == status, "{answer:?}");
+        ensure!(status != 200 || answer.text() == "got <a/>", "{answer:?}");
+    }
+    for (bytes, encoding) in [("no gzip", "gzip"), ("<a/>", "br")] {
+        let headers = [("content-type", "application/xml"), ("content-encoding", encoding)];
+        let answer = client.request("PROPFIND", "/", &headers, bytes).await?;
+        ensure!(answer.status == 415, "{answer:?}");
+    }
     Ok(())
 }

@@ -78,3 +78,45 @@ fn a_home_that_is_not_there_yet() -> Result<()> {
     }
     Ok(())
 }
+
+/// What keeps the server from starting is no secret of its log.
+#[test]
+fn a_database_that_no_start_can_use() -> Result<()> {
+    let Some(mut server) = sandstorm_tests::Server::start(Mode::Setuid)? else { return Ok(()) };
+    server.terminate(std::time::Duration::from_secs(20))?;
+    let path = server.installation.home().join("sandstorm.sqlite");
+    let whole = std::fs::read(&path)?;
+    let judge = || json(&mut server.installation.command("shell"));
+    let (clean, _) = judge()?;
+    ensure!(!clean["problems"].to_string().contains("sandstorm.sqlite"), "{clean}");
+
+    let put = |bytes: &[u8]| std::fs::write(&path, bytes);
+    let mut no_header = whole.clone();
+    no_header[..16].fill(b'x');
+    let mut torn = whole.clone();
+    torn[4096..].iter_mut().for_each(|byte| *byte = 0x5a);
+    for (what, bytes, word) in
+        [("no database", no_header, "not a database"), ("torn pages", torn, "malformed")]
+    {
+        put(&bytes)?;
+        let (told, code) = judge()?;
+        let says = told["problems"].to_string();
+        ensure!(code == Some(1) && says.contains("sandstorm.sqlite"), "{what}: {told}");
+        ensure!(says.contains(word), "{what}: {told}");
+    }
+    put(&whole)?;
+    chown(&path, Some(0), Some(0))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let (told, code) = judge()?;
+    ensure!(code == Some(1) && told["problems"].to_string().contains("cannot be read"), "{told}");
+    chown(&path, Some(server.installation.uid), None)?;
+
+    // An empty one beside grains: somebody has put the wrong file there.
+    put(&[])?;
+    let lost = server.installation.grain_dir("23456789ABCDEFGHJKLMNP");
+    std::fs::create_dir(&lost)?;
+    let (told, code) = judge()?;
+    let says = told["problems"].to_string();
+    ensure!(code == Some(1) && says.contains("the database does not know"), "{told}");
+    Ok(())
+}

@@ -91,6 +91,55 @@ async fn a_restarted_shell_finds_what_runs() -> Result<()> {
     Ok(())
 }
 
+/// A sub-command under way is given up, and so is whatever it holds of the database.
+#[tokio::test]
+async fn sigterm_ends_a_server_that_sub_commands_use() -> Result<()> {
+    let mut probe = probe!();
+    for round in 0..12_u64 {
+        let commands: Vec<_> = (0..3)
+            .map(|_| {
+                let mut create = probe.server.installation.command("shell");
+                create.args(["grain", "create", "--app", &probe.app.app_id]);
+                create.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+                create.spawn()
+            })
+            .collect::<Result<_, _>>()?;
+        tokio::time::sleep(Duration::from_millis(20 + round * 17)).await;
+        let begin = Instant::now();
+        let ended = probe.server.terminate(Duration::from_secs(60));
+        ensure!(begin.elapsed() < Duration::from_secs(20), "round {round}: {:?}", begin.elapsed());
+        ensure!(ended?.success());
+        for mut command in commands {
+            command.wait()?;
+        }
+        probe.server.run()?;
+    }
+    Ok(())
+}
+
+/// As when the disk with the grains is not mounted: nothing is made in the place of what there was.
+#[tokio::test]
+async fn a_grain_whose_data_are_gone_is_not_begun_anew() -> Result<()> {
+    let probe = probe!();
+    probe.client.put("/store/x", "kept").await?;
+    probe.server.json(&["grain", "stop", &probe.grain])?;
+    probe.server.wait_gone(&probe.grain, Duration::from_secs(5))?;
+    let dir = probe.server.installation.grain_dir(&probe.grain);
+    let aside = dir.with_extension("aside");
+    std::fs::rename(&dir, &aside)?;
+    let answer = probe.client.get("/store/x").await?;
+    ensure!(answer.status == 502 && answer.text().contains("Its data are gone"), "{answer:?}");
+    ensure!(!dir.exists(), "an empty grain was made in its place");
+    let told = probe.server.try_command(&["check"])?;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    ensure!(told.contains("The data of 1 grains are not below"), "{told}");
+
+    std::fs::rename(&aside, &dir)?;
+    probe.server.json(&["grain", "stop", &probe.grain])?;
+    ensure!(probe.client.get("/store/x").await?.text() == "kept");
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_end_of_a_grain() -> Result<()> {
     let probe = probe!();

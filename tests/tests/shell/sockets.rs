@@ -97,6 +97,7 @@ async fn what_is_no_handshake(probe: &Probe) -> Result<()> {
         (vec![("sec-websocket-version", "13")], 400),
         (vec![("sec-websocket-version", "13"), ("sec-websocket-key", "short")], 400),
         (vec![key, ("sec-websocket-version", "8")], 426),
+        (vec![key, ("sec-websocket-version", "13"), ("sec-websocket-protocol", "a b")], 400),
     ] {
         let headers: Vec<_> = upgrade.iter().chain(&more).copied().collect();
         let answer = probe.client.request("GET", "/ws", &headers, "").await?;

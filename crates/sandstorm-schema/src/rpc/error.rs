@@ -43,6 +43,11 @@ pub fn passed_on(error: Error) -> Error {
     }
 }
 
+/// Whether the other end said this, and not our own reading of what it sent.
+pub fn is_remote(error: &Error) -> bool {
+    error.extra.starts_with(HOP)
+}
+
 /// Whether the other end, or something behind it, is gone: the call may be tried once more.
 pub fn is_disconnected(error: &Error) -> bool {
     error.kind == ErrorKind::Disconnected

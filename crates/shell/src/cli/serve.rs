@@ -105,7 +105,7 @@ async fn serve(
     });
     let sweeping = tokio::spawn(sweep(app.clone()));
     tokio::spawn(crate::disk::watch(app.config.home.clone()));
-    control::start(app.clone(), lock, end.clone()).await?;
+    let control = control::start(app.clone(), lock, end.clone()).await?;
     announce(&app, json).await?;
     tokio::select! {
         _ = terminate.recv() => {}
@@ -116,13 +116,17 @@ async fn serve(
     end.cancel();
     // It would only say that the database is closed. What it has not swept waits for the next start.
     sweeping.abort();
+    let close = async {
+        edge.drain().await;
+        let _ = control.await;
+        app.store.close().await;
+    };
     tokio::select! {
-        () = edge.drain() => {}
-        // Asked twice, it means now.
+        () = close => {}
+        // Asked twice, it means now: what the database has not written back, its next start does.
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    app.store.close().await;
     Ok(())
 }
 
@@ -188,7 +192,10 @@ async fn sweep(app: App) {
         for grain in old.iter().filter_map(|id| id.parse().ok()) {
             match app.grains.destroy_trashed(&grain, before).await {
                 Ok(true) => {
-                    tracing::info!("grain {grain} was in the trash for 30 days and is destroyed");
+                    tracing::info!(
+                        "grain {grain} is destroyed: it was in the trash for 30 days, or a \
+                         destruction was cut short"
+                    );
                 }
                 // Restored meanwhile.
                 Ok(false) => {}

@@ -51,15 +51,27 @@ impl ControlImpl {
         .map_err(say)?;
         let package = self.package_of(&owner, &app_id).await?;
         let actions = app.store.actions(&package.package_id).await.map_err(say)?;
+        // Among those that `app list` shows: the manifest has others besides, which nobody can start so.
+        let action = actions.get(action as usize).ok_or_else(|| {
+            failed(match actions.len() {
+                0 => "this app has no actions, so nothing can be made with it".into(),
+                1 => format!("this app has no action {action}; it has one, number 0"),
+                count => format!(
+                    "this app has no action {action}; its actions are numbered 0 to {}",
+                    count - 1
+                ),
+            })
+        })?;
         let title = match title.trim() {
-            "" => actions
-                .iter()
-                .find(|found| found.position == i64::from(action))
-                .map_or_else(|| "Untitled".into(), |found| format!("Untitled {}", found.noun)),
+            "" => format!("Untitled {}", action.noun),
             title => identity::text::one_line(title, 200),
         };
         let id = package.package_id.parse().map_err(|e| failed(format!("{e}")))?;
-        let grain = app.grains.create(owner.id, &id, action as usize, &title).await.map_err(say)?;
+        let grain = app
+            .grains
+            .create(owner.id, &id, action.position as usize, &title)
+            .await
+            .map_err(say)?;
         // A grain that cannot even start is of no use to anybody.
         if let Err(error) = app.grains.wake(&grain).await {
             if let Err(e) = app.grains.destroy(&grain, None).await {

@@ -17,6 +17,7 @@ use capnp_rpc::rpc_twoparty_capnp::Side;
 use sandstorm_schema::ext_control_capnp::control;
 use sandstorm_schema::rpc::connect::{GuardLimits, Trust, Vat};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Result};
 use crate::state::App;
@@ -26,8 +27,17 @@ pub use home::{HomeLock, SOCKET, is_served, lock_home, read_only};
 /// The socket's name is looked at this often: somebody may have removed it.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Serves until `end`; then the socket's file goes. Returns once it is bound.
-pub async fn start(app: App, lock: Arc<HomeLock>, end: CancellationToken) -> Result<()> {
+/// How long the calls under way may take to be given up at the end.
+const END: Duration = Duration::from_secs(3);
+
+/// Serves until `end`; then calls under way are given up, connections are closed and the socket's file
+/// goes. Returns once it is bound; what it answers resolves when all of that is over.
+pub async fn start(
+    app: App,
+    lock: Arc<HomeLock>,
+    end: CancellationToken,
+) -> Result<tokio::sync::oneshot::Receiver<()>> {
+    let (over, is_over) = tokio::sync::oneshot::channel();
     let (ready, bound) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -45,18 +55,31 @@ pub async fn start(app: App, lock: Arc<HomeLock>, end: CancellationToken) -> Res
                     }
                 };
                 let _ = ready.send(Ok(()));
+                let open = TaskTracker::new();
                 tokio::select! {
-                    () = accept(app, &lock, &mut bound) => {}
+                    () = accept(app, &lock, &mut bound, &open, &end) => {}
                     () = end.cancelled() => {}
                 }
                 lock.unbind(&bound);
+                open.close();
+                // A call that is dropped with its connection unclosed lives on in cycles of references,
+                // with the database's one connection that writes.
+                let _ = tokio::time::timeout(END, open.wait()).await;
+                let _ = over.send(());
             });
         })
         .map_err(Error::io("starting a thread"))?;
-    bound.await.unwrap_or_else(|_| Err(Error::Internal("the control thread ended".into())))
+    bound.await.unwrap_or_else(|_| Err(Error::Internal("the control thread ended".into())))?;
+    Ok(is_over)
 }
 
-async fn accept(app: App, lock: &HomeLock, bound: &mut Bound) {
+async fn accept(
+    app: App,
+    lock: &HomeLock,
+    bound: &mut Bound,
+    open: &TaskTracker,
+    end: &CancellationToken,
+) {
     let own = nix::unistd::geteuid().as_raw();
     let mut looks = tokio::time::interval(LOOK);
     let mut told = String::new();
@@ -87,8 +110,12 @@ async fn accept(app: App, lock: &HomeLock, bound: &mut Bound) {
         let client: control::Client = capnp_rpc::new_client(object);
         let trust = Trust::Hostile(GuardLimits::control());
         let vat = Vat::spawn(stream, Side::Server, Some(client.client), trust);
-        tokio::task::spawn_local(async move {
-            let _ = vat.closed().await;
+        let end = end.clone();
+        open.spawn_local(async move {
+            tokio::select! {
+                _ = vat.closed() => {}
+                () = end.cancelled() => {}
+            }
             vat.disconnect().await;
         });
     }

@@ -39,6 +39,12 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Response<EdgeBody>> {
         };
         return Err(reply::told(request, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &sheet));
     }
+    // The library takes the last coding off and would pass the others on as if they were not there.
+    let codings = request.headers().get_all(header::TRANSFER_ENCODING);
+    if codings.iter().any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        let text = "The only Transfer-Encoding here is chunked.\n";
+        return Err(reply::plain(StatusCode::NOT_IMPLEMENTED, text));
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,15 +15,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use super::first_line::{FirstLine, Seen, Unfit, ends_head, is_plain};
+use crate::shares::{Share, Shares, holder};
 
 /// Bytes of a head that every connection may have; nearly all are below 8 KiB.
 const SMALL_HEAD: usize = 64 * 1024;
 /// How many connections may be in the middle of a larger head, each of up to 1 MiB.
-pub const LARGE_HEADS: usize = 64;
+const LARGE_HEADS: usize = 64;
+/// Those of one address (in IPv6 a /64), and fewer when many have many.
+const LARGE_HEADS_EACH: usize = 16;
 /// A peer that takes no byte of an answer for so long is cut off. nginx's `send_timeout` is a
 /// minute; a paused download may last a little longer here.
 pub const STALL: Duration = Duration::from_secs(300);
@@ -65,15 +68,21 @@ impl Phase {
     }
 }
 
+/// The right to large heads, which all connections share.
+pub fn large_heads() -> Arc<Shares<IpAddr>> {
+    Shares::fair(LARGE_HEADS_EACH, LARGE_HEADS)
+}
+
 /// The connection.
 pub struct Guarded<S> {
     stream: S,
     in_head: Phase,
-    large: Arc<Semaphore>,
+    large: Arc<Shares<IpAddr>>,
+    peer: IpAddr,
     /// Bytes of the head so far.
     read: usize,
     /// The right to a large head.
-    held: Option<OwnedSemaphorePermit>,
+    held: Option<Share<IpAddr>>,
     /// While a head certainly begins: its first line.
     line: Option<FirstLine>,
     /// Bytes that were looked at and are still to be passed on.
@@ -90,8 +99,8 @@ pub struct Guarded<S> {
 }
 
 impl<S> Guarded<S> {
-    /// `large` is shared by all connections and has [`LARGE_HEADS`] permits.
-    pub fn new(stream: S, large: &Arc<Semaphore>) -> (Guarded<S>, Phase) {
+    /// `large`: of all connections together ([`large_heads`]).
+    pub fn new(stream: S, peer: IpAddr, large: &Arc<Shares<IpAddr>>) -> (Guarded<S>, Phase) {
         let in_head = Phase(Arc::new(Told {
             in_head: AtomicBool::new(true),
             heads: AtomicU32::new(0),
@@ -102,6 +111,7 @@ impl<S> Guarded<S> {
             stream,
             in_head: in_head.clone(),
             large: large.clone(),
+            peer: holder(peer),
             read: 0,
             held: None,
             line: Some(FirstLine::default()),
@@ -131,8 +141,8 @@ impl<S> Guarded<S> {
         }
         self.read = self.read.saturating_add(bytes);
         if self.read > SMALL_HEAD && self.held.is_none() {
-            let permit = self.large.clone().try_acquire_owned();
-            self.held = Some(permit.map_err(|_| {
+            let share = self.large.enter(self.peer);
+            self.held = Some(share.ok_or_else(|| {
                 tracing::debug!("too many large heads at once; a connection is closed");
                 io::Error::from(io::ErrorKind::ConnectionAborted)
             })?);
@@ -290,6 +300,8 @@ mod tests {
 
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     async fn read(guarded: &mut Guarded<tokio::io::DuplexStream>, bytes: usize) -> io::Result<()> {
         let mut buf = vec![0; bytes];
         guarded.read_exact(&mut buf).await.map(drop)
@@ -297,11 +309,11 @@ mod tests {
 
     #[tokio::test]
     async fn only_so_many_heads_are_large_at_once() {
-        let large = Arc::new(Semaphore::new(1));
+        let large = Shares::new(1, 1);
         let (ours, mut peer) = tokio::io::duplex(1 << 20);
-        let (mut first, phase) = Guarded::new(ours, &large);
+        let (mut first, phase) = Guarded::new(ours, HERE, &large);
         let (ours, mut other) = tokio::io::duplex(1 << 20);
-        let (mut second, _) = Guarded::new(ours, &large);
+        let (mut second, _) = Guarded::new(ours, HERE, &large);
         for peer in [&mut peer, &mut other] {
             let mut head = b"GET / HTTP/1.1\r\n".to_vec();
             head.resize(SMALL_HEAD + 100, b'x');
@@ -316,22 +328,36 @@ mod tests {
         read(&mut first, 99).await.unwrap();
         let mut none = [0];
         assert!(futures::poll!(std::pin::pin!(first.read(&mut none))).is_pending());
-        assert_eq!(large.available_permits(), 1);
+        assert_eq!(large.taken(), 0);
         // A body is no head.
         peer.write_all(&vec![b'x'; 2 * SMALL_HEAD]).await.unwrap();
         read(&mut first, 2 * SMALL_HEAD).await.unwrap();
-        assert_eq!(large.available_permits(), 1);
+        assert_eq!(large.taken(), 0);
         phase.answered();
         peer.write_all(&vec![b'x'; SMALL_HEAD]).await.unwrap();
         read(&mut first, SMALL_HEAD).await.unwrap();
-        assert_eq!(large.available_permits(), 1);
+        assert_eq!(large.taken(), 0);
+    }
+
+    #[test]
+    fn one_address_does_not_hold_all_large_heads() {
+        let large = large_heads();
+        let of = |last| {
+            std::iter::from_fn({
+                let large = large.clone();
+                move || large.enter([192, 0, 2, last].into())
+            })
+        };
+        let held: Vec<_> = of(1).collect();
+        assert_eq!(held.len(), LARGE_HEADS_EACH);
+        assert_eq!(of(2).take(4).count(), 4);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_cut_off_and_who_takes_slowly_is_not() {
-        let large = Arc::new(Semaphore::new(1));
+        let large = Shares::new(1, 1);
         let (ours, mut peer) = tokio::io::duplex(10);
-        let (mut guarded, _) = Guarded::new(ours, &large);
+        let (mut guarded, _) = Guarded::new(ours, HERE, &large);
         let slow = async {
             let mut buf = [0; 10];
             for _ in 0..4 {
@@ -348,9 +374,9 @@ mod tests {
     /// An answer before the end of a body, which the peer reads when it has sent everything.
     #[tokio::test(start_paused = true)]
     async fn who_still_sends_hears_the_answer() {
-        let large = Arc::new(Semaphore::new(1));
+        let large = Shares::new(1, 1);
         let (ours, mut peer) = tokio::io::duplex(1000);
-        let (mut guarded, phase) = Guarded::new(ours, &large);
+        let (mut guarded, phase) = Guarded::new(ours, HERE, &large);
         phase.head_is_read(false);
         let serve = async move {
             guarded.write_all(b"no").await.unwrap();
@@ -367,7 +393,7 @@ mod tests {
         tokio::join!(serve, ask);
         // Not for ever.
         let (ours, mut peer) = tokio::io::duplex(1000);
-        let (mut guarded, phase) = Guarded::new(ours, &large);
+        let (mut guarded, phase) = Guarded::new(ours, HERE, &large);
         phase.head_is_read(false);
         let begin = tokio::time::Instant::now();
         let sends = async {
@@ -380,7 +406,7 @@ mod tests {
         assert!(begin.elapsed() < 2 * LINGER);
         // Nobody waits where there was no body.
         let (ours, _peer) = tokio::io::duplex(1000);
-        let (mut guarded, phase) = Guarded::new(ours, &large);
+        let (mut guarded, phase) = Guarded::new(ours, HERE, &large);
         phase.head_is_read(true);
         let begin = tokio::time::Instant::now();
         guarded.shutdown().await.unwrap();
@@ -391,9 +417,9 @@ mod tests {
     /// nothing of a body ever is.
     #[tokio::test]
     async fn a_line_is_replaced_only_where_a_head_begins() {
-        let large = Arc::new(Semaphore::new(1));
+        let large = Shares::new(1, 1);
         let (ours, mut peer) = tokio::io::duplex(1 << 20);
-        let (mut guarded, phase) = Guarded::new(ours, &large);
+        let (mut guarded, phase) = Guarded::new(ours, HERE, &large);
         let bad = b"GET /<> HTTP/1.1\r\nHost: a\r\n\r\n";
         let mended = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let mut passes = async |sent: &[u8], got: &[u8]| {

@@ -14,7 +14,7 @@ pub mod route;
 mod socket;
 mod watch;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ use tower::ServiceExt;
 
 use crate::grains::GrainBody;
 use crate::grains::pool::Local;
+use crate::shares::Shares;
 use crate::state::App;
 pub use body::{EdgeBody, Feed};
 use first_line::Unfit;
@@ -64,7 +65,7 @@ struct Inner {
     main: tokio::runtime::Handle,
     slots: Arc<tokio::sync::Semaphore>,
     peers: Peers,
-    large_heads: Arc<tokio::sync::Semaphore>,
+    large_heads: Arc<Shares<IpAddr>>,
     drain: CancellationToken,
     open: TaskTracker,
 }
@@ -79,7 +80,7 @@ impl Edge {
             main: tokio::runtime::Handle::current(),
             slots: Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS)),
             peers,
-            large_heads: Arc::new(tokio::sync::Semaphore::new(io::LARGE_HEADS)),
+            large_heads: io::large_heads(),
             drain: CancellationToken::new(),
             open: TaskTracker::new(),
         }))
@@ -164,7 +165,7 @@ impl Edge {
     async fn serve_here(self, stream: TcpStream, peer: SocketAddr, via: Via) {
         let edge = self.clone();
         let (stream, other_end) = Watched::new(stream);
-        let (stream, phase) = io::Guarded::new(stream, &self.0.large_heads);
+        let (stream, phase) = io::Guarded::new(stream, peer.ip(), &self.0.large_heads);
         let asking = other_end.clone();
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             let (edge, phase) = (edge.clone(), phase.clone());
@@ -196,7 +197,7 @@ impl Edge {
     ) {
         let edge = self.clone();
         let (stream, other_end) = Watched::new(stream);
-        let (stream, phase) = io::Guarded::new(stream, &self.0.large_heads);
+        let (stream, phase) = io::Guarded::new(stream, peer.ip(), &self.0.large_heads);
         let asking = other_end.clone();
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             let (edge, phase) = (edge.clone(), phase.clone());

@@ -408,6 +408,8 @@ pub fn from_rpc(error: capnp::Error) -> Error {
         Error::Unimplemented(words)
     } else if rpc_error::is_overloaded(&error) {
         Error::Overloaded(words)
+    } else if rpc_error::is_remote(&error) {
+        Error::AppError(words)
     } else {
         Error::BadGateway(words)
     }

@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::edge::EdgeBody;
 use crate::error::Error;
+use crate::identity::text::one_line;
 use crate::pace;
 use crate::pages::errors::sentence;
 use crate::pages::standalone::Sheet;
@@ -115,6 +116,17 @@ impl Fault {
             ),
             Error::Overloaded(why) => {
                 told("The app has too much to do", why, "Wait a moment, then try again.")
+            }
+            Error::AppError(why) => {
+                let fault = told(
+                    "The app reported an error",
+                    if owner { why.clone() } else { "It could not do what was asked.".into() },
+                    "Try again. If it happens again, tell the app's author, with the code below.",
+                );
+                if !owner {
+                    tracing::info!(code = fault.code, "the app reported: {}", one_line(&why, 500));
+                }
+                fault
             }
             Error::BadGateway(why) => told(
                 "The app's answer makes no sense",

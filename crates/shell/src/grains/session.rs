@@ -227,12 +227,22 @@ impl Sessions {
         tables.tickets.retain(|_, ticket| !hosts.contains(&ticket.host));
     }
 
+    /// Those of grains that something uses now.
+    fn in_use(&self) -> Vec<(GrainHost, [u8; 32])> {
+        let tables = self.tables();
+        let of_live = tables.by_sid.values().filter(|session| session.entry.live_count() > 0);
+        of_live.map(|session| (session.host.clone(), session.sid_hash)).collect()
+    }
+
     /// Forgets sessions that nobody used for a while; the database still knows them.
     pub fn sweep(&self) {
         let mut tables = self.tables();
         let Tables { by_sid, homes, unsaved, .. } = &mut *tables;
         by_sid.retain(|_, session| {
-            session.checked.elapsed() < RECHECK * 4 || Arc::strong_count(session) > 1
+            session.checked.elapsed() < RECHECK * 4
+                || Arc::strong_count(session) > 1
+                // Its sockets and streams hold the token of an earlier copy of it, and end by that.
+                || session.entry.live_count() > 0
         });
         let keys: HashSet<String> =
             by_sid.values().map(|session| row_key(&session.host, &session.sid_hash)).collect();
@@ -357,6 +367,16 @@ impl Shared {
             }
         }
         Err(Error::Busy("Too many people sign out just now: try again".into()))
+    }
+
+    /// Ends what goes on in sessions that are over without anybody's saying so: their sign-in has expired,
+    /// or the account is suspended. A request finds that by itself; a socket that is open makes none.
+    pub async fn recheck(&self) {
+        for (host, sid_hash) in self.sessions.in_use() {
+            if let Err(error) = self.session_of_row(&host, &[sid_hash]).await {
+                tracing::warn!("a session could not be looked at: {error}");
+            }
+        }
     }
 
     /// The rows that these hashes of cookies may belong to, read at once: a label has one, whatever

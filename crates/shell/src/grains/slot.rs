@@ -333,6 +333,18 @@ async fn launch(slot: &Rc<Slot>, local: &Rc<Local>, row: &crate::store::Grain) -
     let (command, limits) = (command.map_err(|e| Error::Internal(e.to_string()))??, limits?);
     crowd::make_room(local, row.owner, limits::running(&limits)).await?;
     let state = spawn::State::of(&grain_dir(local, entry));
+    if row.started.is_some() && state == spawn::State::New {
+        // An empty one in its place would look like a loss, and take what is lost later.
+        return Err(Error::GrainFailed {
+            reason: format!(
+                "Its data are gone: there is no directory grains/{} in the server's home. Whoever \
+                 runs this server must put it back, or mount the disk that it is on",
+                entry.grain
+            ),
+            code: errors::code("G-DATA"),
+            log_tail: String::new(),
+        });
+    }
     match spawn::spawn(config, &entry.grain, &package, state, &limits, &command).await? {
         Started::Listening(child) => {
             // It may have ended since: then its log says why.
@@ -540,6 +552,8 @@ pub async fn tick(local: Rc<Local>) {
         }
         if keep && local.index == 0 {
             local.shared.sessions.sweep();
+            let local = local.clone();
+            tokio::task::spawn_local(async move { local.shared.recheck().await });
         }
     }
 }

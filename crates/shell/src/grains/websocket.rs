@@ -16,6 +16,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use sandstorm_schema::http_map::is_token_byte;
 use sandstorm_schema::limits::{BODY_WINDOW, CALL_COST, SMALL_BODY};
 use sandstorm_schema::rpc::error::{disconnected, overloaded};
 use sandstorm_schema::web_session_capnp::web_session::web_socket_stream;
@@ -67,6 +68,10 @@ pub async fn open(
         .filter(|protocol| !protocol.is_empty())
         .take(MAX_PROTOCOLS)
         .collect();
+    if !offered.iter().all(|protocol| protocol.bytes().all(is_token_byte)) {
+        let why = "A name in Sec-WebSocket-Protocol has characters that none may have.";
+        return Err(fault(Error::BadRequest(why.into())));
+    }
     let opened = dial(ask, &offered).await.map_err(fault)?;
     let mut answer = Response::new(GrainBody::Whole(EdgeBody::empty()));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

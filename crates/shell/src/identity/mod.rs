@@ -51,12 +51,15 @@ pub async fn account_named(store: &Store, name: &str) -> Result<Account> {
 /// and with development accounts anybody.
 pub async fn owner_named(app: &App, name: &str) -> Result<Account> {
     let store = &app.store;
+    // Before any name that a person can give themselves.
+    if name.eq_ignore_ascii_case("operator") {
+        return operator(store).await;
+    }
     if let Some(account) = find(store, name).await? {
         return Ok(account);
     }
     let dev = text::one_line(name, DEV_NAME);
     match name {
-        name if name.eq_ignore_ascii_case("operator") => operator(store).await,
         _ if app.config.allow_dev_accounts && !dev.is_empty() => {
             dev_account(store, &dev, Role::Member).await
         }

@@ -17,6 +17,9 @@ pub fn one_line(text: &str, max: usize) -> String {
         }
         out.push_str(&word);
     }
+    if out.chars().all(is_blank) {
+        return String::new();
+    }
     if out.chars().count() > max {
         out = out.chars().take(max.saturating_sub(1)).collect::<String>().trim_end().to_owned();
         out.push('…');
@@ -41,6 +44,16 @@ fn is_format(c: char) -> bool {
         | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// Characters that have their use among others, and alone show nothing: joiners, fillers, variation
+/// selectors, the empty Braille cell.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace()
+        || matches!(c,
+            '\u{034f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200c}' | '\u{200d}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}'
+            | '\u{e0100}'..='\u{e01ef}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +65,8 @@ mod tests {
         assert_eq!(one_line("abcdef", 4), "abc…");
         assert_eq!(one_line("👩‍💻", 4), "👩‍💻");
         assert_eq!(one_line("\u{202e}\u{7}", 4), "");
+        assert_eq!(one_line("\u{3164} \u{2800}\u{fe0f}\u{200d}", 9), "");
+        assert_eq!(one_line("\u{2801}\u{2800}\u{2802}", 9), "\u{2801}\u{2800}\u{2802}");
         assert_eq!(lines("a\r\nb\u{7}\tc", 50), "a\nb\tc");
     }
 }

@@ -5,11 +5,18 @@
 mod log;
 
 use axum::Router;
+use axum::response::Response;
 use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::pages::guard;
 
 /// Puts the layers around `routes`, the first one innermost.
 pub fn around(routes: Router) -> Router {
     routes
+        .layer(axum::middleware::map_response(async |mut response: Response| {
+            guard(&mut response);
+            response
+        }))
         // A panic in a page is that request's alone.
         .layer(CatchPanicLayer::custom(|panic: Box<dyn std::any::Any + Send>| {
             let text = panic

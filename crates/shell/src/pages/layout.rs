@@ -119,6 +119,13 @@ pub fn respond(viewer: &Viewer, page: Page) -> Response {
 /// nobody.
 pub fn guard(response: &mut Response) {
     let headers = response.headers_mut();
+    let is_html = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/html");
+    if headers.get(header::CONTENT_TYPE).is_some_and(is_html) {
+        // A part of a page, which its script puts there; alone it needs nothing.
+        headers
+            .entry(header::CONTENT_SECURITY_POLICY)
+            .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    }
     for (name, value) in [
         (header::CACHE_CONTROL, "private, no-cache"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

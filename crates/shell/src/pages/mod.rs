@@ -37,6 +37,7 @@ use axum::{
 };
 
 pub use errors::PageError;
+pub use layout::guard;
 
 use crate::assets;
 use crate::identity::Login;

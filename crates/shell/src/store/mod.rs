@@ -10,6 +10,7 @@
 #![allow(dead_code)]
 
 mod accounts;
+mod examine;
 mod grain_list;
 mod grain_sessions;
 mod grains;
@@ -67,8 +68,16 @@ pub enum StoreError {
         /// What the migrator says.
         source: sqlx::migrate::MigrateError,
     },
+    /// The file is SQLite's, and not as SQLite wrote it.
+    #[error("the database {path} is damaged: {said}")]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// SQLite's own words.
+        said: String,
+    },
     /// A statement failed.
-    #[error("the database: {0}")]
+    #[error("the database: {}{}", .0, mended_by(.0))]
     Sql(#[from] sqlx::Error),
     /// A stored value is not one that this version writes.
     #[error("the database holds an unknown {what}: {value}")]
@@ -95,6 +104,14 @@ fn primary_code(error: &sqlx::Error) -> Option<u32> {
     let sqlx::Error::Database(error) = error else { return None };
     // The low byte; what is above it tells variants apart.
     error.code()?.parse::<u32>().ok().map(|code| code & 0xff)
+}
+
+/// What to do when a statement fails for a cause outside of the program, after a semicolon.
+fn mended_by(error: &sqlx::Error) -> String {
+    match primary_code(error) {
+        Some(5 | 6 | 8 | 10 | 11 | 13 | 26) => format!("; {}", advice(error)),
+        _ => String::new(),
+    }
 }
 
 /// What to do when the database cannot be opened.
@@ -137,6 +154,12 @@ fn at_migration(path: &Path, error: sqlx::migrate::MigrateError) -> StoreError {
 /// What every function here answers.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
+/// All versions of the schema up to this one.
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// How long the end waits for statements under way.
+const CLOSE: Duration = Duration::from_secs(5);
+
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -162,10 +185,7 @@ impl Store {
             .connect_with(options.clone())
             .await
             .map_err(open)?;
-        sqlx::migrate!("./migrations")
-            .run(&write)
-            .await
-            .map_err(|error| at_migration(path, error))?;
+        MIGRATIONS.run(&write).await.map_err(|error| at_migration(path, error))?;
         let read = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(options)
@@ -174,12 +194,20 @@ impl Store {
         Ok(Store { read, write })
     }
 
-    /// Writes back the log and closes the file; later calls fail.
+    /// Writes back the log and closes the file, in so far as nobody holds on to it for more than a few
+    /// seconds; later calls fail.
     pub async fn close(&self) {
-        self.read.close().await;
         // Best effort: the log is replayed at the next start anyway.
-        let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.write).await;
-        self.write.close().await;
+        let close = async {
+            self.read.close().await;
+            let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.write).await;
+            self.write.close().await;
+        };
+        if tokio::time::timeout(CLOSE, close).await.is_err() {
+            tracing::warn!(
+                "the database is still in use; its log is written back at the next start"
+            );
+        }
     }
 
     /// A setting of the whole server, such as its name.

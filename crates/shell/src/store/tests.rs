@@ -215,6 +215,15 @@ impl Store {
         }
     }
 
+    /// As when its days are over.
+    pub async fn expire_login(&self, login: crate::ids::LoginId) {
+        sqlx::query("UPDATE login_sessions SET expires = 1 WHERE id = $1")
+            .bind(login)
+            .execute(&self.write)
+            .await
+            .unwrap();
+    }
+
     /// As if nobody could read a manifest any more.
     pub async fn lose_manifests(&self) {
         sqlx::query("DELETE FROM manifests").execute(&self.write).await.unwrap();

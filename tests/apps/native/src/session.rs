@@ -141,6 +141,7 @@ impl web_session::Server for Session {
                 drop(unsafe { OwnedFd::from_raw_fd(3) });
                 not_found(results)
             }
+            "fail" => Err(Error::failed("Traceback: line 35 of /app/secret.py".into())),
             "hang" => futures::future::pending().await,
             _ => not_found(results),
         }
@@ -157,6 +158,15 @@ impl web_session::Server for Session {
             content.get_mime_type()?.to_str()?.starts_with("application/x-www-form-urlencoded");
         let body = content.get_content()?.to_vec();
         self.save(&body, form, results)
+    }
+
+    async fn propfind(
+        self: Rc<Self>,
+        params: web_session::PropfindParams,
+        results: web_session::PropfindResults,
+    ) -> Result<(), Error> {
+        let xml = params.get()?.get_xml_content()?.to_string()?;
+        answer(results, "application/xml", format!("got {xml}").as_bytes())
     }
 
     async fn put(

@@ -1,5 +1,6 @@
 //! Which method of `WebSession` an HTTP method is, and its call.
 
+use std::io::Read;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -47,6 +48,10 @@ pub enum Way<'a> {
     /// By our own interface only.
     Other,
 }
+
+/// Bytes of XML that a body in gzip may have. What clients send is a few KiB, and this is not counted
+/// with the bodies that wait.
+const MAX_UNPACKED: usize = 1 << 20;
 
 type Answer = Promise<Response<response::Owned>, capnp::Error>;
 
@@ -123,11 +128,10 @@ pub async fn call(
             }
         }
         way if is_xml_verb(way) && !xml_fits(ask, payload.whole()) => {
-            match extended(ask, web, payload, stream).await {
+            match extended(ask, web, payload, stream.clone()).await {
                 Err(Error::Unimplemented(_)) => {
-                    return Err(Error::MediaType(
-                        "The body of this method must be XML in UTF-8, not compressed.".into(),
-                    ));
+                    let xml = unpacked(ask, payload.whole()).await?;
+                    plain(ask, web, target, &xml, stream)?.await.map_err(from_rpc)?
                 }
                 other => other?,
             }
@@ -153,6 +157,32 @@ fn xml_fits(ask: &Ask<'_>, body: &[u8]) -> bool {
     (encoding.is_empty() || encoding.eq_ignore_ascii_case("identity"))
         && context::is_xml(kind)
         && std::str::from_utf8(body).is_ok()
+}
+
+/// XML that came in gzip, as text: the public interface has it in no other form.
+async fn unpacked(ask: &Ask<'_>, body: &[u8]) -> Result<Vec<u8>> {
+    let unfit = || {
+        let why = "The body of this method must be XML in UTF-8, as it is or in gzip.";
+        Error::MediaType(why.into())
+    };
+    let encoding = text(&ask.parts.headers, "content-encoding").to_ascii_lowercase();
+    let kind = ask.parts.headers.get("content-type").and_then(|v| v.to_str().ok());
+    if !matches!(encoding.as_str(), "gzip" | "x-gzip") || !context::is_xml(kind) {
+        return Err(unfit());
+    }
+    let packed = body.to_vec();
+    let unpack = tokio::task::spawn_blocking(move || {
+        let mut xml = Vec::new();
+        // One byte more than may be, so that a body cut at the limit is not taken for a whole one.
+        let most = MAX_UNPACKED as u64 + 1;
+        flate2::read::MultiGzDecoder::new(&*packed).take(most).read_to_end(&mut xml).map(|_| xml)
+    });
+    let xml = unpack.await.map_err(|e| Error::Internal(e.to_string()))?.map_err(|_| unfit())?;
+    if xml.len() > MAX_UNPACKED {
+        return Err(Error::TooLarge("Unpacked, the body is larger than 1 MiB.".into()));
+    }
+    std::str::from_utf8(&xml).map_err(|_| unfit())?;
+    Ok(xml)
 }
 
 /// A method of the interface with its whole body in one message.

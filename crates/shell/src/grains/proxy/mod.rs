@@ -45,8 +45,8 @@ const FIRST_BYTES: Duration = Duration::from_millis(25);
 /// What Sandstorm tells an app of a client that names no language.
 const DEFAULT_LANGUAGES: [&str; 2] = ["en-US", "en"];
 
-/// How soon after such an answer an app that is ending has ended.
-const LAST_BREATH: Duration = Duration::from_millis(300);
+/// How soon after such an answer an app that is ending has ended: its bridge alone stays for 300 ms.
+const LAST_BREATH: Duration = Duration::from_millis(800);
 
 /// What a request is, apart from its body.
 pub struct Ask<'a> {

@@ -205,3 +205,42 @@ async fn planted_cookies_lock_nobody_out() {
         assert!(place.remembers(&opened), "{mode}");
     }
 }
+
+/// A session that was checked again is another in memory than the one that its sockets began with.
+#[tokio::test]
+async fn what_goes_on_in_a_session_ends_with_its_sign_in() {
+    let place = Place::new().await;
+    let shared = &place.shared;
+    for expired in [false, true] {
+        let opened = place.open().await;
+        let hash = hash_secret(opened.sid.as_bytes());
+        let first = shared.session_by_cookie(&opened.host, &[&opened.sid]).await.unwrap().unwrap();
+        let (revoked, live) = (first.revoked.clone(), first.entry.live());
+        // As after five minutes and a request, and after twenty without one.
+        let old = |age: Duration| {
+            let mut tables = shared.sessions.tables();
+            let session = tables.by_sid.remove(&hash).unwrap();
+            let mut session = Arc::try_unwrap(session).unwrap_or_else(|_| panic!("held"));
+            session.checked = Instant::now().checked_sub(age).unwrap();
+            tables.by_sid.insert(hash, Arc::new(session));
+        };
+        drop(first);
+        old(RECHECK * 2);
+        let again = shared.session_by_cookie(&opened.host, &[&opened.sid]).await.unwrap().unwrap();
+        drop(again);
+        old(RECHECK * 5);
+        shared.sessions.sweep();
+        shared.recheck().await;
+        assert!(!revoked.is_cancelled());
+        if expired {
+            shared.store.expire_login(opened.login).await;
+            shared.recheck().await;
+        } else {
+            old(RECHECK * 5);
+            shared.sessions.sweep();
+            place.sign_out(opened.login).await;
+        }
+        assert!(revoked.is_cancelled(), "its sockets stay open");
+        drop(live);
+    }
+}
