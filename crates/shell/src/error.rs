@@ -56,7 +56,7 @@ pub enum Error {
     Overloaded(String),
     /// The app itself says that it failed; its words, which may be a trace, are for its owner.
     #[error("the app reported an error: {0}")]
-    AppError(String),
+    AppFailed(String),
     /// An app's answer that cannot be passed on.
     #[error("the app's answer makes no sense: {0}")]
     BadGateway(String),
@@ -113,7 +113,7 @@ impl Error {
                 StatusCode::BAD_GATEWAY
             }
             Error::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
-            Error::AppError(_)
+            Error::AppFailed(_)
             | Error::Config(_)
             | Error::Io { .. }
             | Error::Store(_)
@@ -147,7 +147,7 @@ impl Error {
             Error::Disconnected(_) => "G-GONE",
             Error::Unimplemented(_) => "G-NOIMPL",
             Error::Overloaded(_) => "G-BUSY",
-            Error::AppError(_) => "G-ERR",
+            Error::AppFailed(_) => "G-ERR",
             Error::BadGateway(_) => "G-ANSWER",
             Error::Timeout(_) => "G-TIME",
             Error::Io { .. } => "S-IO",

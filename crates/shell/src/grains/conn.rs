@@ -409,7 +409,7 @@ pub fn from_rpc(error: capnp::Error) -> Error {
     } else if rpc_error::is_overloaded(&error) {
         Error::Overloaded(words)
     } else if rpc_error::is_remote(&error) {
-        Error::AppError(words)
+        Error::AppFailed(words)
     } else {
         Error::BadGateway(words)
     }

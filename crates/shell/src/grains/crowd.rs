@@ -22,7 +22,7 @@ pub async fn make_room(local: &Rc<Local>, owner: AccountId, most: usize) -> Resu
     let shared = &local.shared;
     let mut running = shared.running_of(owner);
     let mut excess = running.len().saturating_sub(most);
-    running.retain(|entry| is_quiet(entry));
+    running.retain(is_quiet);
     running.sort_by_cached_key(|entry| std::cmp::Reverse(entry.quiet_for()));
     for entry in running {
         if excess == 0 {

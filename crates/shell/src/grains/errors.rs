@@ -117,7 +117,7 @@ impl Fault {
             Error::Overloaded(why) => {
                 told("The app has too much to do", why, "Wait a moment, then try again.")
             }
-            Error::AppError(why) => {
+            Error::AppFailed(why) => {
                 let fault = told(
                     "The app reported an error",
                     if owner { why.clone() } else { "It could not do what was asked.".into() },
