@@ -32,6 +32,30 @@ async fn a_grain_with_a_wake_lock_stays_up_and_sleeps_when_it_lets_go() -> Resul
     server.wait_gone(&held, Duration::from_secs(10))
 }
 
+/// The new server has heard of no lock: the supervisor tells it.
+#[tokio::test]
+async fn a_wake_lock_outlives_a_restart_of_the_server() -> Result<()> {
+    let idle = IDLE.to_string();
+    let started = Server::builder(Mode::Setuid).env("GRAIN_IDLE_SECONDS", &idle).start()?;
+    let Some(mut server) = started else { return Ok(()) };
+    let app = server.install(&apps::package("native")?)?;
+    let grain = server.create(&app.app_id)?;
+    let client = server.session(&grain)?;
+    ensure!(client.get("/awake").await?.text() == "awake");
+    for hard in [true, false] {
+        if hard {
+            server.kill();
+        } else {
+            server.terminate(Duration::from_secs(20))?;
+        }
+        server.run()?;
+        tokio::time::sleep(Duration::from_secs(3 * IDLE)).await;
+        ensure!(server.state(&grain)?.as_deref() == Some("running"), "it sleeps with a wake lock");
+    }
+    ensure!(client.get("/asleep").await?.text() == "asleep");
+    server.wait_state(&grain, "asleep", Duration::from_secs(60))
+}
+
 /// Of one person's grains so many run as may: one that nobody uses makes room, one in use does not.
 #[tokio::test]
 async fn a_person_has_so_many_grains_awake() -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use capnp::capability::FromClientHook;
 use sandstorm_schema::supervisor_capnp::sandstorm_core;
 use tokio::sync::watch;
 
@@ -14,9 +15,18 @@ impl CoreSlot {
         Rc::new(CoreSlot(watch::Sender::new(None)))
     }
 
-    /// Replaces the core; a restarted shell brings its own.
-    pub fn set(&self, core: sandstorm_core::Client) {
+    /// Replaces the core; a restarted shell brings its own. Whether it is another than before.
+    pub fn set(&self, core: sandstorm_core::Client) -> bool {
+        let is_new = !self.holds(&core);
         self.0.send_replace(Some(core));
+        is_new
+    }
+
+    /// Whether this is the present core. A connection gives one object one pointer for as long as
+    /// it is held, which it is here.
+    pub fn holds(&self, core: &sandstorm_core::Client) -> bool {
+        let pointer = core.as_client_hook().get_ptr();
+        self.0.borrow().as_ref().is_some_and(|held| held.as_client_hook().get_ptr() == pointer)
     }
 
     /// The present core, or the first one that comes.

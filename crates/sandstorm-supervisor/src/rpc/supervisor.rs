@@ -124,8 +124,8 @@ impl supervisor::Server for SupervisorImpl {
     ) -> Result<(), Error> {
         self.0.life.sign();
         let params = params.get()?;
-        if params.has_core() {
-            self.0.core.set(params.get_core()?);
+        if params.has_core() && self.0.core.set(params.get_core()?) {
+            self.0.locks.show_again(&self.0.core, &self.0.log);
         }
         Ok(())
     }

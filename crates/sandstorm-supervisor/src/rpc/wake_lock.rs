@@ -1,14 +1,16 @@
 //! Wake locks: the app keeps its grain awake, the owner sees it and may end it.
 //!
 //! Trust: the app's notification object is only ever called, never believed. The lock counts in
-//! `Life`; nothing survives the run of the grain.
+//! `Life`; nothing survives the run of the grain. The shell knows of it by the core that it was shown
+//! through, so each new core (of a restarted shell, of a fresh connection) is shown what is held.
 #![forbid(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use capnp::Error;
+use capnp::message::{HeapAllocator, TypedBuilder};
 use sandstorm_schema::activity_capnp::{notification_display_info, ongoing_notification};
 use sandstorm_schema::persistent_capnp::persistent;
 use sandstorm_schema::supervisor_capnp::{
@@ -20,23 +22,43 @@ use super::core::CoreSlot;
 use crate::grain::life::{Life, WakeLock};
 use crate::grain::log::Log;
 
+/// The largest text of a lock in words of 8 bytes: it is kept for as long as the lock is held.
+const MAX_INFO: u64 = 8192;
+
 /// All locks of this run, by number.
 #[derive(Default)]
 pub struct WakeLocks {
-    shown: RefCell<BTreeMap<u32, persistent_ongoing_notification::Client>>,
+    shown: RefCell<BTreeMap<u32, (persistent_ongoing_notification::Client, Weak<Held>)>>,
 }
 
 impl WakeLocks {
     /// The owner's view of a lock that is still held.
     pub fn notification(&self, number: u32) -> Option<persistent_ongoing_notification::Client> {
-        self.shown.borrow().get(&number).cloned()
+        self.shown.borrow().get(&number).map(|(notification, _)| notification.clone())
+    }
+
+    /// Shows the locks to a system that has come anew.
+    pub fn show_again(&self, core: &Rc<CoreSlot>, log: &Rc<Log>) {
+        for (notification, held) in self.shown.borrow().values() {
+            // One that is being taken sees by itself that the core has changed.
+            let Some(held) = held.upgrade().filter(|held| held.shown.borrow().is_some()) else {
+                continue;
+            };
+            let (core, log, notification) = (core.clone(), log.clone(), notification.clone());
+            tokio::task::spawn_local(async move {
+                if let Err(error) = show(&core, &held, &notification).await {
+                    log.note(&format!("a wish to stay awake could not be told again: {error}"));
+                }
+            });
+        }
     }
 }
 
 /// Takes a lock and shows it to the owner. Dropping the result ends both.
 ///
 /// # Errors
-/// `overloaded` when the grain holds too many; what the system answers to the notification.
+/// `overloaded` when the grain holds too many; `failed` when the text is too long; what the system
+/// answers to the notification.
 pub async fn take(
     life: &Rc<Life>,
     log: &Rc<Log>,
@@ -45,11 +67,17 @@ pub async fn take(
     info: notification_display_info::Reader<'_>,
     app: Option<ongoing_notification::Client>,
 ) -> Result<handle::Client, Error> {
-    let state = Rc::new(Held { app, shown: RefCell::new(None) });
+    if info.total_size()?.word_count > MAX_INFO {
+        return Err(Error::failed("the text of a wake lock has more than 64 KiB".into()));
+    }
+    let mut kept = TypedBuilder::new_default();
+    kept.set_root(info)?;
+    let (shown, cancelled) = (RefCell::new(None), Cell::new(false));
+    let state = Rc::new(Held { app, info: kept, shown, cancelled });
     let on_cancel = {
         let state = Rc::downgrade(&state);
         let log = log.clone();
-        Rc::new(move || cancelled(&state, &log))
+        Rc::new(move || self::cancelled(&state, &log))
     };
     let lock = life
         .hold(on_cancel)
@@ -57,29 +85,53 @@ pub async fn take(
     let number = lock.number;
     let notification: persistent_ongoing_notification::Client =
         capnp_rpc::new_client(NotificationImpl { number, life: life.clone(), core: core.clone() });
-    locks.shown.borrow_mut().insert(number, notification.clone());
+    let known = (notification.clone(), Rc::downgrade(&state));
+    locks.shown.borrow_mut().insert(number, known);
     // From here on the lock ends with this object, also when showing it fails.
     let result = WakeLockImpl { _lock: lock, state: state.clone(), locks: locks.clone(), number };
-
-    let target = core.get().await?.get_owner_notification_target_request().send();
-    let mut request = target.pipeline.get_owner().add_ongoing_request();
-    request.get().set_display_info(info)?;
-    request.get().set_notification(capnp::capability::FromClientHook::cast_to(notification));
-    let response = request.send().promise.await?;
-    *state.shown.borrow_mut() = Some(response.get()?.get_handle()?);
+    show(core, &state, &notification).await?;
     log.note("the app keeps the grain awake");
     Ok(capnp_rpc::new_client(result))
 }
 
+/// Shows a lock through the present core, and once more if another has come meanwhile.
+async fn show(
+    core: &CoreSlot,
+    held: &Held,
+    notification: &persistent_ongoing_notification::Client,
+) -> Result<(), Error> {
+    loop {
+        let through = core.get().await?;
+        let target = through.get_owner_notification_target_request().send();
+        let mut request = target.pipeline.get_owner().add_ongoing_request();
+        request.get().set_display_info(held.info.get_root_as_reader()?)?;
+        let object = capnp::capability::FromClientHook::cast_to(notification.clone());
+        request.get().set_notification(object);
+        let answer = request.send().promise.await;
+        if !core.holds(&through) {
+            continue;
+        }
+        let handle = answer?.get()?.get_handle()?;
+        if !held.cancelled.get() {
+            // The one through an earlier core goes here.
+            let _before = held.shown.replace(Some(handle));
+        }
+        return Ok(());
+    }
+}
+
 struct Held {
     app: Option<ongoing_notification::Client>,
+    info: TypedBuilder<notification_display_info::Owned, HeapAllocator>,
     /// Dropping it takes the notification away.
     shown: RefCell<Option<handle::Client>>,
+    cancelled: Cell<bool>,
 }
 
 fn cancelled(state: &Weak<Held>, log: &Log) {
     log.note("the app's wish to stay awake was cancelled");
     let Some(state) = state.upgrade() else { return };
+    state.cancelled.set(true);
     state.shown.borrow_mut().take();
     if let Some(app) = &state.app {
         let call = app.cancel_request().send().promise;

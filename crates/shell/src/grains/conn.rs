@@ -165,6 +165,7 @@ impl Conn {
         let core = CoreImpl {
             supervisor: supervisor.clone(),
             fullness: Cell::new(-1),
+            locks: Rc::default(),
             shared: shared.clone(),
             entry: entry.clone(),
             identities: identities.clone(),

@@ -1,7 +1,7 @@
 //! The capabilities that the shell gives out: `SandstormCore` to a supervisor, `SessionContext`
 //! and `Identity` to an app. Callers are hostile; what cannot work yet says `unimplemented`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -59,7 +59,10 @@ pub struct CoreImpl {
     /// Whose report it is: asked for what limits the disk.
     pub supervisor: supervisor::Client,
     /// Percent of the disk limit when it was last looked at.
-    pub fullness: std::cell::Cell<i64>,
+    pub fullness: Cell<i64>,
+    /// Ongoing notifications that came through this core. On a fresh connection the supervisor
+    /// shows all of them again before the old one goes.
+    pub locks: Rc<Cell<usize>>,
 }
 
 impl sandstorm_core::Server for CoreImpl {
@@ -68,7 +71,7 @@ impl sandstorm_core::Server for CoreImpl {
         _: sandstorm_core::GetOwnerNotificationTargetParams,
         mut results: sandstorm_core::GetOwnerNotificationTargetResults,
     ) -> Result<(), Error> {
-        let target = OwnerImpl { entry: self.entry.clone() };
+        let target = OwnerImpl { entry: self.entry.clone(), locks: self.locks.clone() };
         results.get().set_owner(capnp_rpc::new_client(target));
         Ok(())
     }
@@ -184,6 +187,7 @@ impl CoreImpl {
 /// The grain's owner as the app may notify them. A held notification keeps the grain awake.
 struct OwnerImpl {
     entry: Arc<Entry>,
+    locks: Rc<Cell<usize>>,
 }
 
 impl notification_target::Server for OwnerImpl {
@@ -194,11 +198,13 @@ impl notification_target::Server for OwnerImpl {
     ) -> Result<(), Error> {
         let notification = params.get()?.get_notification()?;
         drop(params);
-        if self.entry.locks.load(Ordering::Relaxed) >= MAX_LOCKS {
+        if self.locks.get() >= MAX_LOCKS {
             return Err(failed("a grain can have 16 ongoing notifications at once"));
         }
+        self.locks.set(self.locks.get() + 1);
         self.entry.locks.fetch_add(1, Ordering::Relaxed);
-        let lock = WakeLockImpl { entry: self.entry.clone(), _notification: notification };
+        let (entry, locks) = (self.entry.clone(), self.locks.clone());
+        let lock = WakeLockImpl { entry, locks, _notification: notification };
         results.get().set_handle(capnp_rpc::new_client(lock));
         Ok(())
     }
@@ -206,6 +212,7 @@ impl notification_target::Server for OwnerImpl {
 
 struct WakeLockImpl {
     entry: Arc<Entry>,
+    locks: Rc<Cell<usize>>,
     _notification: sandstorm_schema::activity_capnp::ongoing_notification::Client,
 }
 
@@ -221,6 +228,7 @@ impl handle::Server for WakeLockImpl {
 
 impl Drop for WakeLockImpl {
     fn drop(&mut self) {
+        self.locks.set(self.locks.get() - 1);
         self.entry.touch();
         self.entry.locks.fetch_sub(1, Ordering::Relaxed);
     }

@@ -202,7 +202,12 @@ impl Slot {
         let Some(old) = self.running().filter(|conn| conn.is_worn()) else { return };
         let Ok(new) = open(local, &self.entry, old.child.clone()).await else { return };
         if self.entry.live_count() > 0 {
-            return new.disconnect().await;
+            new.disconnect().await;
+            // The supervisor has turned to the new core, its wake locks with it.
+            if let Err(e) = old.keep_alive().await {
+                tracing::warn!("grain {}: keepAlive: {e}", self.entry.grain);
+            }
+            return;
         }
         new.answered.set(old.answered.get());
         new.settled.set(old.settled.get());
