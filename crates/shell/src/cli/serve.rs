@@ -143,16 +143,26 @@ async fn announce(app: &App, json: bool) -> Result<()> {
     };
     let journal =
         std::env::var("JOURNAL_STREAM").is_ok_and(|told| is_journal(&told, std::io::stdout()));
-    let line = if app.store.has_admin().await? || json && journal {
-        says(format!("{root}/"), "Serving")
-    } else if journal {
+    let named = || {
         format!(
             "Serving {root}/ which has no administrator yet: run `{} admin-link --home {}`",
             called(),
             app.config.home.display()
         )
+    };
+    let line = if app.store.has_admin().await? || json && journal {
+        says(format!("{root}/"), "Serving")
+    } else if journal {
+        named()
     } else {
-        says(identity::admin_link(app, None).await?, "Open")
+        match identity::admin_link(app, None).await {
+            Ok(url) => says(url, "Open"),
+            // On a full disk who mends that must still get in.
+            Err(error) => {
+                tracing::error!("no link for an administrator can be made: {error}");
+                if json { says(format!("{root}/"), "Serving") } else { named() }
+            }
+        }
     };
     if let Err(error) = try_line(format_args!("{line}")) {
         tracing::warn!(

@@ -36,8 +36,9 @@ pub async fn grant(shared: &Shared, grain: &GrainId, account: AccountId) -> Resu
                  end these programs"
             ),
             None => format!(
-                "All ports from {first} to {last} belong to other grains, so this one cannot be \
-                 opened. The operator can widen GRAIN_PORTS{}",
+                "The ports from {first} to {last} belong to other grains, and the last of them are \
+                 for people who have few, so this one cannot be opened. The operator can widen \
+                 GRAIN_PORTS{}",
                 if reuse { ", or destroy grains that are in the trash" } else { "" }
             ),
         }));

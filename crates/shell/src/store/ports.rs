@@ -5,6 +5,9 @@ use super::{AccountId, Result, Store, now_ms, random};
 /// Ports that are tried for one grain: one, and 16 more, as 2014's Sandstorm did.
 const TRIES: usize = 17;
 
+/// So many ports each account may have while there are any.
+const FEW: i64 = 8;
+
 impl Store {
     /// The port of this (grain, account): the one it has, else the lowest of the range that
     /// nobody ever had, else, with `reuse`, the one whose grain is gone longest. `None`: all taken.
@@ -12,7 +15,9 @@ impl Store {
     /// asked about [`TRIES`] ports at most.
     ///
     /// A browser keeps a port's storage for ever, so a port is given to another grain only where
-    /// that storage can be wiped (`reuse`: https), and only when its own grain is destroyed.
+    /// that storage can be wiped (`reuse`: https), and only when its own grain is destroyed. So a member
+    /// who makes grain after grain, and destroys them, has no more than half of what is left once half of
+    /// all are gone.
     pub async fn port_for(
         &self,
         grain: &str,
@@ -54,6 +59,25 @@ impl Store {
         .bind(i64::from(last))
         .fetch_all(&mut *tx)
         .await?;
+        // Once most are given out, what is left is for those who have few: a port is given for good,
+        // or as long as its grain is there.
+        let (given, own, is_admin): (i64, i64, bool) = sqlx::query_as(
+            "SELECT COUNT(*), COUNT(*) FILTER (WHERE account = $1),
+               EXISTS (SELECT 1 FROM accounts WHERE id = $1 AND role = 'admin')
+             FROM ports WHERE port >= $2 AND port <= $3
+               AND (NOT $4 OR grain IN (SELECT id FROM grains))",
+        )
+        .bind(account)
+        .bind(i64::from(first))
+        .bind(i64::from(last))
+        .bind(reuse)
+        .fetch_one(&mut *tx)
+        .await?;
+        let size = i64::from(last) - i64::from(first) + 1;
+        let left = size - given;
+        if left < size / 2 && !is_admin && own >= (left / 2).max(FEW) {
+            return Ok(None);
+        }
         let mut taken = taken.into_iter().peekable();
         let fresh: Vec<i64> = (i64::from(first)..=i64::from(last))
             .filter(|port| taken.next_if_eq(port).is_none())
@@ -166,5 +190,28 @@ mod tests {
         let second = port("g2", true, &[7000]).await.unwrap();
         assert!(second.port == 7001 && second.mark.is_some());
         assert_eq!(port("g3", true, &[7000]).await, None);
+    }
+
+    /// Grains of a member who takes what there is leave room for others, also destroyed.
+    #[tokio::test]
+    async fn one_member_does_not_take_all_ports() {
+        let (_dir, store) = store().await;
+        let (ada, ben) = (person(&store, "Ada").await, person(&store, "Ben").await);
+        let take = async |account, name: &str| {
+            let mut count = 0;
+            while store
+                .port_for(&format!("{name}{count}"), account, 7000, 7099, false, |_| true)
+                .await
+                .unwrap()
+                .is_some()
+            {
+                count += 1;
+            }
+            count
+        };
+        assert_eq!(take(ada.id, "a").await, 51);
+        assert_eq!(take(ben.id, "b").await, 16);
+        store.make_admin(ada.id).await;
+        assert_eq!(take(ada.id, "c").await, 33, "an administrator can have what is left");
     }
 }

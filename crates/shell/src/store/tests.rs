@@ -215,6 +215,15 @@ impl Store {
         }
     }
 
+    /// As whoever opens an administrator's link.
+    pub async fn make_admin(&self, account: crate::ids::AccountId) {
+        sqlx::query("UPDATE accounts SET role = 'admin' WHERE id = $1")
+            .bind(account)
+            .execute(&self.write)
+            .await
+            .unwrap();
+    }
+
     /// As when its days are over.
     pub async fn expire_login(&self, login: crate::ids::LoginId) {
         sqlx::query("UPDATE login_sessions SET expires = 1 WHERE id = $1")
