@@ -10,6 +10,7 @@ use crate::identity::form::Forms;
 use crate::ids::{AccountId, GrainId, LoginId, PackageId};
 use crate::install::Installer;
 use crate::live::Sockets;
+use crate::middleware::acts::Acts;
 use crate::store::Store;
 
 /// The running shell. Cheap to clone.
@@ -24,6 +25,7 @@ pub struct Inner {
     pub events: Events,
     pub sockets: Sockets,
     pub forms: Forms,
+    pub acts: Acts,
 }
 
 impl App {
@@ -42,6 +44,7 @@ impl App {
             events,
             sockets: Sockets::default(),
             forms: Forms::new(),
+            acts: Acts::new(),
         }))
     }
 }

@@ -459,3 +459,52 @@ async fn an_installation_that_is_cut_off_is_whole_or_gone() -> Result<()> {
     println!("installations cut off: {whole} whole, {gone} gone");
     Ok(())
 }
+
+/// A change goes on when its browser leaves; a file of which no more comes is none.
+#[tokio::test]
+async fn an_upload_ends_with_its_sender() -> Result<()> {
+    use tokio::io::AsyncWriteExt;
+    let started = Server::builder(Mode::Setuid).env("ALLOW_DEV_ACCOUNTS", "true").start()?;
+    let Some(server) = started else { return Ok(()) };
+    let ada = person(&server, "Ada", "member").await?;
+    let page = ada.get("/install").await?.text();
+    let token = page.split("name=\"token\" value=\"").nth(1).context("a token")?;
+    let token = token.split('"').next().unwrap_or_default();
+    let (host, origin) = (&ada.host, &ada.origin);
+    let cookie = ada.cookie.as_deref().unwrap_or_default();
+    let common = format!(
+        "Host: {host}\r\nOrigin: {origin}\r\nCookie: {cookie}\r\nX-Sandstorm-Token: {token}\r\n"
+    );
+    let field = format!(
+        "--b\r\nContent-Disposition: form-data; name=\"token\"\r\n\r\n{token}\r\n--b\r\n\
+         Content-Disposition: form-data; name=\"package\"; filename=\"x\"\r\n\r\nx"
+    );
+    let multipart = "Content-Type: multipart/form-data; boundary=b\r\n";
+    let heads = [
+        format!("POST /upload HTTP/1.1\r\n{common}Content-Length: 1000000\r\n\r\nx"),
+        format!("POST /upload HTTP/1.1\r\n{common}Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"),
+        format!(
+            "POST /install HTTP/1.1\r\n{common}{multipart}Content-Length: 1000000\r\n\r\n{field}"
+        ),
+    ];
+    let tmp = server.home().join("tmp");
+    let on_their_way = || std::fs::read_dir(&tmp).map(Iterator::count).ok();
+    // More than one person may have on their way at once.
+    for round in 0..2 {
+        let mut begun = Vec::new();
+        for head in &heads {
+            let mut stream = ada.connect().await?;
+            stream.write_all(head.as_bytes()).await?;
+            begun.push(stream);
+        }
+        eventually("all have begun", Duration::from_secs(10), || {
+            (on_their_way()? == heads.len()).then_some(())
+        })?;
+        drop(begun);
+        eventually("nothing is left", Duration::from_secs(10), || {
+            (on_their_way()? == 0).then_some(())
+        })
+        .with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
+}

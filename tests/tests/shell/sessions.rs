@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::{SinkExt, StreamExt};
-use sandstorm_tests::{Client, Server};
+use sandstorm_tests::{Client, Server, eventually_async};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::probe;
-use crate::support::Probe;
+use crate::support::{Probe, Writer};
 
 #[tokio::test]
 async fn only_the_grains_own_page_speaks_to_it() -> Result<()> {
@@ -223,6 +223,32 @@ async fn signing_out_ends_it(browser: &Browser, frame: &Client) -> Result<()> {
     let end = tokio::time::timeout(Duration::from_secs(2), socket.next()).await;
     ensure!(!matches!(end.context("the socket stayed open")?, Some(Ok(Message::Text(_)))));
     ensure!(frame.get("/echo").await?.status == 403);
+    Ok(())
+}
+
+/// The database is busy, and the browser waits for a second only.
+#[tokio::test]
+async fn a_sign_out_is_done_though_its_browser_leaves() -> Result<()> {
+    let probe = probe!();
+    let browser = Browser::sign_in(&probe.server).await?;
+    let frame = browser.open(&probe.grain).await?;
+    ensure!(frame.client.get("/echo").await?.status == 200);
+    let page = browser.shell.get("/").await?.text();
+    let token = page.split("name=\"token\" value=\"").nth(1).context("a token")?;
+    let form = format!("token={}", token.split('"').next().unwrap_or_default());
+    let origin = format!("Origin: {}", browser.shell.origin);
+    let writer = Writer::hold(&probe.server)?;
+    let options = ["--max-time", "1", "-H", &origin, "-H", "Sec-Fetch-Site: same-origin", "-d"];
+    let left = browser.shell.run_curl("/sign-out", &[&options[..], &[&form]].concat())?;
+    ensure!(left.status.code() == Some(28), "it did not wait: {left:?}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    ensure!(frame.client.get("/echo").await?.status == 200);
+    drop(writer);
+    eventually_async("the frame's session ends", Duration::from_secs(15), async || {
+        (frame.client.get("/echo").await.ok()?.status == 403).then_some(())
+    })
+    .await?;
+    ensure!(browser.page(&probe.grain).await.is_err(), "still signed in");
     Ok(())
 }
 

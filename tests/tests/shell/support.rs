@@ -1,8 +1,10 @@
 //! A server with one grain of the probe app, and a session of it.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{FcntlArg, fcntl};
 use sandstorm_tests::{Answer, App, Client, Mode, Server, apps};
 use serde_json::Value;
 
@@ -78,6 +80,27 @@ impl Probe {
         let answer = self.client.get("/stats").await?;
         let stats: Value = serde_json::from_slice(&answer.body).context("stats are JSON")?;
         stats["open"].as_u64().context("a count")
+    }
+}
+
+/// The one writer that the server's database has, held here: what the server writes waits (it does
+/// for ten seconds) until this is dropped.
+pub struct Writer(#[allow(dead_code)] File);
+
+impl Writer {
+    pub fn hold(server: &Server) -> Result<Writer> {
+        // The lock WAL_WRITE_LOCK is byte 120 of this file (sqlite.org/walformat.html, 2.3).
+        let name = server.home().join("sandstorm.sqlite-shm");
+        let file = File::options().read(true).write(true).open(name)?;
+        let lock = libc::flock {
+            l_type: libc::F_WRLCK as i16,
+            l_whence: libc::SEEK_SET as i16,
+            l_start: 120,
+            l_len: 1,
+            l_pid: 0,
+        };
+        fcntl(&file, FcntlArg::F_SETLKW(&lock)).context("the lock")?;
+        Ok(Writer(file))
     }
 }
 

@@ -185,8 +185,12 @@ fn is_journal(told: &str, stream: impl std::os::fd::AsFd) -> bool {
 /// Removes what has expired: sessions, links, grains that were long in the trash.
 async fn sweep(app: App) {
     let mut every = tokio::time::interval(SWEEP);
-    loop {
+    // What lies in `tmp/` at the start is removed with all else there.
+    for round in 0_u64.. {
         every.tick().await;
+        if round > 0 {
+            app.grains.clone().remove_aside().await;
+        }
         app.installer.sweep().await;
         if let Err(e) = app.store.sweep().await {
             tracing::error!("sweeping: {e}");

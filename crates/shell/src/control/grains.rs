@@ -258,24 +258,28 @@ impl ControlImpl {
         };
         drop(params);
         let row = self.any(&grain).await?;
-        let app = &self.app;
-        let (target, detail) = (grain.as_str(), &*row.title);
-        let audit = |action| Audit { by: None, action, target, detail };
-        if now {
-            let audit = audit("grain-destroy");
-            app.grains.destroy(&grain, Some(&audit)).await.map_err(say)?;
-        } else if row.trashed_at.is_some() {
+        if !now && row.trashed_at.is_some() {
             results.get().set_already(true);
             return Ok(());
-        } else {
-            let audit = Some(&audit("grain-trash"));
-            app.store.trash_grains(row.owner, &[grain.as_str()], true, audit).await.map_err(say)?;
-            app.grains.revoke_grain(&grain);
-            app.grains.stop(&grain).await.map_err(say)?;
         }
-        app.events.send(Event::GrainChanged { grain, owner: Some(row.owner) });
-        app.events.send(Event::AccountChanged(row.owner));
-        Ok(())
+        let app = self.app.clone();
+        // In a task of its own: whoever gives up waiting must not leave it half-done.
+        let work = tokio::spawn(async move {
+            let (target, detail) = (grain.as_str(), &*row.title);
+            let audit = |action| Audit { by: None, action, target, detail };
+            if now {
+                app.grains.destroy(&grain, Some(&audit("grain-destroy"))).await?;
+            } else {
+                let audit = audit("grain-trash");
+                app.store.trash_grains(row.owner, &[target], true, Some(&audit)).await?;
+                app.grains.revoke_grain(&grain);
+                app.grains.stop(&grain).await?;
+            }
+            app.events.send(Event::GrainChanged { grain, owner: Some(row.owner) });
+            app.events.send(Event::AccountChanged(row.owner));
+            Ok::<_, crate::error::Error>(())
+        });
+        work.await.map_err(|e| failed(e.to_string()))?.map_err(say)
     }
 
     pub async fn log(

@@ -128,7 +128,12 @@ impl Edge {
     pub async fn drain(&self) {
         self.0.drain.cancel();
         self.0.open.close();
-        if tokio::time::timeout(DRAIN_TIME, self.0.open.wait()).await.is_err() {
+        let ended = async {
+            self.0.open.wait().await;
+            // And what goes on for those who have left.
+            self.0.app.acts.ended().await;
+        };
+        if tokio::time::timeout(DRAIN_TIME, ended).await.is_err() {
             tracing::warn!("{} connections were still open and are cut", self.0.open.len());
         }
     }

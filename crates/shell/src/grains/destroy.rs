@@ -2,8 +2,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,6 +15,8 @@ use crate::error::{Error, Result};
 use crate::remove;
 use crate::store::Audit;
 
+/// How the names in `tmp/` begin under which the files of destroyed grains wait for their end.
+const ASIDE: &str = "deleting.";
 /// How long a grain's processes may take to end after they were killed.
 const END_TIME: Duration = Duration::from_secs(15);
 
@@ -42,31 +45,69 @@ impl Grains {
         trashed_before: Option<i64>,
         audit: Option<&Audit<'_>>,
     ) -> Result<bool> {
+        let (grains, grain) = (self.clone(), grain.clone());
+        let owned = |audit: &Audit<'_>| {
+            (audit.by, [audit.action, audit.target, audit.detail].map(str::to_owned))
+        };
+        let audit = audit.map(owned);
+        // In a task of its own: a caller that gives up must not leave it half-done.
+        let work = tokio::spawn(async move {
+            let line = audit.as_ref().map(|(by, [action, target, detail])| Audit {
+                by: *by,
+                action,
+                target,
+                detail,
+            });
+            grains.destroy_now(&grain, trashed_before, line.as_ref()).await
+        });
+        work.await.map_err(|e| Error::Internal(e.to_string()))?
+    }
+
+    async fn destroy_now(
+        &self,
+        grain: &GrainId,
+        trashed_before: Option<i64>,
+        audit: Option<&Audit<'_>>,
+    ) -> Result<bool> {
         let store = &self.0.store;
         // Before anything else, or a restore could come between, and a kill leave a row without files.
         if !store.doom_grain(grain.as_str(), trashed_before, audit).await? {
             return Ok(false);
         }
-        let moved = match self.end_and_set_aside(grain).await {
-            Ok(moved) => moved,
-            Err(error) => {
-                store.spare_grain(grain.as_str()).await?;
-                return Err(error);
-            }
-        };
-        self.0.store.destroy_grain(grain.as_str()).await?;
-        self.0.forget(grain);
-        if let Some(moved) = moved {
-            tokio::task::spawn_blocking(move || {
-                if let Err(e) = remove::remove_all(&moved) {
-                    tracing::warn!("removing {}: {e}", moved.display());
-                }
-            });
+        if let Err(error) = self.end_and_set_aside(grain).await {
+            store.spare_grain(grain.as_str()).await?;
+            return Err(error);
         }
+        store.destroy_grain(grain.as_str()).await?;
+        self.forget(grain);
+        // Nobody waits for it.
+        tokio::spawn(self.clone().remove_aside());
         Ok(true)
     }
 
-    async fn end_and_set_aside(&self, grain: &GrainId) -> Result<Option<PathBuf>> {
+    /// Removes the files of destroyed grains, also those that an earlier try has left.
+    pub async fn remove_aside(self) {
+        // One at a time, or two would take the same tree apart and meet what the other has removed.
+        let _turn = self.0.removing.lock().await;
+        let tmp = self.0.config.home.join("tmp");
+        let removed = tokio::task::spawn_blocking(move || remove_aside(&tmp)).await;
+        if let Err(e) = removed.unwrap_or_else(|e| Err(io::Error::other(e))) {
+            tracing::warn!("removing the files of destroyed grains: {e}");
+        }
+    }
+
+    /// Nothing of it is kept in memory, neither here nor on its thread.
+    fn forget(&self, grain: &GrainId) {
+        let entry = self.0.entry(grain);
+        let id = grain.clone();
+        let slot = self.on_home(entry, move |local, _| {
+            Box::pin(async move { drop(local.slots.borrow_mut().remove(&id)) })
+        });
+        tokio::spawn(slot);
+        self.0.forget(grain);
+    }
+
+    async fn end_and_set_aside(&self, grain: &GrainId) -> Result<()> {
         self.revoke_grain(grain);
         self.kill(grain).await?;
         let home = self.0.config.home.clone();
@@ -77,20 +118,33 @@ impl Grains {
     }
 }
 
-/// Moves the grain's directory out of `grains/`; `None` if there is none. One rename: after a
+/// Moves the grain's directory out of `grains/`, if there is one. One rename: after a
 /// crash the files are whole or gone, and the doomed row says that the rest is to be done.
-fn set_aside(home: &Path, grain: &str) -> Result<Option<PathBuf>> {
+fn set_aside(home: &Path, grain: &str) -> Result<()> {
     let from = home.join("grains").join(grain);
     let tmp = home.join("tmp");
     fs::create_dir_all(&tmp).map_err(Error::io(tmp.display().to_string()))?;
     // Held until the directory is away, so that no start gets between.
     let _lock = lock(&from, END_TIME)?;
-    let to = tmp.join(format!("deleting.{grain}.{}", super::random_name()));
+    let to = tmp.join(format!("{ASIDE}{grain}.{}", super::random_name()));
     match fs::rename(&from, &to) {
-        Ok(()) => Ok(Some(to)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(format!("removing {}", from.display()))(e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", from.display()))(e))
+        }
+        _ => Ok(()),
     }
+}
+
+/// Removes what was set aside; the first error after all were tried.
+fn remove_aside(tmp: &Path) -> io::Result<()> {
+    let mut result = Ok(());
+    for entry in fs::read_dir(tmp)? {
+        let entry = entry?;
+        if entry.file_name().as_bytes().starts_with(ASIDE.as_bytes()) {
+            result = result.and(remove::remove_all(&entry.path()));
+        }
+    }
+    result
 }
 
 /// Takes the lock that supervisor and init hold as long as a process of the grain is alive: the
@@ -138,8 +192,14 @@ mod tests {
         std::thread::sleep(Duration::from_millis(100));
         assert!(grain.exists());
         drop(held);
-        let moved = waiting.join().unwrap().unwrap().unwrap();
-        assert!(!grain.exists() && moved.join("lock").exists());
-        assert!(set_aside(dir.path(), "g1").unwrap().is_none());
+        waiting.join().unwrap().unwrap();
+        let tmp = dir.path().join("tmp");
+        let aside = || fs::read_dir(&tmp).unwrap().map(|entry| entry.unwrap().path());
+        assert!(!grain.exists() && aside().next().unwrap().join("lock").exists());
+        set_aside(dir.path(), "g1").unwrap();
+        assert_eq!(aside().count(), 1);
+        fs::write(tmp.join("upload.1"), "on its way").unwrap();
+        remove_aside(&tmp).unwrap();
+        assert!(aside().eq([tmp.join("upload.1")]));
     }
 }

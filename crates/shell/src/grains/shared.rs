@@ -32,6 +32,8 @@ pub struct Shared {
     new_ports: mpsc::UnboundedSender<NewPort>,
     /// The control group below which grains have theirs, where it was delegated to us.
     pub groups: Option<PathBuf>,
+    /// Whose turn it is to remove files of destroyed grains.
+    pub removing: tokio::sync::Mutex<()>,
     start: Instant,
 }
 
@@ -73,6 +75,7 @@ impl Shared {
             ports: Mutex::default(),
             new_ports,
             groups,
+            removing: tokio::sync::Mutex::default(),
             start: Instant::now(),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Who may do what is judged where the page is (`identity::act`); here is what holds for all.
 
+pub mod acts;
 mod log;
 
 use axum::Router;

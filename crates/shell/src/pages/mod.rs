@@ -110,7 +110,7 @@ async fn render_errors(State(app): State<App>, request: Request, next: Next) -> 
     let asked = errors::Asked::of(&parts);
     let packed = assets::accepts_gzip(&parts.headers);
     let reads = matches!(parts.method, http::Method::GET | http::Method::HEAD);
-    let mut response = next.run(Request::from_parts(parts, body)).await;
+    let mut response = app.acts.run(Request::from_parts(parts, body), next).await;
     let told = response.extensions_mut().remove::<PageError>();
     if let Some(error) = told.or_else(|| errors::of_the_framework(reads, &response)) {
         let allow = response.headers_mut().remove(http::header::ALLOW);

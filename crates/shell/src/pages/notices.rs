@@ -7,9 +7,9 @@ use serde::Deserialize;
 use super::layout::{self, Page, token_field};
 use super::parts::{empty, when};
 use super::viewer::Person;
-use super::{PageResult, grain_acts, sign_in::local_path};
+use super::{PageError, PageResult, grain_acts, sign_in::local_path};
 use crate::error::Error;
-use crate::identity::ActForm;
+use crate::identity::{ActForm, Login};
 use crate::ids::GrainId;
 use crate::state::{App, Event};
 use crate::store::Tone;
@@ -62,34 +62,45 @@ pub async fn undo(State(app): State<App>, act: ActForm<Undo>) -> PageResult {
         app.store.notify(login.id(), Tone::Warning, "This was undone already.", None).await?;
         return Ok(layout::redirect("/"));
     };
-    let (what, rest) = undo.split_once(' ').unwrap_or((undo.as_str(), ""));
-    let mut to = "/".to_owned();
-    match what {
+    let to = match run(&app, login, &undo).await {
+        Ok(to) => to,
+        Err(error) => {
+            // It was taken before, so that of two presses one does it; nothing was undone.
+            if let Err(error) = app.store.give_undo_back(login.id(), id, &undo).await {
+                tracing::warn!("an undo that failed could not be put back: {error}");
+            }
+            return Err(error);
+        }
+    };
+    app.events.send(Event::AccountChanged(login.id()));
+    Ok(layout::redirect(local_path(&act.form.to).unwrap_or(&to)))
+}
+
+/// Does what an undo says; the answer is where that is seen.
+async fn run(app: &App, login: &Login, undo: &str) -> Result<String, PageError> {
+    let (what, rest) = undo.split_once(' ').unwrap_or((undo, ""));
+    let (text, to) = match what {
         "restore" => {
             let ids: Vec<GrainId> = rest.split(' ').filter_map(|id| id.parse().ok()).collect();
-            grain_acts::restore(&app, login, &ids).await?;
+            grain_acts::restore(app, login, &ids).await?;
+            return Ok("/".into());
         }
         "rename" => {
             let (grain, title) = rest.split_once(' ').unwrap_or((rest, ""));
-            let (id, _) = super::grain::mine(&app, login, grain).await?;
+            let (id, _) = super::grain::mine(app, login, grain).await?;
             app.store.rename_grain(grain, title).await?;
-            app.store
-                .notify(login.id(), Tone::Good, &format!("Renamed back to {title}."), None)
-                .await?;
             app.events.send(Event::GrainChanged { grain: id, owner: Some(login.id()) });
-            to = format!("/grain/{grain}");
+            (format!("Renamed back to {title}."), format!("/grain/{grain}"))
         }
         "app" => {
             let package = app.store.package(rest).await?.ok_or(Error::NotFound("app"))?;
             if !app.store.choose_app(login.id(), &package).await? {
                 return Err(Error::NotFound("app").into());
             }
-            let text = format!("{} is back in your apps.", package.title);
-            app.store.notify(login.id(), Tone::Good, &text, None).await?;
-            to = "/apps".into();
+            (format!("{} is back in your apps.", package.title), "/apps".into())
         }
         other => return Err(Error::Internal(format!("unknown undo {other:?}")).into()),
-    }
-    app.events.send(Event::AccountChanged(login.id()));
-    Ok(layout::redirect(local_path(&act.form.to).unwrap_or(&to)))
+    };
+    app.store.notify(login.id(), Tone::Good, &text, None).await?;
+    Ok(to)
 }

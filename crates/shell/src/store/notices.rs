@@ -288,6 +288,17 @@ impl Store {
         Ok(undo.flatten())
     }
 
+    /// Puts an undo back that was taken and then failed.
+    pub async fn give_undo_back(&self, account: AccountId, id: i64, undo: &str) -> Result<()> {
+        sqlx::query("UPDATE notices SET undo = $3 WHERE id = $1 AND account = $2")
+            .bind(id)
+            .bind(account)
+            .bind(undo)
+            .execute(&self.write)
+            .await?;
+        Ok(())
+    }
+
     /// Adds a line to the audit log, about what no change of the database goes with.
     pub async fn audit(&self, line: &Audit<'_>) -> Result<()> {
         let mut writer = self.write.acquire().await?;

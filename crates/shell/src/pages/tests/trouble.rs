@@ -208,3 +208,46 @@ async fn a_form_that_does_not_come_is_answered_and_its_place_given_back() {
     let answer = tokio::time::timeout(Duration::from_secs(5), answer).await.expect("an answer");
     assert_eq!(answer.status, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn an_undo_that_fails_can_be_pressed_again() {
+    let server = Server::start(true).await;
+    let ada = server.person("Ada", "member").await;
+    let store = &server.app.store;
+    let owner = store.account_by_handle("ada").await.unwrap().unwrap().id;
+    let undo = Some("rename nosuchgrain Plan");
+    let notice = store.notify(owner, Tone::Good, "Renamed.", undo).await.unwrap();
+    for _ in 0..2 {
+        let answer = ada.post("/notices/undo", &format!("notice={notice}")).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    }
+    assert_eq!(store.take_undo(owner, notice).await.unwrap().as_deref(), undo);
+}
+
+/// Whoever asks for a grain's end may leave before its processes have gone.
+#[tokio::test]
+async fn a_grain_is_destroyed_though_nobody_waits() {
+    let server = Server::start(true).await;
+    server.person("Ada", "member").await;
+    let grain = server.grain("ada", "x").await;
+    let home = &server.app.config.home;
+    let dir = home.join("grains").join(grain.as_str());
+    std::fs::create_dir_all(&dir).unwrap();
+    let lock = std::fs::File::create(dir.join("lock")).unwrap();
+    let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    let destroyed = server.app.grains.destroy(&grain, None);
+    assert!(tokio::time::timeout(Duration::from_millis(300), destroyed).await.is_err());
+    drop(lock);
+    let tmp = home.join("tmp");
+    let is_gone = async || {
+        let row = server.app.store.grain(grain.as_str()).await.unwrap();
+        row.is_none() && !dir.exists() && std::fs::read_dir(&tmp).unwrap().next().is_none()
+    };
+    for _ in 0..100 {
+        if is_gone().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("a part of it is left");
+}
