@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::{SinkExt, StreamExt};
-use sandstorm_tests::{Client, Mode, Server, eventually, eventually_async};
+use nix::sys::signal::Signal;
+use sandstorm_tests::{Client, Mode, Server, eventually, eventually_async, processes};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::probe;
-use crate::support::Probe;
+use crate::support::{Probe, Writer};
 
 #[tokio::test]
 async fn a_grain_sleeps_when_nobody_uses_it_and_wakes_on_any_request() -> Result<()> {
@@ -54,6 +55,52 @@ async fn whatever_is_killed_the_next_request_is_answered() -> Result<()> {
     let answer = client.post("/exit?code=3", "text/plain", "").await?;
     ensure!(answer.status == 502, "{answer:?}");
     ensure!(client.get("/store/x").await?.text() == "kept");
+    Ok(())
+}
+
+/// What the database is told of an end comes late here, after somebody has asked for the grain again.
+#[tokio::test]
+async fn a_grain_that_was_started_again_is_not_shown_as_ended() -> Result<()> {
+    let probe = probe!();
+    let (grain, client) = (&probe.grain, &probe.client);
+    let link = probe.server.json(&["grain", "open", grain])?;
+    let browser = probe.server.client()?.sign_in(link["url"].as_str().context("a link")?).await?;
+    // That it came up is on record.
+    ensure!(client.get("/echo").await?.status == 200);
+    probe.server.json(&["grain", "stop", grain])?;
+    ensure!(client.get("/echo").await?.status == 200);
+
+    let writer = Writer::hold(&probe.server)?;
+    ensure!(probe.server.kill_in_grain(grain, "sandstorm-supervisor") > 0);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("/echo").await }
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    drop(writer);
+    ensure!(asked.await??.status == 200);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    ensure!(probe.server.state(grain)?.as_deref() == Some("running"));
+    let page = browser.get(&format!("/grain/{grain}")).await?;
+    ensure!(page.status == 200 && page.text().contains("<iframe"), "{}", page.text());
+    Ok(())
+}
+
+/// It does not answer, and no server of now has a connection to it.
+#[tokio::test]
+async fn a_stuck_supervisor_of_an_earlier_shell_is_ended() -> Result<()> {
+    let mut probe = probe!();
+    ensure!(probe.client.get("/echo").await?.status == 200);
+    probe.server.kill();
+    let all = probe.server.processes(&probe.grain);
+    let supervisor = all.iter().map(|process| process.pid).min().context("a supervisor")?;
+    processes::send(supervisor, Signal::SIGSTOP);
+    probe.server.run()?;
+    ensure!(probe.server.state(&probe.grain)?.as_deref() == Some("asleep"));
+    probe.server.json(&["grain", "stop", &probe.grain, "--now"])?;
+    probe.server.wait_gone(&probe.grain, Duration::from_secs(10))?;
+    ensure!(probe.client.get("/echo").await?.status == 200);
     Ok(())
 }
 

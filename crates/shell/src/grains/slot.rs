@@ -133,14 +133,15 @@ impl Slot {
     async fn stop_gated(self: &Rc<Slot>, local: &Rc<Local>, now: bool) -> Result<()> {
         let conn = match self.running() {
             Some(conn) => conn,
-            // Perhaps one of an earlier shell.
-            None => match connect(local, &self.entry).await {
-                Some(conn) => conn,
-                None => {
+            // Perhaps one of an earlier shell, which need not answer to be ended.
+            None => match socket(local, &self.entry).await {
+                Ok(stream) => Conn::open_fresh(&local.shared, &self.entry, stream, None),
+                Err(error) if nobody_listens(&error) => {
                     self.pauses.lift();
                     self.entry.set_state(GrainState::Asleep);
                     return Ok(());
                 }
+                Err(error) => return Err(error),
             },
         };
         // From here on whoever needs the grain waits for its next start.
@@ -243,6 +244,12 @@ async fn socket(local: &Local, entry: &Entry) -> Result<UnixStream> {
     let dir =
         std::fs::File::open(grain_dir(local, entry)).map_err(Error::io("the grain's directory"))?;
     connect_at(dir.as_fd(), "socket").await.map_err(Error::io("the grain's socket"))
+}
+
+/// Whether a grain's socket is not there or nobody's, which is what a grain that sleeps has.
+fn nobody_listens(error: &Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    matches!(error, Error::Io { source, .. } if matches!(source.kind(), NotFound | ConnectionRefused))
 }
 
 async fn start(slot: Rc<Slot>, local: Rc<Local>) -> std::result::Result<Rc<Conn>, Failure> {
@@ -381,6 +388,8 @@ async fn watch(slot: Rc<Slot>, local: Rc<Local>, conn: Rc<Conn>) {
         let (code, log_tail) = (errors::code("G-EXIT"), String::new());
         slot.pauses.greedy(conn.ran(), Failure::Grain { reason, code, log_tail });
     }
+    // From here on a start waits until the end is told, or it would be told of the new run.
+    let gate = slot.gate.lock().await;
     if slot.starting.borrow().is_some() || slot.running().is_some() {
         return;
     }
@@ -390,6 +399,7 @@ async fn watch(slot: Rc<Slot>, local: Rc<Local>, conn: Rc<Conn>) {
     }
     let error = Error::Disconnected("The app ended by itself.".into());
     let ended = slot.crashed(&local, error, conn.child.clone()).await;
+    drop(gate);
     if let (true, Error::GrainFailed { reason, .. }) = (greedy, ended) {
         slot.tell_owner(&local, &reason).await;
     }
@@ -439,7 +449,8 @@ impl Slot {
         }
     }
 
-    /// Makes the state, the record and the error of a grain that ended or did not start.
+    /// Makes the state, the record and the error of a grain that ended or did not start. Under the
+    /// gate: nothing starts meanwhile.
     async fn crashed(&self, local: &Local, error: Error, child: Option<Child>) -> Error {
         let log_tail = self.log_tail(local).await;
         let (reason, code) = match error {

@@ -61,7 +61,7 @@ pub async fn page(
     let crashed = match &state {
         GrainState::Crashed { pause, .. } => {
             pause.is_some_and(|pause| pause.seconds().is_some())
-                || grain.exit_at.is_none_or(|at| at + FRESH_CRASH_MS > now_ms())
+                || grain.exit_at.is_some_and(|at| at + FRESH_CRASH_MS > now_ms())
         }
         _ => false,
     };
