@@ -61,7 +61,7 @@ fn serves_or_refuses(bench: &Bench, mut child: std::process::Child) -> Result<Op
             let served = child.kill();
             child.wait()?;
             served?;
-            eventually("the grain's end", Duration::from_secs(2), || {
+            eventually("the grain's end", Duration::from_secs(10), || {
                 processes::naming(GRAIN).is_empty().then_some(())
             })?;
             Ok(None)
@@ -196,7 +196,7 @@ fn too_few_processes_end_in_words() -> Result<()> {
             if let Some(words) = serves_or_refuses(&bench, child)? {
                 ensure!(words.contains("sandstorm-supervisor: "), "{most}: {words}");
             }
-            eventually("no process of the grain", Duration::from_secs(3), || {
+            eventually("no process of the grain", Duration::from_secs(10), || {
                 processes::naming(GRAIN).is_empty().then_some(())
             })
             .with_context(|| format!("after {most}"))?;
@@ -241,7 +241,7 @@ fn tiny_limits_are_lifted_or_end_in_words() -> Result<()> {
                     ensure!(before_main.contains(name), "{name} {value}: {died}");
                 }
             }
-            eventually("no process of the grain", Duration::from_secs(3), || {
+            eventually("no process of the grain", Duration::from_secs(10), || {
                 processes::naming(GRAIN).is_empty().then_some(())
             })
             .with_context(|| format!("after {name} {value}"))?;
@@ -389,7 +389,7 @@ fn a_terminals_keys_stop_nothing_that_is_root() -> Result<()> {
             false => processes::naming(KEYED).into_iter().for_each(processes::kill),
         }
         child.wait()?;
-        eventually("no process of the grain", Duration::from_secs(3), || {
+        eventually("no process of the grain", Duration::from_secs(10), || {
             processes::naming(KEYED).is_empty().then_some(())
         })?;
     }
