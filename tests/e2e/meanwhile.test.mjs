@@ -274,3 +274,104 @@ test("F2 on a row leads to its title; walking out of a menu closes it", async ()
   await page.keyboard.press("Enter");
   await page.getByText("Renamed to Keyed anew.").first().waitFor();
 });
+
+test("Escape out of renaming leaves the focus where the next letter is no shortcut", async () => {
+  await makeProbe(page, "Renamed not");
+  await page.locator("header.bar a").first().focus();
+  await page.keyboard.press("F2");
+  await page.keyboard.type("thrown away");
+  await page.keyboard.press("Escape");
+  const focused = () => page.evaluate(() => document.activeElement.matches("iframe, .title-menu summary"));
+  await eventually("the focus is on the app or the title's menu", focused, 5);
+  const before = page.url();
+  await page.keyboard.type("new");
+  assert.equal(page.url(), before);
+  assert.equal(await titleOf(page), "Renamed not");
+});
+
+test("what is typed after full screen or a star is the app's", async () => {
+  await makeProbe(page, "Written in");
+  const before = page.url();
+  await page.getByRole("button", { name: "Star" }).click();
+  await page.keyboard.type("hello nice");
+  assert.equal(page.url(), before);
+  await page.locator("header.bar").getByLabel("More").click();
+  await page.getByText("Full screen").click();
+  assert.ok(await page.evaluate(() => document.activeElement.matches("iframe")), "the app has the focus");
+  await page.keyboard.type("and now more");
+  assert.equal(page.url(), before);
+});
+
+test("a page of the list that has gone shows the last one, and an act stays on its page", async () => {
+  await page.goto(`${server.origin}/?page=7`);
+  assert.ok(await page.locator(".grains li").count() > 0);
+  const to = await page.goto(`${server.origin}/?all=1`).then(() => page.locator("#list input[name=to]").inputValue());
+  assert.equal(to, "/?all=1");
+  for (const width of [1280, 959, 768, 640, 639, 390]) {
+    await page.setViewportSize({ width, height: 800 });
+    const doors = await page.locator("a[href='/new'], [data-make], button.new").evaluateAll((all) => all.filter((el) => el.checkVisibility()).length);
+    assert.ok(doors > 0, `nothing leads to a new grain at ${width}`);
+  }
+  await page.setViewportSize({ width: 1280, height: 800 });
+});
+
+test("Enter in the palette opens what was asked for, not what was shown before", async () => {
+  const wanted = await makeProbe(page, "Protokoll");
+  await makeProbe(page, "Another one");
+  await page.goto(server.origin);
+  await page.route("**/palette?*", async (route) => {
+    await new Promise((done) => setTimeout(done, 400));
+    await route.continue();
+  });
+  await page.keyboard.press("Control+k");
+  await page.locator(".palette li").first().waitFor();
+  await page.keyboard.type("zzqq");
+  await page.keyboard.press("Enter");
+  await page.locator(".palette").getByText("Nothing found.").waitFor();
+  assert.equal(new URL(page.url()).pathname, "/");
+  await page.locator(".palette input").fill("Protokoll");
+  await page.keyboard.press("Enter");
+  await page.waitForURL(`${server.origin}/grain/${wanted}`);
+  await page.unroute("**/palette?*");
+});
+
+// ---- Long names ----
+
+test("a long name of an app leaves the column of the list, and a name in a table, readable", async () => {
+  await page.goto(server.origin);
+  const long = "Ein sehr langer Anwendungsname mit vielen Wörtern für Elternbeiratssitzungen";
+  const widths = await page.evaluate((long) => {
+    const names = document.querySelectorAll(".rail a > bdi");
+    names.forEach((name) => { name.textContent = long; });
+    return { names: names.length, new: document.querySelector(".rail .new").getBoundingClientRect().width };
+  }, long);
+  assert.ok(widths.names > 0 && widths.new <= 220, JSON.stringify(widths));
+  const phone = await browser.newContext({ viewport: { width: 390, height: 800 }, storageState: await context.storageState() });
+  const small = await phone.newPage();
+  await small.goto(`${server.origin}/admin/people`);
+  for (const box of await small.locator("td > bdi, th bdi").all()) {
+    const { width, height } = await box.boundingBox(), name = await box.textContent();
+    assert.ok(width >= 100 && (name.length > 12 || height < 60), `${name}: ${width} by ${height}`);
+  }
+  await phone.close();
+});
+
+test("a limit that cannot be set is told beside what was typed", async () => {
+  await page.goto(`${server.origin}/admin/limits`);
+  for (const [name, value, words] of [["memory", "1", /at least 16777216 bytes/], ["pids", "lots", /number/],
+    ["running", "5", /one person/]]) {
+    await page.getByLabel("Whose").selectOption({ label: "App Probe" });
+    await page.getByLabel("Limit", { exact: true }).selectOption(name);
+    await page.getByLabel("Value").fill(value);
+    await page.getByRole("button", { name: "Make an exception" }).click();
+    await page.locator("#value-error").waitFor();
+    assert.match(await page.locator("#value-error").textContent(), words);
+    assert.equal(await page.getByLabel("Value").inputValue(), value);
+    assert.equal(await page.getByLabel("Limit", { exact: true }).inputValue(), name);
+    await assertAccessible(page, `limits with a wrong ${name}`);
+  }
+  await page.getByLabel("Limit", { exact: true }).selectOption("memory");
+  await page.getByLabel("Value").fill("512M");
+  await page.getByRole("button", { name: "Make an exception" }).click();
+  await page.getByText("The exception holds from the next start of a grain on.").first().waitFor();
+});

@@ -59,7 +59,7 @@ pub const PERSON: &[Limit] = &[
     Limit { name: "installed-files", unit: "files", default: 4_000_000, ceiling: 1 << 32,
         meaning: "files and directories that those apps unpack to; past it installing is refused" },
     Limit { name: "running", unit: "grains", default: 500, ceiling: 65_536,
-        meaning: "grains of one person that run at once; past it the one unused longest is put to sleep" },
+        meaning: "grains of one person that run at once; past it the one unused longest is put to sleep, and where all are in use no other starts" },
 ];
 
 /// What a supervisor exits with when it ended a grain that went on taking space past its disk

@@ -73,17 +73,28 @@ pub async fn effective(
     Ok(chosen)
 }
 
+/// Less than this, and no grain comes up: its own init and bridge, and a small app.
+const LEAST: [(&str, u64); 3] = [("memory", 16 << 20), ("pids", 4), ("files", 16)];
+
 /// Whether an exception of this limit makes sense for its subject.
 ///
 /// # Errors
-/// `BadRequest` for a person's limit set for an app.
-pub fn fits(limit: &Limit, subject: &LimitSubject) -> Result<()> {
-    match subject {
-        LimitSubject::App(_) if grain_limits::is_persons(limit) => Err(Error::BadRequest(format!(
-            "{} limits what a person installs, not an app's grains; set it for an account",
+/// `BadRequest` for a person's limit set for an app, and for a value with which nothing would start.
+pub fn fits(limit: &Limit, value: u64, subject: &LimitSubject) -> Result<()> {
+    let bad = |words| Err(Error::BadRequest(words));
+    if matches!(subject, LimitSubject::App(_)) && grain_limits::is_persons(limit) {
+        return bad(format!(
+            "{} limits what one person has, not an app's grains; set it for a person",
             limit.name
-        ))),
-        _ => Ok(()),
+        ));
+    }
+    match LEAST.iter().find(|(name, least)| *name == limit.name && value < *least) {
+        Some((name, least)) => bad(format!(
+            "{name} must be at least {least} {}, or no grain would start; K, M and G may follow the \
+             number",
+            limit.unit
+        )),
+        None => Ok(()),
     }
 }
 

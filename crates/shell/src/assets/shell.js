@@ -370,6 +370,7 @@ function enterFull() {
   leave.textContent = "×";
   leave.onclick = leaveFull;
   document.body.append(leave);
+  frame?.focus();
   document.documentElement.requestFullscreen?.().catch(() => { /* the bar is gone all the same */ });
 }
 function leaveFull() {
@@ -388,8 +389,13 @@ function rename() {
   $("#new-title").select();
 }
 function renamed() {
+  const had = titleForm.contains(document.activeElement);
   titleForm.hidden = true;
   $(".title-menu").hidden = false;
+  if (!had) return;
+  // On the page itself the next letter would be one of its shortcuts.
+  frame?.focus();
+  if (document.activeElement !== frame || !frame) $(".title-menu summary").focus();
 }
 function setTitle(title) {
   if ($("#title").textContent === title) return;
@@ -399,6 +405,8 @@ function setTitle(title) {
   if (at >= 0) document.title = shown.slice(0, at) + title + shown.slice(at + old.length);
   $("#title").textContent = title;
   if (frame) frame.title = title;
+  const waking = $(".waking bdi");
+  if (waking) waking.textContent = title;
 }
 const stay = (form, fields = {}) => {
   const body = new URLSearchParams(new FormData(form));
@@ -510,6 +518,8 @@ function upload(file) {
   say(`Uploading ${file.name}`);
 }
 function uploadDialog() {
+  // One that was cancelled, with what became of it.
+  $("#uploading")?.closest("dialog").remove();
   const dialog = makeDialog("Install an app");
   const box = Object.assign(document.createElement("div"), { id: "uploading" });
   const cancel = Object.assign(document.createElement("button"), { textContent: "Cancel" });
@@ -592,6 +602,8 @@ addEventListener("keydown", (event) => {
   }
   if (event.key === "Delete" && row) { $("input", row).checked = true; $("#list [value=trash]")?.click(); return; }
   if (store.get("keys") === "off") return;
+  // Whoever types beside the app meant the app: no letter may take its text away.
+  if (frame?.isConnected && document.body.classList.contains("shown") && event.key !== "?") return;
   if (event.timeStamp - goTo < 1500) {
     goTo = -Infinity;
     const to = { h: "/", a: "/apps", s: "/you" }[event.key];
@@ -645,8 +657,9 @@ function palette() {
   found.id = "found";
   found.setAttribute("role", "listbox");
   found.setAttribute("aria-label", "Found");
-  dialog.append(input, found);
-  let at = 0, asked = 0, timer;
+  const none = Object.assign(document.createElement("p"), { className: "hint", textContent: "Nothing found.", hidden: true });
+  dialog.append(input, found, none);
+  let at = 0, asked = 0, shown, timer;
   const light = () => {
     [...found.children].forEach((el, i) => el.setAttribute("aria-selected", String(i === at)));
     const el = found.children[at];
@@ -658,20 +671,33 @@ function palette() {
     if (el.dataset.make) makeNew(el.dataset.make); else location.assign(el.dataset.href);
   };
   const ask = async () => {
-    const mine = ++asked;
-    const answer = await fetch(`/palette?q=${encodeURIComponent(input.value)}`, part).catch(() => null);
+    const mine = ++asked, wanted = input.value;
+    const answer = await fetch(`/palette?q=${encodeURIComponent(wanted)}`, part).catch(() => null);
     if (mine !== asked || !answer?.ok) return;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     found.replaceChildren(...$$("li", page));
+    const n = found.children.length;
+    none.hidden = n > 0;
+    if (shown !== undefined) say(n ? `${n} found` : "Nothing found");
+    shown = wanted;
     at = 0;
     light();
+  };
+  // What is lit may still be the answer to fewer letters.
+  const enter = async () => {
+    if (shown !== input.value) {
+      clearTimeout(timer);
+      await ask();
+      if (shown !== input.value) return;
+    }
+    go(found.children[at]);
   };
   input.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(ask, 100); });
   input.addEventListener("keydown", (event) => {
     const n = found.children.length || 1;
     if (event.key === "ArrowDown") at = (at + 1) % n;
     else if (event.key === "ArrowUp") at = (at + n - 1) % n;
-    else if (event.key === "Enter") { event.preventDefault(); go(found.children[at]); return; }
+    else if (event.key === "Enter") { event.preventDefault(); enter(); return; }
     else return;
     event.preventDefault();
     light();

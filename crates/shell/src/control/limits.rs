@@ -56,7 +56,7 @@ impl ControlImpl {
         drop(params);
         let (limit, number) = parse_any_value(&name, &value).map_err(|e| failed(e.to_string()))?;
         let subject = self.subject(&who, false).await?;
-        fits(limit, &subject).map_err(say)?;
+        fits(limit, number, &subject).map_err(say)?;
         let store = &self.app.store;
         let number = i64::try_from(number).map_err(|e| failed(e.to_string()))?;
         let detail = &format!("{}={number}", limit.name);

@@ -47,7 +47,7 @@ pub async fn make_room(local: &Rc<Local>, owner: AccountId, most: usize) -> Resu
         return Ok(());
     }
     Err(Error::Busy(format!(
-        "{most} other grains of its owner are in use, as many as may run at once (limit “running”)"
+        "{most} other grains of its owner are in use, as many as may run at once (limit “running”)."
     )))
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::PageResult;
 use super::admin::respond;
 use super::layout::{self, token_field};
-use super::parts::{fingerprint, number};
+use super::parts::{field_error, fingerprint, number};
 use super::viewer::Viewer;
 use crate::error::Error;
 use crate::identity::AdminForm;
@@ -22,6 +22,19 @@ use crate::store::{Account, Audit, LimitRow, LimitSubject, Tone};
 
 /// `GET /admin/limits`.
 pub async fn page(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResult {
+    shown(&app, viewer, &Typed::default()).await
+}
+
+/// What stands in the form, and what is wrong with it.
+#[derive(Default)]
+struct Typed {
+    subject: String,
+    name: String,
+    value: String,
+    error: Option<String>,
+}
+
+async fn shown(app: &App, viewer: Viewer, typed: &Typed) -> PageResult {
     let people = app.store.accounts().await?;
     let mut apps: Vec<(String, String)> = Vec::new();
     for package in app.store.packages().await? {
@@ -38,19 +51,19 @@ pub async fn page(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResul
         div.heading { h1 { "Limits" } }
         p { "What one grain may use. An exception holds from the next start of a grain on; a "
             "person's beats an app's. No app can change its own limits." }
-        (values(&app, "Limits of a grain", TABLE))
+        (values(app, "Limits of a grain", TABLE))
         section {
             h2 { "What one person may install and run" }
             p { "The apps that somebody brought count, whoever uses them; administrators have no "
                 "limit of what they install unless an exception names them." }
-            (values(&app, "What one person may install and run", PERSON))
+            (values(app, "What one person may install and run", PERSON))
             p.hint { "The server's own values are a setting, " code { "GRAIN_LIMITS" } "." }
         }
         section {
             h2 { "Exceptions " span.n { (exceptions.len()) } }
             @if exceptions.is_empty() { p.hint { "None: everybody has the values above." } }
             @else { (exception_table(&viewer, &exceptions, &people, &apps)) }
-            (form(&viewer, &people, &apps))
+            (form(&viewer, &people, &apps, typed))
         }
         section {
             h2 { "What keeps them on this machine" }
@@ -152,30 +165,39 @@ fn exception_table(
     }
 }
 
-fn form(viewer: &Viewer, people: &[Account], apps: &[(String, String)]) -> Markup {
+fn form(viewer: &Viewer, people: &[Account], apps: &[(String, String)], typed: &Typed) -> Markup {
+    let chosen = |subject: &LimitSubject| key(subject) == typed.subject;
+    let is_wrong = typed.error.is_some();
     html! {
         form.field-row action="/admin/limits" method="post" {
             (token_field(viewer))
             label for="subject" { "Whose" }
             select #subject name="subject" required {
                 @for (id, title) in apps {
-                    option value=(key(&LimitSubject::App(id.clone()))) { "App " (title) }
+                    @let subject = LimitSubject::App(id.clone());
+                    option value=(key(&subject)) selected[chosen(&subject)] { "App " (title) }
                 }
                 @for person in people {
-                    option value=(key(&LimitSubject::Account(person.id))) {
+                    @let subject = LimitSubject::Account(person.id);
+                    option value=(key(&subject)) selected[chosen(&subject)] {
                         (person.display_name) " (" (person.handle) ")"
                     }
                 }
             }
             label for="limit" { "Limit" }
             select #limit name="name" {
-                @for limit in TABLE.iter().chain(PERSON) { option { (limit.name) } }
+                @for limit in TABLE.iter().chain(PERSON) {
+                    option selected[limit.name == typed.name] { (limit.name) }
+                }
              }
             label for="value" { "Value" }
             input #value name="value" required maxlength="20" autocomplete="off"
-                placeholder="2G" aria-describedby="value-hint";
+                placeholder="2G" value=(typed.value) autofocus[is_wrong]
+                aria-invalid=[is_wrong.then_some("true")]
+                aria-describedby=(if is_wrong { "value-error" } else { "value-hint" });
             button name="act" value="set" { "Make an exception" }
         }
+        (field_error("value-error", typed.error.as_deref()))
         p.hint #value-hint { "A number; K, M, G and T are powers of 1024." }
     }
 }
@@ -199,16 +221,35 @@ pub struct LimitAct {
 }
 
 /// `POST /admin/limits`.
-pub async fn act(State(app): State<App>, act: AdminForm<LimitAct>) -> PageResult {
+///
+/// What cannot be set is told beside the form, with everything that was typed.
+pub async fn act(State(app): State<App>, viewer: Viewer, act: AdminForm<LimitAct>) -> PageResult {
     let (by, form) = (act.login.id(), &act.form);
     let subject = subject(&app, &form.subject, form.act == "clear").await?;
     let bad = |text: String| Error::BadRequest(text);
     let audit = |action, detail| Audit { by: Some(by), action, target: &form.subject, detail };
     let said = match form.act.as_str() {
         "set" => {
-            let (limit, number) = parse_any_value(form.name.trim(), form.value.trim())
-                .map_err(|e| bad(e.to_string()))?;
-            fits(limit, &subject)?;
+            let judged = parse_any_value(form.name.trim(), form.value.trim())
+                .map_err(|e| e.to_string())
+                .and_then(|(limit, number)| {
+                    fits(limit, number, &subject).map_err(|e| e.to_string())?;
+                    Ok((limit, number))
+                });
+            let (limit, number) = match judged {
+                Ok(judged) => judged,
+                Err(error) => {
+                    let typed = Typed {
+                        subject: form.subject.clone(),
+                        name: form.name.clone(),
+                        value: form.value.clone(),
+                        error: Some(super::errors::sentence(&error)),
+                    };
+                    let mut page = shown(&app, viewer, &typed).await?;
+                    *page.status_mut() = http::StatusCode::BAD_REQUEST;
+                    return Ok(page);
+                }
+            };
             let number = i64::try_from(number).map_err(|e| bad(e.to_string()))?;
             let detail = format!("{}={number}", limit.name);
             let audit = audit("limit-set", &*detail);

@@ -84,13 +84,20 @@ impl Wanted {
 }
 
 /// `GET /`.
-pub async fn page(Query(wanted): Query<Wanted>, viewer: Viewer) -> PageResult {
+pub async fn page(Query(mut wanted): Query<Wanted>, viewer: Viewer) -> PageResult {
     let Some(login) = viewer.login.clone() else { return super::sign_in::landing(viewer).await };
     let store = &viewer.app.store;
     let mut viewer = viewer.clone();
     viewer.take_notices().await?;
-    let query = wanted.query();
-    let list = store.list_grains(login.id(), &query).await?;
+    let mut query = wanted.query();
+    let mut list = store.list_grains(login.id(), &query).await?;
+    let last = (list.total - 1).max(0) / PAGE_ROWS;
+    if query.page.is_some_and(|page| page > last) {
+        // Its grains are elsewhere by now.
+        wanted.page = last;
+        query = wanted.query();
+        list = store.list_grains(login.id(), &query).await?;
+    }
     let counts = store.count_grains(login.id()).await?;
     let apps = store.apps_of(login.id()).await?;
     let person = Person { viewer, login };
@@ -219,7 +226,9 @@ fn rows(person: &Person, wanted: &Wanted, query: &GrainQuery, list: &GrainPage) 
     html! {
         form #list.list action="/grains/act" method="post" {
             (token_field(&person.viewer))
-            input type="hidden" name="to" value=(wanted.with(|_| ()));
+            input type="hidden" name="to" value=(wanted.with(|to| {
+                (to.page, to.all) = (wanted.page.clamp(0, 1_000_000), wanted.all.clone());
+            }));
             div.chosen {
                 strong #chosen { "Chosen" }
                 @if trash {
@@ -304,7 +313,7 @@ fn one_row(row: &GrainListItem, trash: bool) -> Markup {
             span.size { (size(grain.size)) }
             span.at { (when(if trash { grain.trashed_at.unwrap_or(0) } else { grain.last_used })) }
             @if !trash {
-                a.more href=(format!("/grains/{id}/details")) aria-label="More" { (icon("more")) }
+                a.more href=(format!("/grains/{id}/details")) aria-label=(format!("More about {}", grain.title)) { (icon("more")) }
             }
         }
     }

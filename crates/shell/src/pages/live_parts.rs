@@ -155,7 +155,9 @@ fn crashed(
                 p.hint { "Code " code { (code) } }
                 @if !log_tail.trim().is_empty() {
                     h3 { "The last lines of its log" }
-                    pre.log tabindex="0" { (log_tail) }
+                    div.tail tabindex="0" role="region" aria-label="The last lines of its log" {
+                        pre.log { (log_tail) }
+                    }
                 }
             }
         }

@@ -59,7 +59,9 @@ impl Sheet<'_> {
                         p.hint { "Code " code { (self.code) } }
                         @if !self.log_tail.trim().is_empty() {
                             h2 { "The last lines of its log" }
-                            pre tabindex="0" aria-label="The last lines of its log" { (self.log_tail) }
+                            div.tail tabindex="0" role="region" aria-label="The last lines of its log" {
+                                pre { (self.log_tail) }
+                            }
                         }
                     }
                 }
