@@ -84,7 +84,7 @@ pub fn fits(limit: &Limit, value: u64, subject: &LimitSubject) -> Result<()> {
     let bad = |words| Err(Error::BadRequest(words));
     if matches!(subject, LimitSubject::App(_)) && grain_limits::is_persons(limit) {
         return bad(format!(
-            "{} limits what one person has, not an app's grains; set it for a person",
+            "{} limits what one person has, not an app's grains; set it for a person's account",
             limit.name
         ));
     }
