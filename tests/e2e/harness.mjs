@@ -8,6 +8,7 @@ import { chmodSync, cpSync, createWriteStream, mkdirSync, mkdtempSync, readdirSy
   readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer as createHttpServer, request as httpRequest } from "node:http";
 import { createServer } from "node:net";
+import { afterEach } from "node:test";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -277,8 +278,56 @@ const chromiumOptions = {
 export async function launch() {
   const browser = await chromium.launch(chromiumOptions);
   started.add(browser);
+  const newContext = browser.newContext.bind(browser);
+  browser.newContext = async (options) => {
+    const context = await newContext(options);
+    await observe(context);
+    return context;
+  };
   return browser;
 }
+
+/** Requests without an answer, by context. */
+const unanswered = new Map();
+
+/** Remembers what tells a press that was lost from a server that did not answer. */
+async function observe(context) {
+  const open = new Map();
+  unanswered.set(context, open);
+  context.on("request", (request) => open.set(request, Date.now()));
+  for (const over of ["requestfinished", "requestfailed"]) context.on(over, (request) => open.delete(request));
+  context.on("close", () => unanswered.delete(context));
+  await context.addInitScript(() => {
+    if (window !== top) return;
+    const seen = [];
+    window.e2eEvents = () => seen;
+    for (const kind of ["mousedown", "mouseup", "click", "keydown", "submit", "focusin", "blur", "toggle"]) {
+      addEventListener(kind, (event) => {
+        const on = event.target.tagName ?? "window";
+        const text = event.target.tagName === "BUTTON" ? ` "${event.target.textContent}"` : "";
+        seen.push(`${Math.round(performance.now())} ${kind} ${on}${text}`);
+        if (seen.length > 40) seen.shift();
+      }, true);
+    }
+  });
+}
+
+/** After a test that failed: what its pages and its servers were doing, for whoever reads the log. */
+async function tell() {
+  for (const [context, open] of unanswered) {
+    for (const page of context.pages()) {
+      const events = await Promise.race([page.evaluate(() => window.e2eEvents?.()).catch(String), sleep(2000, "it does not answer")]);
+      console.log(`page ${page.url()}: ${JSON.stringify(events)}`);
+    }
+    for (const [request, since] of open) {
+      console.log(`no answer for ${Date.now() - since} ms: ${request.method()} ${request.url().split("?")[0]}`);
+    }
+  }
+  for (const server of started) {
+    if (server instanceof Server) console.log(`${server.origin} said last:\n${server.log().slice(-4000)}`);
+  }
+}
+afterEach(async (test) => { if (test.passed === false) await tell(); });
 
 /** The same with a profile whose settings were written before: `{profile}/Default/Preferences`. */
 export async function launchProfile(profile) {

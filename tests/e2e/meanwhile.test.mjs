@@ -375,3 +375,18 @@ test("a limit that cannot be set is told beside what was typed", async () => {
   await page.getByRole("button", { name: "Make an exception" }).click();
   await page.getByText("The exception holds from the next start of a grain on.").first().waitFor();
 });
+
+test("a script that comes after the app has loaded shows it all the same", async () => {
+  await makeProbe(page, "Before the script");
+  const script = /\.js$/;
+  await page.route(script, async (route) => {
+    await page.frameLocator("#frame").locator("body").waitFor();
+    // Its page is there; its `load` follows at once.
+    await page.waitForTimeout(500);
+    await route.continue();
+  });
+  await page.reload({ waitUntil: "commit" });
+  await page.locator("body.shown").waitFor();
+  assert.equal(await page.locator("#state .waking").count(), 0);
+  await page.unroute(script);
+});

@@ -104,6 +104,26 @@ async fn a_stuck_supervisor_of_an_earlier_shell_is_ended() -> Result<()> {
     Ok(())
 }
 
+/// Nobody waits for it where nothing depends on its end, and it is ended all the same.
+#[tokio::test]
+async fn a_grain_whose_supervisor_is_stuck_goes_to_the_trash_at_once() -> Result<()> {
+    let probe = probe!();
+    ensure!(probe.client.get("/echo").await?.status == 200);
+    let link = probe.server.json(&["grain", "open", &probe.grain])?;
+    let browser = probe.server.client()?.sign_in(link["url"].as_str().context("a link")?).await?;
+    let all = probe.server.processes(&probe.grain);
+    let supervisor = all.iter().map(|process| process.pid).min().context("a supervisor")?;
+    processes::send(supervisor, Signal::SIGSTOP);
+    let (page, act) = ["details", "act"].map(|at| format!("/grains/{}/{at}", probe.grain)).into();
+    let pressed = browser.submit(&page, &act, "act=trash");
+    let answer = tokio::time::timeout(Duration::from_secs(8), pressed).await;
+    ensure!(answer.context("it waited for the supervisor")??.status == 303);
+    ensure!(probe.server.state(&probe.grain)?.as_deref() == Some("trash"));
+    ensure!(probe.client.get("/echo").await?.status == 403, "a way in is open");
+    probe.server.wait_gone(&probe.grain, Duration::from_secs(20))?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_restarted_shell_finds_what_runs() -> Result<()> {
     let mut probe = probe!();

@@ -338,6 +338,8 @@ addEventListener("visibilitychange", () => {
 });
 // What loaded may be our own page about a failed start: ask before the panel goes.
 frame?.addEventListener("load", () => { loaded = true; refresh("all"); });
+// It may have loaded before this script: then the browser has timed it.
+loaded ||= Boolean(frame && performance.getEntriesByName(frame.src, "resource").length);
 function reveal() {
   document.body.classList.add("shown");
   $("#state .waking, #state .slow")?.remove();

@@ -148,13 +148,14 @@ impl Slot {
         conn.stopping.set(true);
         self.entry.set_state(GrainState::Stopping);
         self.settle(local, &conn).await;
-        if !now {
-            if let Err(e) = conn.shutdown().await {
+        let ended = async {
+            if !now && let Err(e) = conn.shutdown().await {
                 tracing::warn!("grain {}: shutdown: {e}", self.entry.grain);
             }
-        }
+            conn.closed().await;
+        };
         let wait = if now { Duration::ZERO } else { STOP_TIME };
-        if tokio::time::timeout(wait, conn.closed()).await.is_err() {
+        if tokio::time::timeout(wait, ended).await.is_err() {
             if let Some(pid) = conn.pid {
                 spawn::kill(pid);
             }

@@ -2,6 +2,7 @@
 //! Acts happen at once and offer undo; only what cannot come back asks first, with numbers.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
@@ -24,6 +25,10 @@ use crate::store::{Grain, Package, Tone};
 
 /// Grains of one form.
 const MAX_CHOSEN: usize = 1000;
+
+/// How long a press on "Move to trash" waits for the end of what goes there: an app that does as it is
+/// asked takes a few tenths of a second.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A button on one grain.
 #[derive(Debug, Deserialize)]
@@ -196,11 +201,17 @@ async fn trash(app: &App, login: &Login, ids: &[GrainId]) -> Result<()> {
     for id in ids {
         app.grains.revoke_grain(id);
     }
-    for stopped in futures::future::join_all(ids.iter().map(|id| app.grains.stop(id))).await {
-        if let Err(error) = stopped {
-            tracing::warn!("a grain that went to the trash: {error}");
+    let stops = ids.to_vec().into_iter().map(|id| {
+        let grains = app.grains.clone();
+        async move {
+            if let Err(error) = grains.stop(&id).await {
+                tracing::warn!(grain = %id, "it went to the trash and was not ended: {error}");
+            }
         }
-    }
+    });
+    // They go on by themselves; nobody waits for boxes that do not end.
+    let stopped = tokio::spawn(futures::future::join_all(stops));
+    let _ = tokio::time::timeout(PATIENCE, stopped).await;
     if moved > 0 {
         let text = match (moved, app.store.grain(&names[0]).await?) {
             (1, Some(grain)) => format!("Moved {} to the trash.", grain.title),
