@@ -15,15 +15,13 @@ use tokio::time::Instant;
 use super::body::{BodyDecoder, BodyError};
 use super::conn::{BODY_READ, Conn, write_all};
 use super::head::Head;
-use super::pool::Pool;
+use super::pool::{Patience, Pool};
 use super::request::{BodyLength, RequestHead};
 use crate::error::{Error, Result};
 
 /// A request body up to this size is written before the answer is read: it fits into the socket's
 /// buffers. A larger one is written while the answer is read, because the app may refuse it early.
 const WRITE_AHEAD: usize = 16 * 1024;
-/// After this wait for a head, idle connections are closed (see [`Pool`]).
-const STALL: Duration = Duration::from_millis(100);
 /// How long a refused connection is tried again: apps reload their listeners.
 const RECONNECT: Duration = Duration::from_secs(2);
 
@@ -68,9 +66,14 @@ impl AbortOnDrop {
 impl Upstream {
     /// An app at this address that does not answer yet.
     pub fn new(addr: SocketAddr) -> Rc<Self> {
+        Self::with_patience(addr, Patience::default())
+    }
+
+    /// The same, with other times for the idle connections.
+    pub fn with_patience(addr: SocketAddr, patience: Patience) -> Rc<Self> {
         Rc::new(Upstream {
             addr: Cell::new(addr),
-            pool: Rc::new(Pool::default()),
+            pool: Pool::new(patience),
             ready: Cell::new(false),
             became_ready: Notify::new(),
             requests: Cell::new(0),
@@ -107,6 +110,16 @@ impl Upstream {
     /// Waits for the next request.
     pub async fn next_request(&self) {
         self.requested.notified().await;
+    }
+
+    #[cfg(test)]
+    pub(super) fn beside(&self) -> usize {
+        self.pool.beside()
+    }
+
+    #[cfg(test)]
+    pub(super) fn failed_trials(&self) -> u32 {
+        self.pool.failed_trials()
     }
 
     fn note_request(&self) {
@@ -197,15 +210,20 @@ impl Upstream {
     /// # Errors
     /// As [`Conn::read_head`].
     pub async fn read_head(&self, conn: &mut Conn, is_head: bool) -> Result<Head> {
+        let waiting = self.pool.wait(&conn.stream);
         let head = conn.read_head(is_head);
         tokio::pin!(head);
-        match tokio::time::timeout(STALL, &mut head).await {
+        let head = match tokio::time::timeout(self.pool.patience().stall, &mut head).await {
             Ok(head) => head,
             Err(_) => {
                 let _stall = self.pool.stall();
                 head.await
             }
+        };
+        if head.is_ok() {
+            waiting.answered();
         }
+        head
     }
 
     /// The body that follows a head on this connection. `keep`: the connection may be used again

@@ -16,7 +16,7 @@ pub use exchange::{AbortOnDrop, Incoming, Upstream};
 pub use head::{
     Field, Framing, Head, HeadError, HeadScanner, MAX_FIELDS, MAX_HEAD_BYTES, parse_head,
 };
-pub use pool::Pool;
+pub use pool::{Patience, Pool};
 pub use request::{Asked, BodyLength, RequestHead};
 
 #[cfg(test)]
