@@ -103,3 +103,52 @@ fn nor_is_it_by_the_methods_own_calls() {
         assert_eq!(*seen.borrow(), expected);
     });
 }
+
+/// An app that sends more than it announced, and the rest so late that the next request is on its
+/// way already: that one must not pay for it.
+#[test]
+fn the_late_rest_of_an_answer_spoils_no_other() {
+    story(async {
+        for rest in ["\r\n", "rest", "HTTP/1.1 "] {
+            let port = free_port().unwrap();
+            let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+            let late = Rc::new(RefCell::new(0));
+            let count = Rc::clone(&late);
+            tokio::task::spawn_local(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let count = Rc::clone(&count);
+                    tokio::task::spawn_local(async move {
+                        let mut input = Vec::new();
+                        for at in 0.. {
+                            input.clear();
+                            while !input.ends_with(b"\r\n\r\n") {
+                                if !matches!(stream.read_buf(&mut input).await, Ok(n) if n > 0) {
+                                    return;
+                                }
+                            }
+                            if at == 1 {
+                                *count.borrow_mut() += 1;
+                                let _ = stream.write_all(rest.as_bytes()).await;
+                                return;
+                            }
+                            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+                            let _ = stream.write_all(answer).await;
+                        }
+                    });
+                }
+            });
+            let command = vec!["/probe-app".into(), format!("127.0.0.1:{}", free_port().unwrap())];
+            let grain = Grain::spawn(Setup { command, ..Setup::default() }, port);
+            let session = grain.session().await;
+            for _ in 0..4 {
+                let mut got = session.get("x").await;
+                assert_eq!(
+                    (got.status, got.body().await.unwrap()),
+                    (200, b"hi".to_vec()),
+                    "{rest:?}"
+                );
+            }
+            assert!(*late.borrow() > 0, "no connection was used again");
+        }
+    });
+}

@@ -177,8 +177,11 @@ impl Upstream {
         if shares && let Some(conn) = self.pool.take() {
             self.note_request();
             match self.attempt(conn, &head_bytes, &rest, is_head, shares).await {
-                // The app closed it while it was idle: nothing of this request was answered.
-                Err(Error::NoAnswer) => self.pool.note_failure(),
+                // The app closed it while it was idle, or what came is no answer but a late rest of
+                // the one before, longer than it said. Neither is this request's fault.
+                Err(Error::NoAnswer | Error::HeadTruncated | Error::Head(_) | Error::Socket(_)) => {
+                    self.pool.note_failure()
+                }
                 other => return other,
             }
         }
