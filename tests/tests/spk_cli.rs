@@ -142,6 +142,7 @@ fn keys_are_never_overwritten_and_never_packed() {
     author.refused(&["keygen", "key"], 1, "never overwritten");
     author.refused(&["pack", "app", "key", "key"], 1, "something else is there");
     author.refused(&["pack", "app", "key", "app/sandstorm-manifest"], 1, "something else is there");
+    author.refused(&["init", "-r", "-o", "key", "--", "/x"], 1, "something else is there");
     assert_eq!(fs::read(author.path("key")).unwrap(), key);
     for copy in ["secret.key", "etc/backup"] {
         fs::create_dir_all(author.path("app/etc")).unwrap();

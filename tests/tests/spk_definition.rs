@@ -328,7 +328,10 @@ fn mistakes_in_a_definition() {
         author.pack_refused(words);
     }
     author.write("d.capnp", &good);
-    author.refused(&["pack", "-p", "d.capnp:other", "new.spk"], "other");
+    author.refused(
+        &["pack", "-p", "d.capnp:other", "new.spk"],
+        "d.capnp: there is no constant `other`",
+    );
     // Another app's key.
     author.write("d.capnp", &good.replace(author.ok(&["listkeys"]).trim(), APP));
     author.pack_refused("no key for app");

@@ -4,8 +4,10 @@
 mod spk_support;
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use spk_support::{APP, stderr, stdout};
 
@@ -82,6 +84,56 @@ fn half_a_definition_is_not_left_behind() {
     // So that the next try works.
     let output = run(dir.path(), &args);
     assert!(output.status.success(), "{}", stderr(&output));
+    // One that may be written over is not lost by the try.
+    let old = fs::read(dir.path().join("sandstorm-pkgdef.capnp")).unwrap();
+    let again = [&args[..1], &["-o", "sandstorm-pkgdef.capnp"], &args[1..]].concat();
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(&program)
+        .args(&again)
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert_eq!(fs::read(dir.path().join("sandstorm-pkgdef.capnp")).unwrap(), old);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    let output = run(dir.path(), &again);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_ne!(fs::read(dir.path().join("sandstorm-pkgdef.capnp")).unwrap(), old);
+}
+
+/// Nothing comes on stdin: somebody forgot the `curl`, or it hangs.
+#[test]
+fn ctrl_c_ends_a_wait_for_stdin() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["verify", "-"][..], &["unpack", "-", "out"], &["unpack", "--tar", "-", "t.tar"]]
+    {
+        let mut child = spk(dir.path())
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // What a package begins with. Once it is taken, more is waited for.
+        stdin.write_all(&[0x8f, 0xc6, 0xcd, 0xef, 0x45, 0x1a, 0xea, 0x96]).unwrap();
+        while rustix::io::ioctl_fionread(&stdin).unwrap() > 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        let end = (0..1000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            child.try_wait().unwrap()
+        });
+        if end.is_none() {
+            let _ = child.kill();
+        }
+        assert_eq!(end.expect("it goes on waiting").code(), Some(130), "{args:?}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{args:?}");
+        drop(stdin);
+    }
 }
 
 /// Calls of `spk` that make something last or give it a name, with the paths that they are about.
@@ -158,6 +210,36 @@ fn author() -> tempfile::TempDir {
         assert!(output.status.success(), "{args:?}: {}", stderr(&output));
     }
     home
+}
+
+/// The disk that is full need not be the one that anybody thinks of.
+#[test]
+fn a_full_disk_is_named() {
+    let author = author();
+    let dir = author.path();
+    fs::create_dir(dir.join("small")).unwrap();
+    let script = "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"";
+    for (args, place) in [
+        (&["verify", "good.spk"][..], "small"),
+        (&["unpack", "good.spk", "other/new"], "other"),
+        (&["unpack", "good.spk", "new"], "."),
+    ] {
+        let output = Command::new("sh")
+            .args(["-c", script])
+            .arg(sandstorm_tests::program("spk"))
+            .args(args)
+            .current_dir(dir)
+            .env("TMPDIR", "small")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let said = stderr(&output);
+        let words = format!("good.spk: cannot write the temporary file in {place}: ");
+        assert!(said.contains(&words), "{args:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    assert_eq!(fs::read_dir(dir.join("other")).unwrap().count(), 0);
+    assert!(!dir.join("new").exists());
 }
 
 const COMMANDS: usize = 21;

@@ -133,8 +133,9 @@ Then edit sandstorm-pkgdef.capnp: title, version, description, icons.")]
   spk pack DIR KEYFILE [OUT]   the directory (or DIR.tar) as it is, with its sandstorm-manifest
   spk pack OUT                 what ./sandstorm-pkgdef.capnp names, signed with a key of the keyring
 
-Without OUT the package is DIR.spk beside the directory; TREE.tar gives TREE.spk. A package that has the
-name already is replaced, once the new one is whole; anything else there is left alone and refused.
+Without OUT the package is DIR.spk beside the directory; TREE.tar gives TREE.spk. A package that has
+the name already is replaced, once the new one is whole; anything else there is left alone and
+refused.
 
 The same tree and the same key give the same bytes. Limits: 1 GiB for everything, 512 MiB a file,
 63 levels of directories. Sockets, pipes and devices become empty files.")]

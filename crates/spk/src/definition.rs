@@ -234,6 +234,10 @@ fn evaluate(file: &str, name: &str, imports: &[PathBuf]) -> Result<Vec<u8>> {
         let lines = said.lines().map(str::trim).filter(|line| !line.contains("warning:"));
         let first: Vec<&str> = lines.take(2).collect();
         let said = display_bytes(first.join("; ").as_bytes());
+        // Nothing else is wrong with the file: a name that was mistyped.
+        if first.first().is_some_and(|line| line.ends_with(&format!("'{name}' is not defined."))) {
+            return Err(Error::Definition(format!("{file}: there is no constant `{name}` in it")));
+        }
         // Its own words do not say where it looked.
         return Err(Error::Definition(if said.contains("Import failed: /sandstorm/") {
             format!(

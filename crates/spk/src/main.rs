@@ -25,6 +25,8 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Interrupted) => ExitCode::from(130),
+        // A read that was given up, whatever its reader made of that.
+        Err(error) if error.is_transient() && Terminal::interrupted() => ExitCode::from(130),
         Err(error) => {
             let line = error.to_string().replace('\n', " ");
             let line = match subject(&cli.command) {

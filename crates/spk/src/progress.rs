@@ -80,6 +80,11 @@ impl Terminal {
             let _ = signals.thread_unblock();
         });
     }
+
+    /// Whether the work is no longer wanted.
+    pub fn interrupted() -> bool {
+        INTERRUPTED.load(Ordering::Relaxed)
+    }
 }
 
 impl Progress for Terminal {
@@ -109,7 +114,7 @@ impl Progress for Terminal {
     }
 
     fn done(&self, done: u64) -> Result<()> {
-        if INTERRUPTED.load(Ordering::Relaxed) {
+        if Self::interrupted() {
             return Err(Error::Interrupted);
         }
         if let Some(bar) = &*self.bar.borrow() {

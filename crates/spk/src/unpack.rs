@@ -191,7 +191,8 @@ pub fn to_directory(
     tell: impl FnOnce(&Unpacked) -> Result<()>,
 ) -> Result<()> {
     let (parent, name) = WorkDir::check(target)?;
-    let scratch = Scratch::new_in(parent.as_fd())?;
+    let beside = target.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
+    let scratch = Scratch::new_in(parent.as_fd(), Some(beside))?;
     let unpacked = check(source, size, scratch, progress)?;
     let mut work = WorkDir::create(parent, name)?;
     unpacked.extract(work.dir(), progress)?;

@@ -7,6 +7,7 @@ use std::path::Path;
 use sandstorm_schema::ids::AppId;
 use spk::error::{Error, Result, display_path};
 use spk::keyring::{self, Key};
+use spk::pack::Output;
 use spk::sys::scratch::fill_random;
 
 use crate::args::{Global, Init};
@@ -29,6 +30,11 @@ pub fn run(global: &Global, init: &Init) -> Result<()> {
             path: display_path(target),
             fault: "it exists; choose another name with -o, or remove it".into(),
         });
+    }
+    if let Some(path) = output
+        && path.as_os_str() != "-"
+    {
+        Output::check(path, is_schema)?;
     }
     for source in init.source_path.iter().filter(|source| !Path::new(source).exists()) {
         super::warn(format_args!(
@@ -57,23 +63,16 @@ fn write(init: &Init, target: &Path, id: AppId) -> Result<()> {
     if output.is_some_and(|path| path.as_os_str() == "-") {
         return super::print(format_args!("{text}"));
     }
-    let mut options = std::fs::File::options();
-    options.write(true);
-    match output {
-        None => options.create_new(true),
-        Some(_) => options.create(true).truncate(true),
-    };
-    let made = target.symlink_metadata().is_err();
-    let mut file = options.open(target).map_err(Error::io(display_path(target)))?;
-    let written = file
-        .write_all(text.as_bytes())
-        .map_err(Error::io(display_path(target)))
-        .and_then(|()| super::print(format_args!("wrote: {}\n", display_path(target))));
-    if written.is_err() && made {
-        // A part of a definition would only be in the way of the next try.
-        let _ = std::fs::remove_file(target);
-    }
-    written
+    // An older definition stays whole until this one is.
+    let file = Output::create(target)?;
+    file.file().write_all(text.as_bytes()).map_err(Error::io(display_path(target)))?;
+    file.finish(|| super::print(format_args!("wrote: {}\n", display_path(target))))
+}
+
+/// What `-o` may write over: a schema, which has its id near its beginning. Never a key, a package
+/// or a part of the app.
+fn is_schema(start: &[u8]) -> bool {
+    start.split(|b| *b == b'\n').any(|line| line.trim_ascii_start().starts_with(b"@0x"))
 }
 
 fn definition(init: &Init, id: AppId, file_id: u64) -> String {

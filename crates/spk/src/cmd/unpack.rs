@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use spk::error::{Error, Result};
 use spk::pack::Output;
 use spk::progress::{Progress, Terminal};
@@ -62,11 +65,37 @@ fn default_target(file: &Path, suffix: &str) -> Result<PathBuf> {
 
 /// The package to read, and its size (0 for a pipe).
 pub fn open(file: &Path) -> Result<(Box<dyn Read>, u64)> {
-    if file.as_os_str() == "-" {
-        return Ok((Box::new(std::io::stdin().lock()), 0));
-    }
     let failed = |e| Error::io("cannot open it")(e);
+    if file.as_os_str() == "-" {
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+        return Ok((Box::new(Patient(File::from(stdin))), 0));
+    }
     let open = File::open(file).map_err(failed)?;
     let meta = open.metadata().map_err(failed)?;
-    Ok((Box::new(open), if meta.is_file() { meta.len() } else { 0 }))
+    if meta.is_file() {
+        return Ok((Box::new(open), meta.len()));
+    }
+    Ok((Box::new(Patient(open)), 0))
+}
+
+/// A pipe or a terminal, on which nothing may come for long: meanwhile a wish to stop is noticed.
+struct Patient(File);
+
+/// How often that is looked for, in milliseconds.
+const LOOK: u16 = 100;
+
+impl Read for Patient {
+    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            if Terminal::interrupted() {
+                return Err(std::io::Error::other(Error::Interrupted));
+            }
+            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::from(LOOK)) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                // What is wrong with it, `read` says best.
+                Ok(_) | Err(_) => return self.0.read(room),
+            }
+        }
+    }
 }

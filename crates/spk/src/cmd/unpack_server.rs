@@ -132,7 +132,7 @@ impl Found {
 impl Task {
     fn work(self, progress: &dyn Progress) -> Result<Found> {
         let size = self.package.metadata().map_err(Error::io("package"))?.len();
-        let scratch = Scratch::new_in(self.work.as_fd())?;
+        let scratch = Scratch::new_in(self.work.as_fd(), None)?;
         let unpacked = unpack::check(&self.package, size, scratch, progress)?;
         let result = unpacked.extract(self.work.as_fd(), progress);
         let verified = &unpacked.verified;

@@ -123,7 +123,8 @@ fn spool<R: Read>(
         };
         drop(full);
         let written = match writer.join() {
-            Ok(written) => written.map_err(Error::io("cannot write the temporary file")),
+            Ok(written) => written
+                .map_err(Error::io(format!("cannot write the temporary file{}", scratch.place()))),
             Err(panic) => std::panic::resume_unwind(panic),
         };
         result?;

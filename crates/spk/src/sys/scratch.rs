@@ -14,29 +14,34 @@ use crate::error::{Error, Result, display_path};
 
 /// A file without a name.
 #[derive(Debug)]
-pub struct Scratch(File);
+pub struct Scratch {
+    file: File,
+    /// Words for whoever must know which disk is full.
+    place: String,
+}
 
 impl Scratch {
-    /// Makes one on the file system of `dir`.
+    /// Makes one on the file system of `dir`, which messages call `name`, if it has one.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn new_in(dir: BorrowedFd<'_>) -> Result<Scratch> {
+    pub fn new_in(dir: BorrowedFd<'_>, name: Option<&Path>) -> Result<Scratch> {
+        let place = name.map(|name| format!(" in {}", display_path(name))).unwrap_or_default();
+        let failed = |errno| Error::sys(format!("cannot make a temporary file{place}"))(errno);
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
         match openat(dir, ".", flags | OFlag::O_TMPFILE | OFlag::O_EXCL, mode) {
-            Ok(fd) => Ok(Scratch(File::from(fd))),
+            Ok(fd) => Ok(Scratch { file: File::from(fd), place }),
             // Some file systems cannot make a file without a name.
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT) => {
                 let name = working_name(b"archive")?;
                 let create = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-                let fd = openat(dir, name.as_str(), flags | create, mode)
-                    .map_err(Error::sys("cannot make a temporary file"))?;
+                let fd = openat(dir, name.as_str(), flags | create, mode).map_err(failed)?;
                 unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir)
                     .map_err(Error::sys("cannot unlink the temporary file"))?;
-                Ok(Scratch(File::from(fd)))
+                Ok(Scratch { file: File::from(fd), place })
             }
-            Err(errno) => Err(Error::sys("cannot make a temporary file")(errno)),
+            Err(errno) => Err(failed(errno)),
         }
     }
 
@@ -49,7 +54,7 @@ impl Scratch {
         let places = asked.iter().map(Path::new).chain(["/var/tmp", "/tmp"].map(Path::new));
         let mut last = None;
         for place in places {
-            match open_dir(place).and_then(|dir| Scratch::new_in(dir.as_fd())) {
+            match open_dir(place).and_then(|dir| Scratch::new_in(dir.as_fd(), Some(place))) {
                 Ok(file) => return Ok(file),
                 Err(error) => last = Some(error),
             }
@@ -59,7 +64,12 @@ impl Scratch {
 
     /// The file itself.
     pub fn as_file(&self) -> &File {
-        &self.0
+        &self.file
+    }
+
+    /// Where it is, as the end of a sentence: empty, or " in DIR".
+    pub fn place(&self) -> &str {
+        &self.place
     }
 }
 
