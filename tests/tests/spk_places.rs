@@ -212,6 +212,41 @@ fn author() -> tempfile::TempDir {
     home
 }
 
+/// The same for a pipe with a name, which nobody has opened to write to.
+#[test]
+fn a_pipe_is_waited_for_and_read() {
+    let home = author();
+    let dir = home.path();
+    let pipe = dir.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for interrupt in [true, false] {
+        let mut child = spk(dir)
+            .args(["verify", "pipe"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let open = format!("/proc/{}/fd", child.id());
+        let opened = (0..1000).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            let fds = fs::read_dir(&open).unwrap().flatten();
+            fds.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|to| to == pipe)
+        });
+        if !opened {
+            let _ = child.kill();
+        }
+        assert!(opened, "it waits inside of open");
+        if interrupt {
+            let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        } else {
+            fs::write(&pipe, fs::read(dir.join("good.spk")).unwrap()).unwrap();
+        }
+        let code = if interrupt { 130 } else { 0 };
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+    }
+}
+
 /// The disk that is full need not be the one that anybody thinks of.
 #[test]
 fn a_full_disk_is_named() {

@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use spk::error::{Error, Result};
 use spk::pack::Output;
@@ -70,7 +72,12 @@ pub fn open(file: &Path) -> Result<(Box<dyn Read>, u64)> {
         let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
         return Ok((Box::new(Patient(File::from(stdin))), 0));
     }
-    let open = File::open(file).map_err(failed)?;
+    // A pipe that nobody writes to yet would be waited for here, deaf to a wish to stop.
+    let open = File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(file)
+        .map_err(failed)?;
     let meta = open.metadata().map_err(failed)?;
     if meta.is_file() {
         return Ok((Box::new(open), meta.len()));
@@ -94,7 +101,10 @@ impl Read for Patient {
             match poll(&mut fds, PollTimeout::from(LOOK)) {
                 Ok(0) | Err(Errno::EINTR) => {}
                 // What is wrong with it, `read` says best.
-                Ok(_) | Err(_) => return self.0.read(room),
+                Ok(_) | Err(_) => match self.0.read(room) {
+                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                    other => return other,
+                },
             }
         }
     }
