@@ -205,7 +205,7 @@ test("limits of an app that was deleted can be taken back", async () => {
   const row = admin.getByRole("row").filter({ hasText: `${appId.slice(0, 4)} ${appId.slice(4, 8)}…` });
   assert.match(await row.textContent(), /\(deleted\)/);
   await fits(admin, "limits");
-  await row.getByRole("button", { name: "Take back" }).click();
-  await admin.getByText("Taken back.").first().waitFor();
+  await row.getByRole("button", { name: "Remove exception" }).click();
+  await admin.getByText("The exception is removed.").first().waitFor();
   assert.equal(await admin.getByRole("row").filter({ hasText: `${appId.slice(0, 4)} ${appId.slice(4, 8)}…` }).count(), 0);
 });

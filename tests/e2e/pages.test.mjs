@@ -420,6 +420,184 @@ test("what just happened stays to be read and undone while the list changes, her
   await other.close();
 });
 
+/** The titles of the rows that are seen, and of those that are chosen. */
+const rowsOf = (page) => page.locator(".grains li .title").allTextContents();
+const chosenOf = (page) => page.locator(".grains li:has(:checked) .title").allTextContents();
+const focusOf = (page) => page.evaluate(() => document.activeElement.textContent.trim());
+
+test("Delete trashes its own row, whatever is chosen; the focus stays in the list, the ticks on theirs", async () => {
+  for (const letter of "abcd") server.create(probe.appId, "--title", `Monsoon ${letter}`);
+  await page.goto(`${server.origin}/?q=monsoon&sort=name`);
+  for (const letter of "ad") await page.getByLabel(`Choose Monsoon ${letter}`).check();
+  await page.getByRole("link", { name: "Monsoon b", exact: true }).focus();
+  await page.keyboard.press("Delete");
+  const notice = (text) => page.locator("#notices .notice").filter({ hasText: text });
+  await notice("Moved Monsoon b to the trash.").waitFor();
+  assert.deepEqual(await rowsOf(page), ["Monsoon a", "Monsoon c", "Monsoon d"]);
+  assert.deepEqual(await chosenOf(page), ["Monsoon a", "Monsoon d"]);
+  assert.equal(await page.locator("#chosen").textContent(), "2 chosen");
+  assert.equal(await focusOf(page), "Monsoon c", "what stands in its place");
+  // Where the focus was put by the page, news still come in.
+  const more = server.create(probe.appId, "--title", "Monsoon e");
+  await page.locator(`a[href="/grain/${more}"]`).waitFor({ timeout: 5000 });
+  assert.equal(await focusOf(page), "Monsoon c");
+  await notice("Moved Monsoon b").getByRole("button", { name: "Undo" }).focus();
+  await page.keyboard.press("Enter");
+  await notice("Restored Monsoon b.").waitFor();
+  assert.equal(await focusOf(page), "Monsoon b", "what came back");
+  assert.equal(await notice("Moved Monsoon b").count(), 0, "what was undone is not offered again");
+  assert.deepEqual(await chosenOf(page), ["Monsoon a", "Monsoon d"]);
+  assert.match(page.url(), /q=monsoon/, "the list is the one that it was");
+  // The last row: the one before it.
+  await page.getByRole("link", { name: "Monsoon e", exact: true }).focus();
+  await page.keyboard.press("Delete");
+  await notice("Moved Monsoon e to the trash.").waitFor();
+  assert.equal(await focusOf(page), "Monsoon d");
+  // The button: what is chosen, and only that.
+  await page.getByRole("button", { name: "Move to trash" }).focus();
+  await page.keyboard.press("Enter");
+  await notice("Moved 2 grains to the trash.").waitFor();
+  assert.deepEqual(await rowsOf(page), ["Monsoon b", "Monsoon c"]);
+  assert.equal(await focusOf(page), "Monsoon b");
+  assert.ok(!(await page.locator(".chosen").isVisible()), "nothing is chosen any more");
+  // No row is left: the heading, and the notice is still there to undo it.
+  for (const letter of "bc") await page.getByLabel(`Choose Monsoon ${letter}`).check();
+  await page.getByRole("button", { name: "Move to trash" }).focus();
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Nothing has these words" }).waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.tagName), "H1");
+  await notice("Moved 2 grains to the trash.").last().getByRole("button", { name: "Undo" }).click();
+  await notice("Restored 2 grains.").waitFor();
+  assert.deepEqual(await rowsOf(page), ["Monsoon b", "Monsoon c"]);
+  assert.equal(await focusOf(page), "Monsoon b");
+  // In the trash nothing opens: there the arrows lead from box to box.
+  await page.goto(`${server.origin}/?show=trash&q=monsoon&sort=name`);
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("x");
+  assert.deepEqual(await chosenOf(page), ["Monsoon d"]);
+  await page.getByRole("button", { name: "Restore" }).click();
+  await notice("Restored Monsoon d.").waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.labels[0].textContent), "Choose Monsoon e");
+});
+
+test("an act on the list that the server refuses is told, and leaves all as it is", async () => {
+  server.create(probe.appId, "--title", "Bora");
+  await page.goto(`${server.origin}/?q=bora`);
+  await page.getByLabel("Choose Bora").check();
+  await page.evaluate(() => { document.querySelector("#list [name=act][value=star]").value = "nonsense"; });
+  await page.getByRole("button", { name: "Star" }).click();
+  await page.locator("#notices .bad").filter({ hasText: "this button is not known here" }).waitFor();
+  assert.deepEqual(await chosenOf(page), ["Bora"]);
+});
+
+test("what is chosen stays chosen while a search narrows the list, and is counted", async () => {
+  for (const n of [1, 2, 3]) server.create(probe.appId, "--title", `Passat ${n}`);
+  await page.goto(`${server.origin}/?q=passat`);
+  for (const n of [1, 2]) await page.getByLabel(`Choose Passat ${n}`).check();
+  const search = async (words, rows) => {
+    await page.locator("#q").fill(words);
+    await eventually(`${rows} rows for ${words}`, async () =>
+      new URL(page.url()).searchParams.get("q") === words && await page.locator(".grains li").count() === rows);
+  };
+  const told = () => page.locator("#chosen").textContent();
+  await search("passat 2", 1);
+  assert.equal(await told(), "2 chosen, 1 of them not shown");
+  await search("passat 99", 0);
+  await search("passat 3", 1);
+  assert.equal(await told(), "2 chosen, 2 of them not shown");
+  assert.ok(await page.getByRole("button", { name: "Move to trash" }).isVisible());
+  await eventually("it is announced", async () =>
+    await page.locator("#said").textContent() === "1 found. 2 chosen, 2 of them not shown");
+  await search("passat", 3);
+  assert.equal(await told(), "2 chosen");
+  assert.deepEqual((await chosenOf(page)).sort(), ["Passat 1", "Passat 2"]);
+  // None is none, seen or not.
+  await search("passat 3", 1);
+  await page.getByRole("button", { name: "Choose none" }).click();
+  assert.ok(!(await page.locator(".chosen").isVisible()));
+  await search("passat", 3);
+  assert.deepEqual(await chosenOf(page), []);
+  // Enter in the box is a search, not another page; the act is done to all that are counted.
+  for (const n of [1, 2]) await page.getByLabel(`Choose Passat ${n}`).check();
+  await search("passat 2", 1);
+  await page.locator("#q").press("Enter");
+  await page.waitForTimeout(500);
+  assert.equal(await told(), "2 chosen, 1 of them not shown");
+  await page.getByRole("button", { name: "Move to trash" }).click();
+  await page.getByText("Moved 2 grains to the trash.").first().waitFor();
+  await search("passat", 1);
+  assert.deepEqual(await rowsOf(page), ["Passat 3"]);
+  assert.ok(!(await page.locator(".chosen").isVisible()), "what is done is not chosen any more");
+});
+
+test("on a phone the list's order is seen and can be changed, without a script too", async () => {
+  for (const name of ["Foehn b", "Foehn a"]) server.create(probe.appId, "--title", name);
+  const phone = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
+  const plain = await browser.newContext({ ...phone, javaScriptEnabled: false });
+  await plain.addCookies(await context.cookies());
+  const hand = await plain.newPage();
+  await hand.goto(`${server.origin}/?q=foehn`);
+  const order = hand.getByRole("group", { name: "Order" });
+  const lit = () => order.locator("[aria-current]").textContent();
+  assert.equal(await lit(), "Sort by Opened↓");
+  for (const link of await order.getByRole("link").all()) {
+    const { width, height } = await link.boundingBox();
+    assert.ok(width >= 44 && height >= 44, `${await link.textContent()} is ${width} by ${height}`);
+  }
+  await order.getByRole("link", { name: "Sort by Name" }).tap();
+  await hand.waitForURL(/sort=name/);
+  assert.equal(await lit(), "Sort by Name↓");
+  assert.deepEqual(await rowsOf(hand), ["Foehn a", "Foehn b"]);
+  await order.getByRole("link", { name: "Sort by Name" }).tap();
+  await hand.waitForURL(/sort=-name/);
+  assert.deepEqual(await rowsOf(hand), ["Foehn b", "Foehn a"]);
+  // What it is ordered by is seen in the rows.
+  await order.getByRole("link", { name: "Sort by Size" }).tap();
+  await hand.waitForURL(/sort=size/);
+  assert.ok(await hand.locator(".grains .size").first().isVisible());
+  await plain.close();
+  const quick = await browser.newContext(phone);
+  await quick.addCookies(await context.cookies());
+  const seen = await quick.newPage();
+  for (const path of ["/?q=foehn", "/?q=foehn&sort=size", "/?show=trash"]) {
+    await seen.goto(server.origin + path);
+    await assertAccessible(seen, `${path} on a phone`);
+  }
+  // A finger's targets: the box of a row, and the small question mark with the room around it.
+  await seen.goto(`${server.origin}/?q=foehn`);
+  assert.ok((await seen.locator(".tick").first().boundingBox()).width >= 44);
+  assert.ok(await seen.evaluate(() => {
+    const mark = document.querySelector(".help summary"), at = mark.getBoundingClientRect();
+    return document.elementFromPoint(at.left - 8, at.top + 12) === mark;
+  }));
+  await makeProbe(seen);
+  const { width, height } = await seen.locator("#new-title").boundingBox();
+  assert.ok(width >= 170 && height >= 44, `the title is written in ${width} by ${height}`);
+  await quick.close();
+});
+
+test("details and log say of which grain, in the tab and on the page, and what it is in the trash", async () => {
+  const grain = server.create(probe.appId, "--title", "Khamsin");
+  await page.goto(`${server.origin}/grains/${grain}/details`);
+  assert.match(await page.title(), /^Khamsin: details - /);
+  assert.equal(await page.locator("h1").textContent(), "Details of Khamsin");
+  assert.equal((await page.locator(".places [aria-current]").textContent()), "Grains");
+  await page.goto(`${server.origin}/grains/${grain}/log`);
+  assert.match(await page.title(), /^Khamsin: log - /);
+  await page.goto(`${server.origin}/grains/${grain}/details`);
+  await page.getByRole("button", { name: "Move to trash" }).click();
+  await page.waitForURL(`${server.origin}/`);
+  await page.goto(`${server.origin}/grains/${grain}/details`);
+  assert.match(await page.locator(".facts").textContent(), /State\s*In the trash/);
+});
+
+test("the overview says what was checked, and what was not", async () => {
+  await page.goto(`${server.origin}/admin`);
+  assert.equal(await page.locator("h1").textContent(), "Nothing needs you");
+  assert.match(await page.locator(".strip.good").textContent(), /Checked just now.*database.*Not checked: your backups/s);
+});
+
 test("a file dropped on any page is uploaded and leads to its steps", async () => {
   const spk = readFileSync(packageThatRuns("dropped", "/bin/sh"));
   await page.goto(`${server.origin}/you`);

@@ -102,21 +102,77 @@ function toast(text, tone = "good") {
   say(text);
   setTimeout(() => el.remove(), 10000);
 }
-for (const notice of $$("#notices .notice")) {
+function told(notice) {
   // Ten seconds, but not under the focus or the pointer.
   const go = () => notice.matches(":hover, :focus-within") ? setTimeout(go, 2000) : notice.remove();
   setTimeout(go, 10000);
-  say(notice.textContent.trim());
+  say($("span", notice)?.textContent.trim() ?? notice.textContent.trim());
 }
+for (const notice of $$("#notices .notice")) told(notice);
 
 // ---- The list: changed in place by search and news, so nothing here may hold on to its elements ----
+// Chosen, but not among the rows that a search left.
+const kept = new Set();
+const idIn = (row) => $("input[name=grain]", row).value;
 function count() {
-  const chosen = $("#chosen");
-  if (chosen) chosen.textContent = `${$$("#list input[name=grain]:checked").length} chosen`;
+  const list = $("#list");
+  if (!list) return;
+  // What an act is done to is what the form holds, and what the count tells.
+  for (const el of $$("input.kept", list)) el.remove();
+  for (const value of kept) {
+    list.append(Object.assign(document.createElement("input"), { type: "hidden", name: "grain", className: "kept", value }));
+  }
+  const chosen = $$("input[name=grain]:checked", list).length + kept.size;
+  $("#chosen").textContent = `${chosen} chosen${kept.size ? `, ${kept.size} of them not shown` : ""}`;
 }
 addEventListener("change", (event) => { if (event.target.name === "grain") count(); });
-addEventListener("reset", () => setTimeout(count));
+addEventListener("reset", (event) => { if (event.target.id === "list") { kept.clear(); setTimeout(count); } });
 count();
+// An act on the list and its undo: the page stays, so that ticks, place and focus do.
+let acting = false;
+async function onList(action, fields, place, gone) {
+  if (acting) return;
+  acting = true;
+  let answer, text;
+  try {
+    answer = await fetch(action, { method: "POST", body: fields, headers: { accept: "text/html" } });
+    text = await answer.text();
+  } catch {
+    toast("The server did not answer. Load the page again to see what it did.", "bad");
+  }
+  acting = false;
+  if (text === undefined) return;
+  const page = new DOMParser().parseFromString(text, "text/html");
+  if (!answer.ok && answer.status !== 403) {
+    const why = $$("main h1, main .problem > p", page).map((el) => el.textContent.trim()).join(" ");
+    toast(why || "The server could not do this. Try again.", "bad");
+    return;
+  }
+  // Signed out: the page that says so is better than words of ours.
+  if (!$("#count", page)) { location.reload(); return; }
+  gone?.remove();
+  const before = new Set($$(".grains li").map(idIn)), done = new Set(fields.getAll("grain"));
+  // Nothing else shall happen to these by the next button.
+  for (const el of $$("#list input[name=grain]:checked")) el.checked = !done.has(el.value);
+  for (const id of done) kept.delete(id);
+  const fresh = $$("#notices .notice", page);
+  $("#notices").append(...fresh);
+  const back = $$(".grains li", page).map(idIn).find((id) => !before.has(id));
+  swap($("main"), $("main", page), { place: place ?? back ?? "" });
+  swap($(".rail"), $(".rail", page));
+  for (const notice of fresh) told(notice);
+}
+const here = () => location.pathname + location.search;
+addEventListener("submit", (event) => {
+  const form = event.target, act = event.submitter?.value;
+  // What asks first is a page of its own.
+  const list = form.id === "list" && act !== "destroy", undo = form.closest("#notices") && $("#count");
+  if (!list && !undo) return;
+  event.preventDefault();
+  const fields = new URLSearchParams(new FormData(form, event.submitter));
+  fields.set("to", here());
+  onList(form.action, fields, list ? fields.get("grain") : undefined, undo && form.closest(".notice"));
+}, true);
 addEventListener("pointerdown", (event) => {
   const row = event.target.closest?.("a[data-wake]");
   // The press wakes the grain; by the time the page is there it may be up.
@@ -137,7 +193,7 @@ const box = $("#q");
 let searching = false;
 if (box && $("#count")) {
   let timer, asked = 0;
-  box.addEventListener("input", () => {
+  const search = (after) => {
     clearTimeout(timer);
     searching = true;
     const mine = ++asked;
@@ -150,11 +206,14 @@ if (box && $("#count")) {
       if (mine !== asked) return;
       searching = false;
       if (!page) return;
-      swap($("main"), $("main", page));
+      swap($("main"), $("main", page), { narrowed: true });
       history.replaceState(null, "", url);
-      say(`${$("#count").textContent} found`);
-    }, 150);
-  });
+      say(`${$("#count").textContent} found${kept.size && $("#list") ? `. ${$("#chosen").textContent}` : ""}`);
+    }, after);
+  };
+  box.addEventListener("input", () => search(150));
+  // Loading the page would lose the ticks.
+  box.form.addEventListener("submit", (event) => { event.preventDefault(); search(0); });
 }
 // Says that only a part of the page is wanted: news waits for a page on which it is seen.
 const part = { headers: { accept: "text/html", "x-sandstorm-part": "1" } };
@@ -165,23 +224,43 @@ async function fetchPage(url) {
     return new DOMParser().parseFromString(await answer.text(), "text/html");
   } catch { return null; }
 }
-function swap(old, next) {
+// `narrowed`: by another question, so what is chosen and not in its answer stays chosen. `place`: the
+// row in whose place the focus belongs.
+function swap(old, next, { narrowed = false, place } = {}) {
   if (!old || !next) return;
-  const chosen = new Set($$("input[name=grain]:checked", old).map((el) => el.value));
   const had = old.contains(document.activeElement) ? document.activeElement : null;
+  const ids = $$(".grains li", old).map(idIn);
+  const chosen = new Set($$("input[name=grain]:checked", old).map((el) => el.value));
   // What just happened stays to be read, and to be undone.
-  const told = $("#notices", old);
-  if (told) $("#notices", next)?.replaceWith(told);
+  const news = $("#notices", old);
+  if (news) $("#notices", next)?.replaceWith(news);
   old.replaceChildren(...next.childNodes);
-  for (const el of $$("input[name=grain]", old)) el.checked = chosen.has(el.value);
+  if (old.id === "main") {
+    if (narrowed) for (const id of chosen) kept.add(id);
+    for (const el of $$("input[type=checkbox][name=grain]", old)) el.checked = kept.delete(el.value) || chosen.has(el.value);
+  }
   for (const el of $$("[data-show], [data-do]", old)) el.hidden = false;
   count();
   tellTimes(old);
-  // The same link, box or button, made anew, has the focus again.
+  if (place === undefined && !had) return;
+  // The same link, box or button, made anew, has the focus again; else what stands in its row's place.
   const same = (el) => el.tagName === had.tagName && el.className === had.className && el.id === had.id
     && el.name === had.name && el.value === had.value && el.getAttribute("href") === had.getAttribute("href");
-  if (had) $$("a, button, input, summary, select", old).find(same)?.focus({ preventScroll: true });
+  const again = place !== undefined ? null : $$("h1, a, button, input, summary, select", old).find(same);
+  if (again?.checkVisibility()) { again.focus({ preventScroll: true }); if (placed === had) placed = again; return; }
+  const row = place ?? (had.closest("li") && $("input[name=grain]", had.closest("li"))?.value);
+  if (row === undefined) return;
+  const at = ids.indexOf(row);
+  const near = [row, ...(at < 0 ? [] : [...ids.slice(at + 1), ...ids.slice(0, at).reverse()])];
+  const rows = new Map($$(".grains li", old).map((li) => [idIn(li), li]));
+  const found = rows.get(near.find((id) => rows.has(id)));
+  placed = found ? handle(found) : $("h1", old);
+  placed?.focus();
 }
+// Where we put the focus ourselves, it is no sign that somebody is at work there.
+let placed;
+// In the trash nothing opens.
+const handle = (row) => $("a.open", row) ?? $("input", row);
 
 // ---- Live ----
 let socket, wait = 1000, lostAt = 0, lostTimer, over = false;
@@ -258,7 +337,7 @@ async function load(el) {
         step.textContent = next.textContent;
       } else if (step && state === "running") {
         // It runs, and its page is on the way: the frame says when.
-        step.textContent = "Loading its page";
+        step.textContent = "Loading what the app shows";
       } else if (!(el.contains(focus) && focus !== el && el.id !== "state")) {
         el.replaceChildren(...page.body.childNodes);
         for (const extra of $$("[data-show], [data-do]", el)) extra.hidden = false;
@@ -284,7 +363,8 @@ function reloadList() {
   if (!$("#count")) return;
   clearTimeout(reload);
   reload = setTimeout(async () => {
-    if ($("main").contains(document.activeElement) && document.activeElement.id !== "main") return;
+    const at = document.activeElement;
+    if (acting || ($("main").contains(at) && at.id !== "main" && at !== placed)) return;
     // A search that is under way brings a fresh list itself, and its answer is the newer question's.
     const { href } = location;
     const page = searching ? null : await fetchPage(href);
@@ -592,7 +672,7 @@ addEventListener("keydown", (event) => {
   const rows = $$(".grains li");
   const move = (by) => {
     const next = rows[Math.max(0, Math.min(rows.length - 1, row ? rows.indexOf(row) + by : 0))];
-    $(".open", next)?.focus();
+    handle(next).focus();
     event.preventDefault();
   };
   if (event.key === "ArrowDown" && rows.length) return move(1);
@@ -602,7 +682,12 @@ addEventListener("keydown", (event) => {
     if (more) { event.preventDefault(); location.assign(`${more.href}#title-field`); }
     return;
   }
-  if (event.key === "Delete" && row) { $("input", row).checked = true; $("#list [value=trash]")?.click(); return; }
+  if (event.key === "Delete" && row && $("#list [value=trash]")) {
+    // This row, whatever is chosen.
+    const id = idIn(row);
+    onList($("#list").action, new URLSearchParams({ token, act: "trash", to: here(), grain: id }), id);
+    return;
+  }
   if (store.get("keys") === "off") return;
   // Whoever types beside the app meant the app: no letter may take its text away.
   if (frame?.isConnected && document.body.classList.contains("shown") && event.key !== "?") return;

@@ -93,14 +93,25 @@ pub async fn overview(State(app): State<App>, _: Admin, viewer: Viewer) -> PageR
     let body = html! {
         div.heading {
             h1 {
-                @if problems.is_empty() { "Everything works" }
+                @if problems.is_empty() { "Nothing needs you" }
                 @else {
                     (count(problems.len() as i64, "thing needs", "things need")) " you"
                 }
             }
         }
         @if problems.is_empty() {
-            p.strip.good { (icon("check")) span { "The check of this machine found nothing to mend." } }
+            p.strip.good {
+                (icon("check"))
+                span {
+                    "Checked just now, and nothing to mend: the settings, the directory of the data, "
+                    "the database, the app files, the server's programs, its limit of open files."
+                    br;
+                    span.hint {
+                        "Not checked: your backups, what stands between this server and its readers "
+                        "(proxy, certificate, names), and what happens inside grains."
+                    }
+                }
+            }
         } @else {
             ul.problems {
                 @for problem in &problems {

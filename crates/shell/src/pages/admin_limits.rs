@@ -66,7 +66,7 @@ async fn shown(app: &App, viewer: Viewer, typed: &Typed) -> PageResult {
             (form(&viewer, &people, &apps, typed))
         }
         section {
-            h2 { "What keeps them on this machine" }
+            h2 { "How this machine enforces them" }
             @match machine {
                 Ok(lines) => ul.short { @for line in &lines { li { (line) } } },
                 Err(said) => p.strip.warning { span { (said) } },
@@ -154,7 +154,7 @@ fn exception_table(
                                     (token_field(viewer))
                                     input type="hidden" name="subject" value=(key(&row.subject));
                                     input type="hidden" name="name" value=(row.name);
-                                    button.small name="act" value="clear" { "Take back" }
+                                    button.small name="act" value="clear" { "Remove exception" }
                                 }
                             }
                         }
@@ -262,7 +262,7 @@ pub async fn act(State(app): State<App>, viewer: Viewer, act: AdminForm<LimitAct
         "clear" => {
             let audit = audit("limit-clear", &*form.name);
             app.store.clear_limits(&subject, Some(&form.name), &audit).await?;
-            "Taken back."
+            "The exception is removed."
         }
         _ => return Err(bad("this button is not known here".into()).into()),
     };

@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::grain::{mine, noun};
-use super::layout::{self, Page, token_field};
+use super::layout::{self, Nav, Page, token_field};
 use super::parts::{app_icon, count, fingerprint, icon, size, when};
 use super::viewer::{Person, Viewer};
 use super::{PageResult, sign_in::local_path};
@@ -144,7 +144,9 @@ pub async fn on_list(State(app): State<App>, viewer: Viewer, act: ActForm<ListAc
     }
     let to = local_path(&act.form.to).unwrap_or("/");
     if grains.is_empty() {
-        app.store.notify(login.id(), Tone::Warning, "Nothing was chosen.", None).await?;
+        app.store
+            .notify(login.id(), Tone::Warning, "No grain was chosen, so nothing was changed.", None)
+            .await?;
         return Ok(layout::redirect(to));
     }
     let ids: Vec<GrainId> = grains.iter().map(|(id, _)| id.clone()).collect();
@@ -283,7 +285,11 @@ pub async fn details(State(app): State<App>, Path(id): Path<String>, person: Per
     let starred = app.store.starred(person.login.id(), &id).await?;
     let state = app.grains.state(&grain_id);
     let body = details_body(&person, &grain, package.as_ref(), starred, &state);
-    Ok(layout::respond(&person.viewer, Page::plain(&format!("Details of {}", grain.title), body)))
+    // The name first: a tab shows the beginning only.
+    Ok(layout::respond(
+        &person.viewer,
+        Page::new(&format!("{}: details", grain.title), Nav::Grains, body).icon(&grain.package_id),
+    ))
 }
 
 fn details_body(
@@ -299,7 +305,7 @@ fn details_body(
     html! {
         div.heading {
             (app_icon(&grain.package_id, true))
-            h1 { bdi { (grain.title) } }
+            h1 { "Details of " bdi { (grain.title) } }
         }
         div.buttons {
             @if grain.trashed_at.is_none() {
@@ -339,7 +345,8 @@ fn details_body(
             }
             dt { "State" }
             dd {
-                @match state {
+                @if grain.trashed_at.is_some() { "In the trash: restore it to open it" }
+                @else { @match state {
                     GrainState::Running => { "Running" }
                     GrainState::Starting { .. } => { "Starting" }
                     GrainState::Stopping => { "Stopping" }
@@ -347,7 +354,7 @@ fn details_body(
                     GrainState::Crashed { reason, code, .. } => {
                         bdi { (reason) } " Code " code { (code) }
                     }
-                }
+                } }
             }
             dt { "Storage" } dd { (size(grain.size)) }
             dt { "Opened" } dd { (when(grain.last_used)) }

@@ -184,7 +184,8 @@ fn content(
     };
     html! {
         div.heading {
-            h1 {
+            // The script leads here when no row is left that could have the focus.
+            h1 tabindex="-1" {
                 @match app_title {
                     Some(app) => { bdi { (app.package.title) } }
                     None => { (title) }
@@ -198,7 +199,7 @@ fn content(
         }
         @if trash {
             p.hint {
-                "Things stay here for 30 days, then they are deleted for good."
+                "Grains stay here for 30 days. Then they are deleted for good."
             }
         }
         @if list.rows.is_empty() {
@@ -224,7 +225,7 @@ fn what_is_a_grain() -> Markup {
 fn rows(person: &Person, wanted: &Wanted, query: &GrainQuery, list: &GrainPage) -> Markup {
     let trash = query.filter == Filter::Trash;
     html! {
-        form #list.list action="/grains/act" method="post" {
+        form #list.list.by-size[query.sort == Sort::Size] action="/grains/act" method="post" {
             (token_field(&person.viewer))
             input type="hidden" name="to" value=(wanted.with(|to| {
                 (to.page, to.all) = (wanted.page.clamp(0, 1_000_000), wanted.all.clone());
@@ -235,7 +236,7 @@ fn rows(person: &Person, wanted: &Wanted, query: &GrainQuery, list: &GrainPage) 
                     button name="act" value="restore" { (icon("undo")) "Restore" }
                     button.danger name="act" value="destroy" { (icon("trash")) "Delete for good" }
                 } @else {
-                    button name="act" value="trash" { (icon("trash")) "Trash" }
+                    button name="act" value="trash" { (icon("trash")) "Move to trash" }
                     button name="act" value="star" { (icon("star")) "Star" }
                 }
                 button type="reset" .plain { "Choose none" }
@@ -281,6 +282,8 @@ fn heads(wanted: &Wanted, query: &GrainQuery, opened: &str) -> Markup {
     };
     html! {
         div.heads role="group" aria-label="Order" {
+            // Seen where these are no heads of columns.
+            span.sort aria-hidden="true" { "Sort by" }
             (head("Name", "name", Sort::Name))
             (head("App", "app", Sort::App))
             (head("Size", "size", Sort::Size))

@@ -95,7 +95,7 @@ fn sign_in(viewer: &Viewer, to: &str, status: StatusCode) -> Response {
 
 fn no_provider() -> Markup {
     html! {
-        p { "You come in by a sign-in link. Ask whoever runs this server for one." }
+        p { "You sign in with a link that works once. Ask whoever runs this server for one." }
         p.hint {
             "Is that you? On the server, run " code { "sandstorm admin-link" }
             " (or " code { "bin/shell admin-link" } " where it was built) and open the link that "
