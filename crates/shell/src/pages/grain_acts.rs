@@ -152,7 +152,9 @@ pub async fn on_list(State(app): State<App>, viewer: Viewer, act: ActForm<ListAc
     let ids: Vec<GrainId> = grains.iter().map(|(id, _)| id.clone()).collect();
     match act.form.act.as_str() {
         "trash" => trash(&app, login, &ids).await?,
-        "restore" => restore(&app, login, &ids).await?,
+        "restore" => {
+            restore(&app, login, &ids).await?;
+        }
         "star" => {
             for id in &ids {
                 app.store.star(login.id(), id.as_ref(), true).await?;
@@ -225,8 +227,8 @@ async fn trash(app: &App, login: &Login, ids: &[GrainId]) -> Result<()> {
     Ok(())
 }
 
-/// Takes grains out of the trash; also what "Undo" does.
-pub async fn restore(app: &App, login: &Login, ids: &[GrainId]) -> Result<()> {
+/// Takes grains out of the trash; also what "Undo" does. Was one of them there?
+pub async fn restore(app: &App, login: &Login, ids: &[GrainId]) -> Result<bool> {
     let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
     let refs: Vec<&str> = names.iter().map(String::as_str).collect();
     let moved = app.store.trash_grains(login.id(), &refs, false, None).await?;
@@ -237,7 +239,7 @@ pub async fn restore(app: &App, login: &Login, ids: &[GrainId]) -> Result<()> {
         };
         app.store.notify(login.id(), Tone::Good, &text, None).await?;
     }
-    Ok(())
+    Ok(moved > 0)
 }
 
 async fn destroy(app: &App, login: &Login, grains: &[(GrainId, Grain)]) -> Result<()> {

@@ -82,7 +82,11 @@ async fn run(app: &App, login: &Login, undo: &str) -> Result<String, PageError> 
     let (text, to) = match what {
         "restore" => {
             let ids: Vec<GrainId> = rest.split(' ').filter_map(|id| id.parse().ok()).collect();
-            grain_acts::restore(app, login, &ids).await?;
+            if !grain_acts::restore(app, login, &ids).await? {
+                let text =
+                    "Nothing was restored: it is deleted for good, or left the trash before.";
+                app.store.notify(login.id(), Tone::Warning, text, None).await?;
+            }
             return Ok("/".into());
         }
         "rename" => {

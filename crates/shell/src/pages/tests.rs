@@ -328,6 +328,16 @@ async fn trash_can_be_undone_once() {
     // For good only out of the trash, and only when asked twice.
     ada.post("/grains/act", &format!("act=destroy-now&grain={grain}")).await;
     assert!(server.app.store.grain(grain.as_str()).await.unwrap().is_some());
+    // An undo that comes too late says so.
+    ada.post("/grains/act", &format!("act=trash&grain={grain}")).await;
+    let home = ada.get("/").await;
+    let notice = home.body.split("name=\"notice\" value=\"").nth(1).unwrap();
+    let notice = notice.split('"').next().unwrap();
+    ada.post("/grains/act", &format!("act=destroy-now&grain={grain}")).await;
+    assert!(server.app.store.grain(grain.as_str()).await.unwrap().is_none());
+    ada.post("/notices/undo", &format!("notice={notice}")).await;
+    let home = ada.get("/").await.body;
+    assert!(home.contains("Nothing was restored: it is deleted for good"), "{home}");
 }
 
 #[tokio::test]
