@@ -94,10 +94,14 @@ impl Server {
             .env("PORT", self.port.to_string())
             .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
+            // In a file the first line would name a command in place of the link.
+            .stdout(Stdio::piped())
+            .stderr(output.try_clone()?)
             .process_group(0);
-        self.child = Some(command.spawn().context("cannot start the shell")?);
+        let mut child = command.spawn().context("cannot start the shell")?;
+        let (mut said, mut output) = (child.stdout.take().context("it has a stdout")?, output);
+        std::thread::spawn(move || std::io::copy(&mut said, &mut output));
+        self.child = Some(child);
         let ready = eventually("the shell answers", START, || {
             let child = self.child.as_mut().expect("just started");
             if let Ok(Some(status)) = child.try_wait() {

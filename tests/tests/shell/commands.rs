@@ -27,8 +27,7 @@ impl Serving {
     fn start(installation: &Installation, stdout: Stdio) -> Result<Serving> {
         let mut command = installation.command("shell");
         command.arg("serve").env("PORT", free_port()?.to_string()).stdin(Stdio::null());
-        // As a service inherits it from whatever started it.
-        command.env("JOURNAL_STREAM", "1:1").stdout(stdout).stderr(Stdio::null());
+        command.stdout(stdout).stderr(Stdio::null());
         Ok(Serving(command.spawn()?))
     }
 
@@ -45,7 +44,7 @@ impl Drop for Serving {
     }
 }
 
-/// A pipe is no journal, whatever JOURNAL_STREAM says of another stream.
+/// Whoever started it reads it, and nothing keeps it.
 #[test]
 fn a_pipe_gets_the_link() -> Result<()> {
     let Some(installation) = Installation::new(Mode::Setuid)? else { return Ok(()) };
@@ -54,6 +53,32 @@ fn a_pipe_gets_the_link() -> Result<()> {
     let mut line = String::new();
     BufReader::new(reader).read_line(&mut line)?;
     ensure!(line.starts_with("Open http") && line.contains("/link/"), "{line:?}");
+    ensure!(serving.end()? == Some(0));
+    Ok(())
+}
+
+/// A file keeps what it is given, and so does a journal, whose stream is a socket: there the first
+/// line names the command that prints a link.
+#[test]
+fn what_keeps_its_lines_gets_no_link() -> Result<()> {
+    let Some(installation) = Installation::new(Mode::Setuid)? else { return Ok(()) };
+    let path = installation.dir().join("out");
+    let appended = File::options().create(true).append(true).open(&path)?;
+    let (mut journal, stream) = std::os::unix::net::UnixStream::pair()?;
+    let mut said = String::new();
+    let mut serving = Serving::start(&installation, appended.into())?;
+    let whole = |text: &str| text.ends_with('\n').then_some(());
+    eventually("it says where it is", SOON, || {
+        said = std::fs::read_to_string(&path).ok()?;
+        whole(&said)
+    })?;
+    ensure!(said.contains(" admin-link --home ") && !said.contains("/link/"), "{said:?}");
+    ensure!(serving.end()? == Some(0));
+    let stream = std::os::fd::OwnedFd::from(stream);
+    let mut serving = Serving::start(&installation, stream.into())?;
+    said.clear();
+    BufReader::new(&mut journal).read_line(&mut said)?;
+    ensure!(said.contains(" admin-link --home ") && !said.contains("/link/"), "{said:?}");
     ensure!(serving.end()? == Some(0));
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sandstorm_tests::{Client, Mode, Server, apps, eventually_async, processes};
+use sandstorm_tests::{Client, Mode, Server, apps, eventually, eventually_async, processes};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -116,7 +116,7 @@ async fn requests_that_an_app_leaves_waiting(probe: &Probe) -> Result<()> {
 #[tokio::test]
 async fn a_package_comes_by_the_plain_form() -> Result<()> {
     let Some(server) = Server::start(Mode::Setuid)? else { return Ok(()) };
-    let link = server.printed_link().context("a link")?;
+    let link = eventually("a link is printed", Duration::from_secs(20), || server.printed_link())?;
     let browser: Client = server.client()?.sign_in(&link).await?;
     let page = browser.get("/install").await?.text();
     let token = page

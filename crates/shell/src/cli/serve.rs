@@ -131,8 +131,8 @@ async fn serve(
 }
 
 /// Says where the server is; as long as nobody administers it, with a link that makes the reader
-/// the administrator. A journal keeps what it reads, so there only the command is named. Nobody has
-/// to read it: the server serves wherever its output goes.
+/// the administrator. A file and a journal keep what they are given, so there only the command is
+/// named. Nobody has to read it: the server serves wherever its output goes.
 async fn announce(app: &App, json: bool) -> Result<()> {
     let root = &app.config.root;
     let address = std::net::SocketAddr::new(app.config.bind_ip, app.config.port);
@@ -141,18 +141,17 @@ async fn announce(app: &App, json: bool) -> Result<()> {
         true => serde_json::json!({ "url": url }).to_string(),
         false => format!("{words} {url}"),
     };
-    let journal =
-        std::env::var("JOURNAL_STREAM").is_ok_and(|told| is_journal(&told, std::io::stdout()));
-    let named = || {
-        format!(
+    let named = || match json {
+        true => says(format!("{root}/"), "Serving"),
+        false => format!(
             "Serving {root}/ which has no administrator yet: run `{} admin-link --home {}`",
             called(),
             app.config.home.display()
-        )
+        ),
     };
-    let line = if app.store.has_admin().await? || json && journal {
+    let line = if app.store.has_admin().await? {
         says(format!("{root}/"), "Serving")
-    } else if journal {
+    } else if !passes_on(std::io::stdout()) {
         named()
     } else {
         match identity::admin_link(app, None).await {
@@ -160,7 +159,7 @@ async fn announce(app: &App, json: bool) -> Result<()> {
             // On a full disk who mends that must still get in.
             Err(error) => {
                 tracing::error!("no link for an administrator can be made: {error}");
-                if json { says(format!("{root}/"), "Serving") } else { named() }
+                named()
             }
         }
     };
@@ -174,12 +173,14 @@ async fn announce(app: &App, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Is this the stream that JOURNAL_STREAM tells of? The variable is inherited by what a service
-/// starts with its output elsewhere, so systemd gives it the stream's device and inode to compare
-/// (systemd.exec(5)).
-fn is_journal(told: &str, stream: impl std::os::fd::AsFd) -> bool {
-    nix::sys::stat::fstat(stream)
-        .is_ok_and(|stat| told == format!("{}:{}", stat.st_dev, stat.st_ino))
+/// Is this a terminal or a pipe, where a secret comes to whoever started the server? In anything
+/// else it would stay: a file; the journal, whose stream is a socket; a device.
+fn passes_on(stream: impl std::os::fd::AsFd) -> bool {
+    use nix::sys::stat::{SFlag, fstat};
+    stream.as_fd().is_terminal()
+        || fstat(&stream).is_ok_and(|stat| {
+            SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
+        })
 }
 
 /// Removes what has expired: sessions, links, grains that were long in the trash.
@@ -299,16 +300,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_journal_is_known_by_device_and_inode() {
+    fn only_terminals_and_pipes_pass_a_secret_on() {
         let (reader, writer) = std::io::pipe().unwrap();
-        let stat = nix::sys::stat::fstat(&writer).unwrap();
-        let told = format!("{}:{}", stat.st_dev, stat.st_ino);
-        assert!(is_journal(&told, &writer));
-        assert!(!is_journal(&format!("{told}0"), &writer));
-        for other in ["1:1", "", ":"] {
-            assert!(!is_journal(other, &writer), "{other}");
-        }
-        assert!(!is_journal(&told, std::fs::File::open("/dev/null").unwrap()));
+        assert!(passes_on(&writer));
         drop(reader);
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        assert!(passes_on(&terminal.slave));
+        let (journal, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(!passes_on(&journal));
+        assert!(!passes_on(std::fs::File::open("/dev/null").unwrap()));
+        assert!(!passes_on(tempfile::tempfile().unwrap()));
     }
 }
