@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use sandstorm_tests::{Mode, Server, apps, eventually, eventually_async};
 
+use crate::support::wear_out;
+
 /// Seconds without a tab until a grain sleeps, in this test.
 const IDLE: u64 = 2;
 
@@ -53,6 +55,31 @@ async fn a_wake_lock_outlives_a_restart_of_the_server() -> Result<()> {
         ensure!(server.state(&grain)?.as_deref() == Some("running"), "it sleeps with a wake lock");
     }
     ensure!(client.get("/asleep").await?.text() == "asleep");
+    server.wait_state(&grain, "asleep", Duration::from_secs(60))
+}
+
+/// A worn connection takes its locks along: they are told over the fresh one, and end by it.
+#[tokio::test]
+async fn a_wake_lock_outlives_a_change_of_connections() -> Result<()> {
+    let idle = IDLE.to_string();
+    let started = Server::builder(Mode::Setuid).env("GRAIN_IDLE_SECONDS", &idle).start()?;
+    let Some(server) = started else { return Ok(()) };
+    let app = server.install(&apps::package("native")?)?;
+    let grain = server.create(&app.app_id)?;
+    let client = server.session(&grain)?;
+    ensure!(client.get("/awake").await?.text() == "awake");
+    wear_out(&server, &client, "/hang").await?;
+    tokio::time::sleep(Duration::from_secs(4 * IDLE)).await;
+    ensure!(server.state(&grain)?.as_deref() == Some("running"), "it sleeps with a wake lock");
+    ensure!(client.get("/asleep").await?.text() == "asleep");
+    server.wait_state(&grain, "asleep", Duration::from_secs(60))?;
+
+    // The owner ends it: nothing of the lock is left for the next run.
+    ensure!(client.get("/awake").await?.text() == "awake");
+    wear_out(&server, &client, "/hang").await?;
+    server.json(&["grain", "stop", &grain])?;
+    ensure!(server.state(&grain)?.as_deref() == Some("asleep"));
+    ensure!(client.get("/whoami").await?.status == 200);
     server.wait_state(&grain, "asleep", Duration::from_secs(60))
 }
 

@@ -1,9 +1,11 @@
 //! Sleep, wake, kills, restarts.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::{SinkExt, StreamExt};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use sandstorm_tests::{Client, Mode, Server, eventually, eventually_async, processes};
 use tokio_tungstenite::tungstenite::Message;
@@ -291,5 +293,49 @@ async fn a_server_whose_log_cannot_be_written_serves() -> Result<()> {
     answers?;
     ensure!(later.iter().all(Result::is_ok), "{later:?}");
     ensure!(ended.success(), "{ended}");
+    Ok(())
+}
+
+/// Who asked for the end of a grain may be killed, and the server too: it goes on to its end.
+#[tokio::test]
+async fn a_deletion_that_is_cut_off_is_finished() -> Result<()> {
+    let mut probe = probe!();
+    let (second, other) = probe.another()?;
+    let first = probe.grain.clone();
+    for (grain, client) in [(&first, &probe.client), (&second, &other)] {
+        ensure!(client.put("/store/x", "kept").await?.status < 300);
+        probe.server.json(&["grain", "stop", grain])?;
+    }
+    let patience = Duration::from_secs(30);
+    for (grain, hard) in [(first, false), (second, true)] {
+        let dir = probe.server.installation.grain_dir(&grain);
+        // As a process of the grain's that is slow to end: the deletion waits for it.
+        let lock = File::options().read(true).write(true).open(dir.join("lock"))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
+        let mut client = probe.server.command(&["grain", "delete", &grain, "--now"]).spawn()?;
+        let begun = eventually("it has begun", patience, || {
+            (probe.server.state(&grain).ok()?.as_deref() == Some("trash")).then_some(())
+        });
+        client.kill()?;
+        client.wait()?;
+        begun?;
+        if hard {
+            probe.server.kill();
+        }
+        ensure!(dir.join("sandbox").exists(), "it did not wait");
+        drop(lock);
+        if hard {
+            probe.server.run()?;
+        }
+        eventually("it is gone", patience, || {
+            (probe.server.state(&grain).ok()?.is_none() && !dir.exists()).then_some(())
+        })?;
+        // Nor does anything of it lie elsewhere.
+        let tmp = probe.server.home().join("tmp");
+        eventually("its files are removed", patience, || {
+            let mut left = std::fs::read_dir(&tmp).ok()?.flatten();
+            left.all(|file| !file.file_name().to_string_lossy().contains(&grain)).then_some(())
+        })?;
+    }
     Ok(())
 }

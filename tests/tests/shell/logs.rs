@@ -3,18 +3,13 @@
 use std::io::Read;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use sandstorm_tests::{Mode, Server, eventually, eventually_async};
-use tokio::io::AsyncWriteExt;
 
 use crate::probe;
-
-/// Calls given up until the shell changes its connection to a supervisor (`grains/conn.rs`).
-const WORN: usize = 10_000;
-/// Of those at once: fewer than the app may have threads.
-const AT_ONCE: usize = 200;
+use crate::support::wear_out;
 
 #[tokio::test]
 async fn a_followed_log_goes_on_over_a_change_of_connections() -> Result<()> {
@@ -46,34 +41,7 @@ async fn a_followed_log_goes_on_over_a_change_of_connections() -> Result<()> {
     let result = async {
         let _ = say("before-the-change").await;
         shows("before-the-change")?;
-        let cookie = probe.client.cookie.as_deref().context("a cookie")?;
-        let head = format!(
-            "GET /never HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\n\r\n",
-            probe.client.host
-        );
-        let begin = Instant::now();
-        let mut batches = 0;
-        loop {
-            let mut waiting = Vec::new();
-            for _ in 0..AT_ONCE {
-                let mut stream = probe.client.connect().await?;
-                stream.write_all(head.as_bytes()).await?;
-                waiting.push(stream);
-            }
-            tokio::time::sleep(Duration::from_millis(150)).await;
-            drop(waiting);
-            batches += 1;
-            if batches * AT_ONCE < WORN || batches % 10 > 0 {
-                continue;
-            }
-            // It is changed in a moment in which nobody uses the grain.
-            tokio::time::sleep(Duration::from_millis(1500)).await;
-            if probe.server.output().contains("a fresh connection for a worn one") {
-                println!("{} calls given up in {:?}", batches * AT_ONCE, begin.elapsed());
-                break;
-            }
-            ensure!(begin.elapsed() < Duration::from_secs(120), "the connection is not changed");
-        }
+        wear_out(&probe.server, &probe.client, "/never").await?;
         let _ = say("after-the-change").await;
         shows("after-the-change")?;
         ensure!(probe.server.state(&probe.grain)?.as_deref() == Some("running"));

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
 use sandstorm_tests::{Answer, App, Client, Mode, Server, apps};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 
 /// A running server, the probe app, one grain of it, and a client of that grain.
 pub struct Probe {
@@ -198,4 +200,41 @@ macro_rules! probe {
             None => return Ok(()),
         }
     }};
+}
+
+/// Calls given up until the shell changes its connection to a supervisor (`grains/conn.rs`).
+const WORN: usize = 10_000;
+/// Of those at once: fewer than an app may have threads.
+const AT_ONCE: usize = 200;
+
+/// Gives up requests for `path`, which the app never answers, until the shell has taken a fresh
+/// connection to the grain's supervisor.
+pub async fn wear_out(server: &Server, client: &Client, path: &str) -> Result<()> {
+    let changes = || server.output().matches("a fresh connection for a worn one").count();
+    let before = changes();
+    let cookie = client.cookie.as_deref().context("a cookie")?;
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nCookie: {cookie}\r\n\r\n", client.host);
+    let begin = Instant::now();
+    let mut batches = 0;
+    loop {
+        let mut waiting = Vec::new();
+        for _ in 0..AT_ONCE {
+            let mut stream = client.connect().await?;
+            stream.write_all(head.as_bytes()).await?;
+            waiting.push(stream);
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        drop(waiting);
+        batches += 1;
+        if batches * AT_ONCE < WORN || batches % 10 > 0 {
+            continue;
+        }
+        // It is changed in a moment in which nobody uses the grain.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        if changes() > before {
+            println!("{} calls given up in {:?}", batches * AT_ONCE, begin.elapsed());
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < Duration::from_secs(120), "the connection is not changed");
+    }
 }
