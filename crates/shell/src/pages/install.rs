@@ -171,7 +171,6 @@ pub async fn upload_raw(
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    layout::guard(&mut response);
     Ok(response)
 }
 
@@ -262,7 +261,7 @@ fn get(viewer: &Viewer, id: &PackageId, url: &str, runs: bool) -> Markup {
                 (icon("info"))
                 span { "It is being fetched from another address already. Whichever is whole first \
                         is taken." }
-                a.button.small href=(format!("/install/{id}")) { "Show progress" }
+                a.button.small href=(format!("/install/{id}")) { "Show how far" }
             }
         }
         dl.facts {

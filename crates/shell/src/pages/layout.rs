@@ -111,12 +111,11 @@ pub fn respond(viewer: &Viewer, page: Page) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, policy(viewer, frame.as_deref()));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    guard(&mut response);
     response
 }
 
 /// Headers of every answer that is one person's: kept by no cache but the browser's own, framed by
-/// nobody.
+/// nobody. `middleware` puts them on.
 pub fn guard(response: &mut Response) {
     let headers = response.headers_mut();
     let is_html = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/html");
@@ -186,7 +185,6 @@ pub fn redirect(to: &str) -> Response {
     let mut response = StatusCode::SEE_OTHER.into_response();
     let to = HeaderValue::from_str(to).unwrap_or(HeaderValue::from_static("/"));
     response.headers_mut().insert(header::LOCATION, to);
-    guard(&mut response);
     response
 }
 

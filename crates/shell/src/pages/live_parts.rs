@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::grain::{mine, noun};
-use super::layout::{guard, token_field};
+use super::layout::token_field;
 use super::parts::{app_icon, icon};
 use super::viewer::Viewer;
 use super::{PageError, PageResult, install};
@@ -21,9 +21,7 @@ use crate::state::App;
 use crate::store::Grain;
 
 fn part(markup: Markup, state: &str) -> Response {
-    let mut response = ([("x-state", state)], markup).into_response();
-    guard(&mut response);
-    response
+    ([("x-state", state)], markup).into_response()
 }
 
 /// What a page is told that waits for its frame.
@@ -72,9 +70,9 @@ pub async fn grain_status(
 /// its frame is about to wake the grain.
 pub fn grain_state(viewer: &Viewer, grain: &Grain, state: &GrainState, opening: bool) -> Markup {
     match state {
-        GrainState::Asleep if opening => waking(viewer, grain, "Starting the app"),
+        GrainState::Asleep if opening => waking(viewer, grain, "Waking it up"),
         GrainState::Starting { step } => waking(viewer, grain, step),
-        GrainState::Running if opening => waking(viewer, grain, "Loading what the app shows"),
+        GrainState::Running if opening => waking(viewer, grain, "Loading its page"),
         GrainState::Asleep | GrainState::Running | GrainState::Stopping => {
             nearly_full(viewer, grain)
         }

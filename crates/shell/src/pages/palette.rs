@@ -6,7 +6,6 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::PageError;
-use super::layout::guard;
 use super::parts::{app_icon, icon};
 use crate::identity::Login;
 use crate::state::App;
@@ -78,7 +77,5 @@ pub async fn found(
     for (href, name, symbol) in places.into_iter().filter(|(_, name, _)| fits(name)) {
         add(Some(href.to_owned()), None, icon(symbol), html! { (name) }, "Go to");
     }
-    let mut response = html! { ul { @for option in &options { (option) } } }.into_response();
-    guard(&mut response);
-    Ok(response)
+    Ok(html! { ul { @for option in &options { (option) } } }.into_response())
 }
