@@ -98,6 +98,7 @@ pub struct Pauses {
     held: RefCell<Option<Held>>,
     /// Times in a row that it was ended for taking disk space without end.
     greed: Cell<u32>,
+    last_greed: Cell<Option<Instant>>,
     /// Ends soon after a start in a row, and when the last of them was.
     early: Cell<u32>,
     last_early: Cell<Option<Instant>>,
@@ -185,6 +186,7 @@ impl Pauses {
     pub fn greedy(&self, ran: Duration, failure: Failure) {
         let before = if ran > GREED_WELL { 0 } else { self.greed.get() };
         self.greed.set(before.saturating_add(1));
+        self.last_greed.set(Some(Instant::now()));
         let time = GREED_TIME.saturating_mul(1 << before.min(16)).min(GREED_MOST);
         *self.held.borrow_mut() =
             Some(Held { until: Instant::now() + time, failure, why: Why::Greed });
@@ -200,6 +202,21 @@ impl Pauses {
         if let Some(held) = self.held.borrow_mut().as_mut().filter(|held| held.why != Why::Failed) {
             held.failure = failure;
         }
+    }
+
+    /// Whether all of it is so long over that it makes no difference any more.
+    pub fn are_over(&self) -> bool {
+        self.are_over_at(Instant::now())
+    }
+
+    fn are_over_at(&self, now: Instant) -> bool {
+        let within = |time: Duration, at: &Cell<Option<Instant>>| {
+            at.get().is_some_and(|at| now.saturating_duration_since(at) <= time)
+        };
+        !within(LOOP_FORGET, &self.last_early)
+            // The longest pause, and as long again.
+            && !within(GREED_MOST * 2, &self.last_greed)
+            && !self.held.borrow().as_ref().is_some_and(|held| held.is_in_force(now))
     }
 
     /// The pause in force, if it is for ends in a row.
@@ -304,5 +321,21 @@ mod tests {
         assert!(!pauses.is_first_greed());
         pauses.greedy(GREED_WELL * 2, Failure::Other("greed".into()));
         assert!(pauses.is_first_greed());
+    }
+
+    #[test]
+    fn what_is_long_over_can_be_forgotten() {
+        let pauses = Pauses::default();
+        assert!(pauses.are_over());
+        let later = |time: Duration| Instant::now() + time;
+        pauses.failed(&Failure::NotFound);
+        assert!(!pauses.are_over() && pauses.are_over_at(later(FAILURE_TIME)));
+        end(&pauses, AT_ONCE);
+        assert!(!pauses.are_over_at(later(LOOP_FORGET - SOON)));
+        assert!(pauses.are_over_at(later(LOOP_FORGET + SOON)));
+        pauses.greedy(AT_ONCE, Failure::NotFound);
+        pauses.lift();
+        assert!(!pauses.are_over_at(later(GREED_MOST + SOON)));
+        assert!(pauses.are_over_at(later(GREED_MOST * 2 + SOON)));
     }
 }

@@ -103,6 +103,23 @@ impl Shared {
         entry
     }
 
+    /// What is known of a grain without beginning to know of it: most of a long list sleep.
+    pub fn known(&self, grain: &GrainId) -> Option<Arc<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(grain).cloned()
+    }
+
+    /// Forgets the grains that have slept for `long` and that nobody holds on to: no slot, no session,
+    /// nobody who watches them. Whoever wants one later begins anew.
+    pub fn forget_sleepers(&self, long: Duration) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|_, entry| match Arc::get_mut(entry) {
+            // It is handed out under this lock only, so nobody gets it meanwhile.
+            Some(entry) => entry.is_awake() || entry.is_watched() || entry.quiet_for() < long,
+            None => true,
+        });
+        give_room_back(&mut entries);
+    }
+
     /// The grains of this owner that run, start or stop now.
     pub fn running_of(&self, owner: AccountId) -> Vec<Arc<Entry>> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,12 +151,30 @@ impl Shared {
     }
 }
 
+/// A table does not shrink by itself, and every tick walks through all of it.
+pub fn give_room_back<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
+    if table.len() < table.capacity() / 4 {
+        table.shrink_to(table.len() * 2);
+    }
+}
+
+#[cfg(test)]
+impl Shared {
+    pub fn count(&self) -> usize {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
 impl Entry {
     pub fn state(&self) -> GrainState {
         self.state.borrow().clone()
     }
 
-    fn is_awake(&self) -> bool {
+    fn is_watched(&self) -> bool {
+        self.state.receiver_count() > 0
+    }
+
+    pub fn is_awake(&self) -> bool {
         !matches!(*self.state.borrow(), GrainState::Asleep | GrainState::Crashed { .. })
     }
 

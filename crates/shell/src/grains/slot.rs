@@ -24,7 +24,7 @@ use super::group;
 use super::manifest::{self, Which};
 use super::pause::{Failure, Pauses};
 use super::pool::Local;
-use super::shared::Entry;
+use super::shared::{Entry, give_room_back};
 use super::spawn::{self, Child, Started, printable, sentence};
 use super::{GrainState, errors};
 use crate::error::{Error, Result};
@@ -43,6 +43,9 @@ const GREED: &str = "Ended: it went on taking disk space";
 const SETTLED: Duration = Duration::from_secs(5);
 /// What of a log is shown with a failure.
 const LOG_TAIL: u64 = 4096;
+
+/// A grain that has slept for so long is not kept in memory: longer than its ends count in a row.
+const FORGET: Duration = Duration::from_secs(15 * 60);
 
 type Starting = SharedFuture<LocalBoxFuture<'static, std::result::Result<Rc<Conn>, Failure>>>;
 
@@ -70,6 +73,22 @@ impl Local {
                 })
             })
             .clone()
+    }
+
+    /// Forgets the grains of this thread that have slept for `long`, which cost memory and a look at
+    /// every tick. What was held against them must be over.
+    fn forget_sleepers(&self, long: Duration) {
+        let mut slots = self.slots.borrow_mut();
+        slots.retain(|_, slot| {
+            // Who is about to use it holds on to it.
+            Rc::strong_count(slot) > 1
+                || slot.conn.borrow().is_some()
+                || slot.starting.borrow().is_some()
+                || slot.entry.is_awake()
+                || slot.entry.quiet_for() < long
+                || !slot.pauses.are_over()
+        });
+        give_room_back(&mut slots);
     }
 }
 
@@ -567,7 +586,11 @@ pub async fn tick(local: Rc<Local>) {
                 });
             }
         }
+        if keep {
+            local.forget_sleepers(FORGET);
+        }
         if keep && local.index == 0 {
+            local.shared.forget_sleepers(FORGET);
             local.shared.sessions.sweep();
             let local = local.clone();
             tokio::task::spawn_local(async move { local.shared.recheck().await });
@@ -577,7 +600,54 @@ pub async fn tick(local: Rc<Local>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
     use super::{GREED, last_words};
+    use crate::grains::GrainState;
+    use crate::grains::pool::Local;
+    use crate::grains::session::tests::Place;
+    use crate::ids::GrainId;
+
+    /// A server of many grains, each of which was opened once.
+    #[tokio::test]
+    async fn grains_that_have_slept_long_are_not_kept_in_memory() {
+        const MANY: usize = 100_000;
+        const LONG: Duration = Duration::from_millis(2);
+        let shared = Place::new().await.shared;
+        let local = Local { index: 0, shared: shared.clone(), slots: RefCell::default() };
+        let grains: Vec<GrainId> =
+            (0..MANY).map(|_| GrainId::generate(getrandom::fill).unwrap()).collect();
+        for grain in &grains {
+            local.slot(&shared.entry(grain));
+        }
+        assert_eq!((local.slots.borrow().len(), shared.count()), (MANY, MANY));
+        local.forget_sleepers(Duration::from_secs(3600));
+        shared.forget_sleepers(Duration::from_secs(3600));
+        assert_eq!((local.slots.borrow().len(), shared.count()), (MANY, MANY));
+
+        // In use, awake, held by somebody, not to be started again at once; and looked at.
+        let live = shared.entry(&grains[0]).live();
+        shared.entry(&grains[1]).set_state(GrainState::Running);
+        let slot = local.slot(&shared.entry(&grains[2]));
+        for _ in 0..9 {
+            local.slot(&shared.entry(&grains[3])).pauses.ended(Duration::ZERO, String::new);
+        }
+        let watch = shared.entry(&grains[4]).watch();
+        let forget = || {
+            std::thread::sleep(LONG * 2);
+            local.forget_sleepers(LONG);
+            shared.forget_sleepers(LONG);
+            assert!(local.slots.borrow().capacity() < 100, "{}", local.slots.borrow().capacity());
+            (local.slots.borrow().len(), shared.count())
+        };
+        assert_eq!(forget(), (4, 5));
+        assert!(grains[..5].iter().all(|grain| shared.known(grain).is_some()));
+        drop((live, slot, watch));
+        shared.entry(&grains[1]).set_state(GrainState::Asleep);
+        assert_eq!(forget(), (1, 1));
+        assert!(local.slots.borrow()[&grains[3]].pauses.in_loop().is_some());
+    }
 
     #[test]
     fn what_the_log_says_of_an_end() {
