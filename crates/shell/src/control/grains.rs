@@ -14,7 +14,7 @@ use crate::grains::{GrainState, Permissions};
 use crate::identity;
 use crate::ids::GrainId;
 use crate::state::Event;
-use crate::store::{Account, Audit, Grain, Package};
+use crate::store::{Account, Audit, By, Grain, Package};
 
 /// Rows of one page of the list.
 const PAGE: usize = 500;
@@ -66,12 +66,7 @@ impl ControlImpl {
             "" => format!("Untitled {}", action.noun),
             title => identity::text::one_line(title, 200),
         };
-        let id = package.package_id.parse().map_err(|e| failed(format!("{e}")))?;
-        let grain = app
-            .grains
-            .create(owner.id, &id, action.position as usize, &title)
-            .await
-            .map_err(say)?;
+        let grain = app.grains.create(owner.id, &package, action, &title).await.map_err(say)?;
         // A grain that cannot even start is of no use to anybody.
         if let Err(error) = app.grains.wake(&grain).await {
             if let Err(e) = app.grains.destroy(&grain, None).await {
@@ -266,7 +261,7 @@ impl ControlImpl {
         // In a task of its own: whoever gives up waiting must not leave it half-done.
         let work = tokio::spawn(async move {
             let (target, detail) = (grain.as_str(), &*row.title);
-            let audit = |action| Audit { by: None, action, target, detail };
+            let audit = |action| Audit { by: By::Command, action, target, detail };
             if now {
                 app.grains.destroy(&grain, Some(&audit("grain-destroy"))).await?;
             } else {

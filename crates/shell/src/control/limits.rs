@@ -8,7 +8,7 @@ use super::server::{ControlImpl, say};
 use crate::cli::output::called;
 use crate::identity;
 use crate::limits::fits;
-use crate::store::{Audit, LimitSubject};
+use crate::store::{Audit, By, LimitSubject};
 
 impl ControlImpl {
     pub async fn limits_list(&self, mut results: control::LimitListResults) -> capnp::Result<()> {
@@ -60,7 +60,7 @@ impl ControlImpl {
         let store = &self.app.store;
         let number = i64::try_from(number).map_err(|e| failed(e.to_string()))?;
         let detail = &format!("{}={number}", limit.name);
-        let audit = Audit { by: None, action: "limit-set", target: &who.0, detail };
+        let audit = Audit { by: By::Command, action: "limit-set", target: &who.0, detail };
         store.set_limit(&subject, limit.name, number, &audit).await.map_err(say)
     }
 
@@ -81,7 +81,7 @@ impl ControlImpl {
         let subject = self.subject(&who, true).await?;
         let store = &self.app.store;
         let detail = name.unwrap_or("all");
-        let audit = Audit { by: None, action: "limit-clear", target: &who.0, detail };
+        let audit = Audit { by: By::Command, action: "limit-clear", target: &who.0, detail };
         let cleared = store.clear_limits(&subject, name, &audit).await.map_err(say)?;
         results.get().set_cleared(u32::try_from(cleared).unwrap_or(u32::MAX));
         Ok(())

@@ -12,7 +12,7 @@ use crate::identity;
 use crate::ids::{AccountId, PackageId};
 use crate::net::Private;
 use crate::state::App;
-use crate::store::{Audit, InstallState, Package, now_ms};
+use crate::store::{Audit, By, InstallState, Package, now_ms};
 
 pub struct ControlImpl {
     pub app: App,
@@ -55,7 +55,7 @@ impl control::Server for ControlImpl {
         _: control::AdminLinkParams,
         mut results: control::AdminLinkResults,
     ) -> capnp::Result<()> {
-        let audit = Audit { by: None, action: "admin-link", target: "", detail: "" };
+        let audit = Audit { by: By::Command, action: "admin-link", target: "", detail: "" };
         let url = identity::admin_link(&self.app, Some(&audit)).await.map_err(say)?;
         results.get().set_url(&*url);
         results.get().set_expires(now_ms() / 1000 + identity::ADMIN_LINK_SECONDS);
@@ -262,11 +262,11 @@ async fn delete_apps(app: &App, id: &str) -> capnp::Result<Vec<String>> {
     }
     let mut removed: Vec<String> = Vec::new();
     for id in packages {
-        match app.installer.remove(&id, None, None).await {
+        match app.installer.remove(&id, None, By::Command).await {
             Ok(_) => {}
             Err(Error::NotFound(_)) if app.installer.remove_unknown(&id).await.map_err(say)? => {
                 let id = id.to_string();
-                let line = Audit { by: None, action: "app-delete", target: &id, detail: "" };
+                let line = Audit { by: By::Command, action: "app-delete", target: &id, detail: "" };
                 // They are gone: an error now must not read as if they were still there.
                 if let Err(error) = app.store.audit(&line).await {
                     tracing::error!("a removed app: {error}");
@@ -324,7 +324,7 @@ pub async fn finish(
 /// What an operator installs is there for everybody.
 pub async fn for_everybody(app: &App, package: &Package) -> capnp::Result<()> {
     let (target, detail) = (&*package.package_id, &*package.title);
-    let audit = Audit { by: None, action: "app-install", target, detail };
+    let audit = Audit { by: By::Command, action: "app-install", target, detail };
     app.store.choose_app_for_all(package, &audit).await.map_err(say)?;
     app.store.install_ready(&package.package_id).await.map_err(say)?;
     if let Ok(id) = package.package_id.parse() {

@@ -1,8 +1,11 @@
 //! Judging a request's head before anybody acts on it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use http::{Extensions, HeaderMap, HeaderName, Request, Response, StatusCode, header};
 
 use super::{EdgeBody, reply};
 use crate::config::Config;
@@ -16,6 +19,20 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Who is asking: the peer, or what a trusted proxy says.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientAddr(pub IpAddr);
+
+impl ClientAddr {
+    /// As the edge has noted it. A request that came another way, in a test, is nobody's.
+    pub fn of(extensions: &Extensions) -> ClientAddr {
+        extensions.get().copied().unwrap_or(ClientAddr(Ipv4Addr::UNSPECIFIED.into()))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for ClientAddr {
+    type Rejection = Infallible;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<ClientAddr, Infallible> {
+        Ok(ClientAddr::of(&parts.extensions))
+    }
+}
 
 pub fn check<B>(request: &Request<B>) -> Result<(), Response<EdgeBody>> {
     let mut fields = 0;

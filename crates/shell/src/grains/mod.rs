@@ -38,9 +38,9 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Config;
 use crate::edge::{EdgeBody, GrainHost};
 use crate::error::{Error, Result};
-use crate::ids::{AccountId, GrainId, LoginId, PackageId};
+use crate::ids::{AccountId, GrainId, LoginId};
 use crate::state::{Event, Events};
-use crate::store::{NewGrain, Store, random};
+use crate::store::{Action, NewGrain, Package, Store, random};
 pub use pause::Pause;
 use pool::{Local, Thread};
 pub use proxy::GrainBody;
@@ -155,41 +155,26 @@ impl Grains {
         Ok(())
     }
 
-    /// Makes a grain from the package's `action`th action and starts it in the background; how
-    /// that goes is its state.
+    /// Makes a grain by one of the package's own actions and starts it in the background; how that
+    /// goes is its state.
     pub async fn create(
         &self,
         owner: AccountId,
-        package: &PackageId,
-        action: usize,
+        package: &Package,
+        action: &Action,
         title: &str,
     ) -> Result<GrainId> {
-        let store = &self.0.store;
-        let row = store.package(&package.to_string()).await?.ok_or(Error::NotFound("app"))?;
-        let actions = store.actions(&row.package_id).await?;
-        let position = i64::try_from(action).unwrap_or(i64::MAX);
-        let Some(found) = actions.iter().find(|found| found.position == position) else {
-            let known: Vec<_> = actions.iter().map(|a| a.position.to_string()).collect();
-            return Err(Error::BadRequest(match known.is_empty() {
-                true => "this app has no actions, so nothing can be made with it".into(),
-                false => format!(
-                    "this app has no action {action}; its actions are numbered {}",
-                    known.join(", ")
-                ),
-            }));
-        };
         let grain = GrainId::generate(getrandom::fill)
             .map_err(|e| Error::Internal(format!("no random numbers: {e}")))?;
-        store
-            .create_grain(&NewGrain {
-                id: grain.as_str(),
-                package: &row,
-                owner,
-                title,
-                noun: &found.noun,
-                action: position,
-            })
-            .await?;
+        let new = NewGrain {
+            id: grain.as_str(),
+            package,
+            owner,
+            title,
+            noun: &action.noun,
+            action: action.position,
+        };
+        self.0.store.create_grain(&new).await?;
         self.0.events.send(Event::AccountChanged(owner));
         let grains = self.clone();
         let id = grain.clone();
@@ -247,7 +232,7 @@ impl Grains {
     }
 
     pub fn state(&self, grain: &GrainId) -> GrainState {
-        self.0.entry(grain).state()
+        self.0.known(grain).map_or(GrainState::Asleep, |entry| entry.state())
     }
 
     pub fn watch(&self, grain: &GrainId) -> watch::Receiver<GrainState> {

@@ -15,13 +15,13 @@ use sha2::Sha256;
 use tokio_util::sync::CancellationToken;
 
 use super::room::Room;
-use super::shared::{Entry, Shared};
+use super::shared::{Entry, Shared, give_room_back};
 use super::{Frame, LoginKey, Permissions, ScriptSession, cookies, policy};
 use crate::config::{Config, GrainHosts};
 use crate::edge::{GrainHost, route::port_name};
 use crate::error::{Error, Result};
 use crate::ids::{AccountId, GrainId, LoginId};
-use crate::store::{Audit, Grain, GrainSessionRow, hash_secret, now_ms, random};
+use crate::store::{Audit, By, Grain, GrainSessionRow, hash_secret, now_ms, random};
 
 /// A ticket must be used this soon: the page that carries it loads its frame at once.
 const TICKET_TIME: Duration = Duration::from_secs(60);
@@ -249,6 +249,8 @@ impl Sessions {
         unsaved.retain(|key, _| keys.contains(key));
         let hosts: HashSet<&GrainHost> = by_sid.values().map(|session| &session.host).collect();
         homes.retain(|host, _| hosts.contains(host));
+        give_room_back(homes);
+        give_room_back(by_sid);
     }
 }
 
@@ -307,7 +309,7 @@ impl Shared {
             Permissions::Names(names) => names.join(","),
         };
         let (action, target) = ("grain-session", grain.as_str());
-        let audit = Some(&Audit { by: None, action, target, detail: &detail });
+        let audit = Some(&Audit { by: By::Command, action, target, detail: &detail });
         let until = Some(expires);
         let session = self.save(&row, host, &sid, owner, None, permissions, until, audit).await?;
         Ok(ScriptSession {

@@ -5,6 +5,8 @@
 //! `Origin` equal to our own. Sibling hosts are same-*site* and hostile, so SameSite cookies and
 //! `same-site` prove nothing. (2) The form carries the token of the sign-in.
 
+use std::net::IpAddr;
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request},
@@ -13,9 +15,11 @@ use http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 
 use super::{Login, form};
+use crate::edge::ClientAddr;
 use crate::error::Error;
 use crate::pages::PageError;
 use crate::state::App;
+use crate::store::By;
 
 /// The form field that carries the token.
 pub const TOKEN_FIELD: &str = "token";
@@ -50,6 +54,14 @@ pub struct ActForm<T> {
     pub login: Login,
     /// The form's fields.
     pub form: T,
+    from: IpAddr,
+}
+
+impl<T> ActForm<T> {
+    /// Who sent it, as the audit log tells it.
+    pub fn by(&self) -> By {
+        By::Person(self.login.id(), self.from)
+    }
 }
 
 impl<T: DeserializeOwned> FromRequest<App> for ActForm<T> {
@@ -57,13 +69,14 @@ impl<T: DeserializeOwned> FromRequest<App> for ActForm<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, PageError> {
         let act = Act::check(request, app).await?;
-        Ok(ActForm { form: parse(&act.body)?, login: act.login })
+        Ok(ActForm { form: parse(&act.body)?, login: act.login, from: act.from })
     }
 }
 
 /// A form whose sender is known, before anything of it is read.
 struct Act {
     login: Login,
+    from: IpAddr,
     body: Bytes,
 }
 
@@ -74,6 +87,7 @@ impl Act {
             return Err(PageError::SignIn);
         };
         let turn = app.forms.known(login.id())?;
+        let ClientAddr(from) = ClientAddr::of(request.extensions());
         let body = form::read(request, form::MAX_BYTES, turn).await?;
         if !token_of(&body).is_some_and(|token| login.token_matches(&token)) {
             return Err(Error::Forbidden(
@@ -83,7 +97,7 @@ impl Act {
             )
             .into());
         }
-        Ok(Act { login, body })
+        Ok(Act { login, from, body })
     }
 }
 
@@ -94,6 +108,14 @@ pub struct AdminForm<T> {
     pub login: Login,
     /// The form's fields.
     pub form: T,
+    from: IpAddr,
+}
+
+impl<T> AdminForm<T> {
+    /// Who sent it, as the audit log tells it.
+    pub fn by(&self) -> By {
+        By::Person(self.login.id(), self.from)
+    }
 }
 
 impl<T: DeserializeOwned> FromRequest<App> for AdminForm<T> {
@@ -104,7 +126,7 @@ impl<T: DeserializeOwned> FromRequest<App> for AdminForm<T> {
         if !act.login.is_admin() {
             return Err(PageError::not_found());
         }
-        Ok(AdminForm { form: parse(&act.body)?, login: act.login })
+        Ok(AdminForm { form: parse(&act.body)?, login: act.login, from: act.from })
     }
 }
 

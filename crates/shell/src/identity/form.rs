@@ -4,7 +4,7 @@
 //! and the number that are read at once are bounded: for all together, for each person who is
 //! signed in, and for each address of those who are not.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -67,8 +67,7 @@ impl Forms {
 
     /// For a form of anybody.
     pub fn open(&self, request: &Request) -> Result<Turn> {
-        let client = request.extensions().get::<ClientAddr>();
-        let who = client.map_or(Ipv4Addr::UNSPECIFIED.into(), |client| holder(client.0));
+        let who = holder(ClientAddr::of(request.extensions()).0);
         self.open.enter(who).map(|share| Turn::Open { _share: share }).ok_or_else(busy)
     }
 }

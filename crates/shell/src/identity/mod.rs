@@ -17,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::error::{Error, Result};
 use crate::ids::{AccountId, GrainId, LoginId};
 use crate::state::{App, Event};
-use crate::store::{Account, Audit, CredentialKind, LinkPurpose, Role, Store};
+use crate::store::{Account, Audit, By, CredentialKind, LinkPurpose, Role, Store};
 
 pub use act::{ActForm, AdminForm, check_origin};
 pub use login::Login;
@@ -108,7 +108,7 @@ pub async fn open_link(app: &App, owner: AccountId, grain: &GrainId) -> Result<S
             Some(owner),
             Some(&target),
             OPEN_LINK_SECONDS,
-            Some(&Audit { by: None, action: "grain-open", target: &target, detail: "" }),
+            Some(&Audit { by: By::Command, action: "grain-open", target: &target, detail: "" }),
         )
         .await?;
     Ok(link(app, &secret))

@@ -11,21 +11,16 @@ use super::{Installer, place};
 use crate::error::{Error, Result};
 use crate::ids::{AccountId, PackageId};
 use crate::state::Event;
-use crate::store::{Audit, Package, Removal, Tone, Uses};
+use crate::store::{Audit, By, Package, Removal, Tone, Uses};
 
 impl Installer {
     /// Removes a package that no grain uses. `by`: a person, who may remove what they brought as
     /// long as it is in nobody else's list; `None`: an administrator's act, which takes it off all
-    /// lists and tells whom it was taken from. `who`: the account that the audit log names.
+    /// lists and tells whom it was taken from. `who`: whom the audit log names.
     ///
     /// # Errors
     /// `Conflict` with who uses it and what to do; `Forbidden` for somebody else's package.
-    pub async fn remove(
-        &self,
-        id: &PackageId,
-        by: Option<AccountId>,
-        who: Option<AccountId>,
-    ) -> Result<Package> {
+    pub async fn remove(&self, id: &PackageId, by: Option<AccountId>, who: By) -> Result<Package> {
         let (this, id) = (self.clone(), *id);
         // On its own task: whoever asked may leave, and then nobody would be told.
         tokio::spawn(async move { this.remove_now(&id, by, who).await })
@@ -33,12 +28,7 @@ impl Installer {
             .map_err(|e| Error::Internal(e.to_string()))?
     }
 
-    async fn remove_now(
-        &self,
-        id: &PackageId,
-        by: Option<AccountId>,
-        who: Option<AccountId>,
-    ) -> Result<Package> {
+    async fn remove_now(&self, id: &PackageId, by: Option<AccountId>, who: By) -> Result<Package> {
         let name = id.to_string();
         let (store, events) = (&self.0.store, &self.0.events);
         let placing = self.0.placing.lock().await;

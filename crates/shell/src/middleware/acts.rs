@@ -6,7 +6,7 @@
 //! itself: the rest of a body that does not come any more is an error, and everything else has a
 //! time limit.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::Request;
@@ -48,8 +48,7 @@ impl Acts {
         if !changes(&request) {
             return next.run(request).await;
         }
-        let client = request.extensions().get::<ClientAddr>();
-        let who = client.map_or(Ipv4Addr::UNSPECIFIED.into(), |client| holder(client.0));
+        let who = holder(ClientAddr::of(request.extensions()).0);
         let Some(share) = self.shares.enter(who) else {
             let why = "Too much is being done at once. Wait a moment, then try again";
             return PageError::from(Error::Busy(why.into())).into_response();

@@ -260,7 +260,7 @@ pub async fn act(State(app): State<App>, act: AdminForm<AdminAct>) -> PageResult
                 return Err(Error::BadRequest("a name needs at least one letter".into()).into());
             }
             let (action, target) = ("name server", "server");
-            let audit = Audit { by: Some(by), action, target, detail: &name };
+            let audit = Audit { by: act.by(), action, target, detail: &name };
             app.store.set_setting(NAME_SETTING, &name, &audit).await?;
             app.store
                 .notify(by, Tone::Good, &format!("This server is called {name}."), None)
@@ -270,7 +270,7 @@ pub async fn act(State(app): State<App>, act: AdminForm<AdminAct>) -> PageResult
             let id: GrainId = act.form.grain.parse().map_err(|_| Error::NotFound("grain"))?;
             app.grains.stop(&id).await?;
             let (action, target) = ("stop grain", &*act.form.grain);
-            app.store.audit(&Audit { by: Some(by), action, target, detail: "" }).await?;
+            app.store.audit(&Audit { by: act.by(), action, target, detail: "" }).await?;
             app.store
                 .notify(by, Tone::Good, "Stopped. It starts again when it is used.", None)
                 .await?;
@@ -405,7 +405,8 @@ pub async fn log(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResult
                 table {
                     caption.unseen { "Audit log" }
                     thead { tr {
-                        th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" }
+                        th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "From" }
+                        th scope="col" { "What" }
                         th scope="col" { "Details" } th scope="col" { "Id" }
                     } }
                     tbody {
@@ -413,14 +414,16 @@ pub async fn log(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResult
                             tr {
                                 td { (when(line.at)) }
                                 td {
-                                    @match line.account {
-                                        Some(id) => {
+                                    @match (line.account, line.address) {
+                                        (Some(id), _) => {
                                             bdi { (people.get(&id).map_or("Somebody who left", String::as_str)) }
                                         }
+                                        (None, Some(_)) => { "Somebody who left" }
                                         // Commands come over a socket that only the server's user opens.
-                                        None => { "Operator, by command" }
+                                        (None, None) => { "Operator, by command" }
                                     }
                                 }
+                                td { @if let Some(address) = line.address { code { (address) } } }
                                 td { (deed(&line.action)) }
                                 td { bdi { (line.detail) } }
                                 td { code { bdi { (line.target) } } }

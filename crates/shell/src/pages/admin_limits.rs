@@ -227,7 +227,7 @@ pub async fn act(State(app): State<App>, viewer: Viewer, act: AdminForm<LimitAct
     let (by, form) = (act.login.id(), &act.form);
     let subject = subject(&app, &form.subject, form.act == "clear").await?;
     let bad = |text: String| Error::BadRequest(text);
-    let audit = |action, detail| Audit { by: Some(by), action, target: &form.subject, detail };
+    let audit = |action, detail| Audit { by: act.by(), action, target: &form.subject, detail };
     let said = match form.act.as_str() {
         "set" => {
             let judged = parse_any_value(form.name.trim(), form.value.trim())

@@ -15,7 +15,8 @@ use super::{PageError, PageResult};
 use crate::error::Error;
 use crate::identity::Login;
 use crate::ids::{AccountId, PackageId};
-use crate::store::{Package, Tone};
+use crate::state::App;
+use crate::store::{By, Package, Tone};
 
 /// Whether this person may remove it, once nobody uses it.
 fn may_delete(login: &Login, package: &Package) -> bool {
@@ -25,6 +26,15 @@ fn may_delete(login: &Login, package: &Package) -> bool {
 /// For whom something is removed: `None` for an administrator, who may take it from others.
 fn remover(login: &Login) -> Option<AccountId> {
     (!login.is_admin()).then_some(login.id())
+}
+
+/// The versions of an app that this person may know to be here. What others brought for themselves
+/// is no business of a member's: for them it does not exist.
+pub async fn known(app: &App, login: &Login, id: &str) -> Result<Vec<Package>, PageError> {
+    Ok(match login.is_admin() {
+        true => app.store.packages_of_app(id).await?,
+        false => app.store.packages_of_app_for(login.id(), id).await?,
+    })
 }
 
 /// The part of an app's page that only those see who may delete one of its versions.
@@ -195,14 +205,14 @@ fn refused(viewer: &Viewer, package: &Package, why: &str) -> Response {
 }
 
 /// Does it, and leads to where the person goes on.
-pub async fn delete(viewer: &Viewer, login: &Login, id: &str) -> PageResult {
+pub async fn delete(viewer: &Viewer, login: &Login, by: By, id: &str) -> PageResult {
     let app = &viewer.app;
     let id: PackageId = id.parse().map_err(|_| Error::NotFound("app"))?;
     let package = app.store.package(&id.to_string()).await?.ok_or(Error::NotFound("app"))?;
     if !may_delete(login, &package) {
         return Err(Error::NotFound("app").into());
     }
-    match app.installer.remove(&id, remover(login), Some(login.id())).await {
+    match app.installer.remove(&id, remover(login), by).await {
         Err(Error::Conflict(why)) => return Ok(refused(viewer, &package, &why)),
         done => drop(done?),
     }
@@ -211,7 +221,7 @@ pub async fn delete(viewer: &Viewer, login: &Login, id: &str) -> PageResult {
     if let Err(error) = app.store.notify(login.id(), Tone::Good, &text, None).await {
         tracing::error!("a deleted app: {error}");
     }
-    let left = !app.store.packages_of_app(&package.app_id).await?.is_empty();
+    let left = !known(app, login, &package.app_id).await?.is_empty();
     Ok(layout::redirect(&match left {
         true => format!("/apps/{}", package.app_id),
         false if login.is_admin() => "/admin/packages".into(),

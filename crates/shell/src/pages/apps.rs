@@ -85,8 +85,8 @@ fn waiting(pending: &[Install]) -> Markup {
 pub async fn page(State(app): State<App>, Path(id): Path<String>, person: Person) -> PageResult {
     let apps = app.store.apps_of(person.login.id()).await?;
     let mine = apps.into_iter().find(|row| row.package.app_id == id);
-    let versions = app.store.packages_of_app(&id).await?;
-    // An app that is here for others only has a page for those who may install it.
+    let versions = app_versions::known(&app, &person.login, &id).await?;
+    // One that is not in a member's list may have grains of theirs, or be of their bringing.
     let package = match (&mine, versions.first()) {
         (Some(row), _) => row.package.clone(),
         (None, Some(newest)) if person.login.is_member() => newest.clone(),
@@ -223,7 +223,7 @@ pub async fn act(
         "remove" => {}
         "delete" => return app_versions::ask(&viewer, &act.login, &act.form.package).await,
         "delete-now" => {
-            return app_versions::delete(&viewer, &act.login, &act.form.package).await;
+            return app_versions::delete(&viewer, &act.login, act.by(), &act.form.package).await;
         }
         _ => return Err(Error::BadRequest("this button is not known here".into()).into()),
     }

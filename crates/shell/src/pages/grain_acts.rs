@@ -205,7 +205,7 @@ async fn trash(app: &App, login: &Login, ids: &[GrainId]) -> Result<()> {
     for id in ids {
         app.grains.revoke_grain(id);
     }
-    let stops = ids.to_vec().into_iter().map(|id| {
+    let stops = ids.iter().cloned().map(|id| {
         let grains = app.grains.clone();
         async move {
             if let Err(error) = grains.stop(&id).await {

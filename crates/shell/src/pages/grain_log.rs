@@ -12,7 +12,7 @@ use http::{HeaderValue, header};
 use maud::html;
 
 use super::grain::mine;
-use super::layout::{self, Page};
+use super::layout::{self, Nav, Page};
 use super::parts::icon;
 use super::viewer::Person;
 use super::{PageError, PageResult};
@@ -51,8 +51,8 @@ pub async fn page(State(app): State<App>, Path(id): Path<String>, person: Person
             @if text.is_empty() { "Nothing was written yet." } @else { (text) }
         }
     };
-    let title = format!("Log of {}", grain.title);
-    Ok(layout::respond(&person.viewer, Page::plain(&title, body).wide()))
+    let page = Page::new(&format!("{}: log", grain.title), Nav::Grains, body);
+    Ok(layout::respond(&person.viewer, page.icon(&grain.package_id).wide()))
 }
 
 /// `GET /grains/ID/log/text`: what there is; with `?follow` what comes, too, until the reader goes

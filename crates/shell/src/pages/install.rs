@@ -261,7 +261,7 @@ fn get(viewer: &Viewer, id: &PackageId, url: &str, runs: bool) -> Markup {
                 (icon("info"))
                 span { "It is being fetched from another address already. Whichever is whole first \
                         is taken." }
-                a.button.small href=(format!("/install/{id}")) { "Show how far" }
+                a.button.small href=(format!("/install/{id}")) { "Show progress" }
             }
         }
         dl.facts {

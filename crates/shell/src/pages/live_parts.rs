@@ -70,9 +70,9 @@ pub async fn grain_status(
 /// its frame is about to wake the grain.
 pub fn grain_state(viewer: &Viewer, grain: &Grain, state: &GrainState, opening: bool) -> Markup {
     match state {
-        GrainState::Asleep if opening => waking(viewer, grain, "Waking it up"),
+        GrainState::Asleep if opening => waking(viewer, grain, "Starting the app"),
         GrainState::Starting { step } => waking(viewer, grain, step),
-        GrainState::Running if opening => waking(viewer, grain, "Loading its page"),
+        GrainState::Running if opening => waking(viewer, grain, "Loading what the app shows"),
         GrainState::Asleep | GrainState::Running | GrainState::Stopping => {
             nearly_full(viewer, grain)
         }

@@ -110,10 +110,8 @@ pub async fn create(
         .iter()
         .find(|action| action.position == position)
         .ok_or(Error::NotFound("thing to make"))?;
-    let id = package.package_id.parse().map_err(|_| Error::Internal("a bad package id".into()))?;
     let title = format!("Untitled {}", action.noun);
-    let index = usize::try_from(position).map_err(|_| bad())?;
-    let grain = app.grains.create(act.login.id(), &id, index, &title).await?;
+    let grain = app.grains.create(act.login.id(), &package, action, &title).await?;
     app.events.send(crate::state::Event::AccountChanged(act.login.id()));
     // The fragment makes the script select the title.
     Ok(layout::redirect(&format!("/grain/{grain}#new")))

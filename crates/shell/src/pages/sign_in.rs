@@ -12,6 +12,7 @@ use super::PageResult;
 use super::layout::{self, Nav, Page};
 use super::parts::icon;
 use super::viewer::Viewer;
+use crate::edge::ClientAddr;
 use crate::error::Error;
 use crate::identity::act::OpenForm;
 use crate::identity::login::{decode_secret, encode_secret};
@@ -192,6 +193,7 @@ pub async fn link(
     State(app): State<App>,
     Path(secret): Path<String>,
     method: Method,
+    client: ClientAddr,
     headers: HeaderMap,
     viewer: Viewer,
 ) -> PageResult {
@@ -217,7 +219,7 @@ pub async fn link(
         return Ok(response);
     }
     let opened = match secret {
-        Some(secret) => app.store.sign_in_by_link(&secret, &agent(&headers)).await?,
+        Some(secret) => app.store.sign_in_by_link(&secret, &agent(&headers), client.0).await?,
         None => ByLink::NotGood,
     };
     match opened {

@@ -1,12 +1,13 @@
 //! Links that work once: the administrator's, and "open this grain as its owner".
 
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use super::accounts::of_credential;
 use super::sessions::{NewLogin, new_login};
 use super::{
-    AccountId, Audit, CredentialKind, Result, Role, Store, StoreError, hash_secret, now_ms, random,
-    word,
+    AccountId, Audit, By, CredentialKind, Result, Role, Store, StoreError, hash_secret, now_ms,
+    random, word,
 };
 
 /// What a link does when it is opened.
@@ -102,7 +103,12 @@ impl Store {
 
     /// Uses a link up and signs in, with a line in the audit log: all of it or nothing, so that a
     /// link is not used up for somebody who does not come in. Of two who try at once one gets it.
-    pub async fn sign_in_by_link(&self, secret: &[u8; 32], user_agent: &str) -> Result<ByLink> {
+    pub async fn sign_in_by_link(
+        &self,
+        secret: &[u8; 32],
+        user_agent: &str,
+        from: IpAddr,
+    ) -> Result<ByLink> {
         let mut tx = self.write.begin().await?;
         let row: Option<(String, Option<AccountId>, Option<String>)> = sqlx::query_as(
             "UPDATE one_time_links SET used = $2
@@ -134,7 +140,8 @@ impl Store {
             None => ("server", "administrator's link"),
             Some(grain) => (grain.as_str(), "operator's link to a grain"),
         };
-        let line = Audit { by: Some(account), action: "sign-in", target: what, detail: how };
+        let by = By::Person(account, from);
+        let line = Audit { by, action: "sign-in", target: what, detail: how };
         line.write(&mut tx).await?;
         tx.commit().await?;
         Ok(ByLink::In { login, grain })

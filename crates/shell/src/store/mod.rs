@@ -10,6 +10,7 @@
 #![allow(dead_code)]
 
 mod accounts;
+mod audit;
 mod examine;
 mod grain_list;
 mod grain_sessions;
@@ -34,13 +35,14 @@ use sqlx::{
 
 pub use crate::ids::{AccountId, LoginId};
 pub use accounts::{Account, CredentialKind, Role};
+pub use audit::{Audit, By};
 pub use grain_list::{Filter, GrainCounts, GrainListItem, GrainPage, GrainQuery, PAGE_ROWS, Sort};
 pub use grain_sessions::GrainSessionRow;
 pub use grains::{Grain, NewGrain};
 pub use installs::{Install, InstallState};
 pub use limits::{LimitRow, LimitSubject};
 pub use links::{ByLink, LinkPurpose};
-pub use notices::{Audit, Notice, Tone};
+pub use notices::{Notice, Tone};
 pub use package_uses::{Brought, Removal, Uses};
 pub use packages::{Action, AppRow, NewPackage, Package};
 pub use ports::PortGrant;
@@ -250,6 +252,9 @@ fn create_private(path: &Path) {
     // An error shows again, with a better text, when SQLite opens the file.
     let _ = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
 }
+
+/// Milliseconds.
+const DAY: i64 = 24 * 3600 * 1000;
 
 /// Milliseconds since 1970.
 pub fn now_ms() -> i64 {

@@ -1,10 +1,10 @@
-//! Notices to a person ("Moved to trash. Undo"), and the server's audit log.
+//! Notices to a person ("Moved to trash. Undo").
 
 use std::str::FromStr;
 
 use sqlx::FromRow;
 
-use super::{AccountId, Result, Store, now_ms, word};
+use super::{AccountId, DAY, Result, Store, now_ms, word};
 
 /// How a notice is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,52 +77,6 @@ impl TryFrom<NoticeRow> for Notice {
     }
 }
 
-/// One line of the audit log.
-#[derive(Clone, Debug, FromRow)]
-pub struct AuditLine {
-    /// When.
-    pub at: i64,
-    /// Who, if an account did it.
-    pub account: Option<AccountId>,
-    /// What was done.
-    pub action: String,
-    /// To what.
-    pub target: String,
-    /// How.
-    pub detail: String,
-}
-
-/// A line to be: written with the change that it tells of, in one transaction, or not at all.
-#[derive(Clone, Copy, Debug)]
-pub struct Audit<'a> {
-    /// Who, if an account does it; none for the operator at a terminal.
-    pub by: Option<AccountId>,
-    /// What is done.
-    pub action: &'a str,
-    /// To what.
-    pub target: &'a str,
-    /// How.
-    pub detail: &'a str,
-}
-
-impl Audit<'_> {
-    /// Adds the line to what `tx` is about to commit.
-    pub(super) async fn write(&self, tx: &mut sqlx::SqliteConnection) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO audit (at, account, action, target, detail) VALUES ($1, $2, $3, $4, $5)",
-        )
-        .bind(now_ms())
-        .bind(self.by)
-        .bind(self.action)
-        .bind(self.target)
-        .bind(self.detail)
-        .execute(tx)
-        .await?;
-        Ok(())
-    }
-}
-
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 /// Strips on one page; the page of notices has the others.
 const MOST_AT_ONCE: i64 = 10;
 /// Notices of one account that are kept.
@@ -207,7 +161,7 @@ impl Store {
         .bind(now_ms())
         .bind(tone.as_str())
         .bind(text)
-        .bind(now_ms() - DAY_MS)
+        .bind(now_ms() - DAY)
         .execute(&mut *tx)
         .await?;
         forget_old(&mut tx, account).await?;
@@ -297,21 +251,5 @@ impl Store {
             .execute(&self.write)
             .await?;
         Ok(())
-    }
-
-    /// Adds a line to the audit log, about what no change of the database goes with.
-    pub async fn audit(&self, line: &Audit<'_>) -> Result<()> {
-        let mut writer = self.write.acquire().await?;
-        line.write(&mut writer).await
-    }
-
-    /// The latest lines of the audit log.
-    pub async fn audit_lines(&self, limit: i64) -> Result<Vec<AuditLine>> {
-        Ok(sqlx::query_as(
-            "SELECT at, account, action, target, detail FROM audit ORDER BY id DESC LIMIT $1",
-        )
-        .bind(limit)
-        .fetch_all(&self.read)
-        .await?)
     }
 }

@@ -172,6 +172,26 @@ impl Store {
         Ok(sqlx::query_as(&sql).bind(app_id).fetch_all(&self.read).await?)
     }
 
+    /// Those of them that are this account's business, newest version first: what it brought, has
+    /// in its list or has grains of, and what is there for everybody.
+    pub async fn packages_of_app_for(
+        &self,
+        account: AccountId,
+        app_id: &str,
+    ) -> Result<Vec<Package>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM packages p WHERE p.app_id = $2
+               AND (p.installed_by = $1
+                 OR EXISTS (SELECT 1 FROM server_apps s WHERE s.package_id = p.package_id)
+                 OR EXISTS (SELECT 1 FROM account_apps a
+                   WHERE a.account = $1 AND a.package_id = p.package_id)
+                 OR EXISTS (SELECT 1 FROM grains g
+                   WHERE g.owner = $1 AND g.package_id = p.package_id))
+             ORDER BY p.app_version DESC, p.installed DESC, p.package_id"
+        );
+        Ok(sqlx::query_as(&sql).bind(account).bind(app_id).fetch_all(&self.read).await?)
+    }
+
     /// Every package, by title.
     pub async fn packages(&self) -> Result<Vec<Package>> {
         let sql = format!("SELECT {COLUMNS} FROM packages p ORDER BY p.title, p.app_version DESC");

@@ -2,11 +2,12 @@
 
 use sqlx::FromRow;
 
-use super::{Account, AccountId, LoginId, Result, Store, hash_secret, now_ms, random, word};
+use super::{
+    Account, AccountId, DAY, LoginId, Result, Store, audit, hash_secret, now_ms, random, word,
+};
 
 /// A session ends after so many days without use.
 pub const SESSION_DAYS: i64 = 30;
-const DAY: i64 = 24 * 3600 * 1000;
 /// `last_seen` is written at most this often (milliseconds), since each write is an fsync.
 const SEEN_EVERY: i64 = 10 * 60 * 1000;
 
@@ -165,6 +166,7 @@ impl Store {
             .bind(now - 90 * DAY)
             .execute(&mut *tx)
             .await?;
+        audit::forget_old(&mut tx, now, audit::AUDIT_LINES).await?;
         tx.commit().await?;
         Ok(())
     }

@@ -1,3 +1,5 @@
+use std::net::{IpAddr, Ipv4Addr};
+
 use super::*;
 
 pub(super) async fn store() -> (tempfile::TempDir, Store) {
@@ -32,7 +34,8 @@ pub(super) async fn package(store: &Store, id: &str, app: &str, version: i64) ->
     package
 }
 
-const LINE: Audit<'_> = Audit { by: None, action: "test", target: "", detail: "" };
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const LINE: Audit<'_> = Audit { by: By::Command, action: "test", target: "", detail: "" };
 
 pub(super) async fn grain(
     store: &Store,
@@ -151,7 +154,7 @@ async fn a_suspended_account_is_signed_out() {
     assert!(store.login(&login.secret).await.unwrap().is_none());
     // Nor does it come in by another door; its link waits.
     assert!(store.create_login(ada.id, "x").await.unwrap().is_none());
-    assert!(matches!(store.sign_in_by_link(&link, "x").await.unwrap(), ByLink::Suspended));
+    assert!(matches!(store.sign_in_by_link(&link, "x", HERE).await.unwrap(), ByLink::Suspended));
     assert!(store.is_link_good(&link).await.unwrap());
     assert!(store.audit_lines(1).await.unwrap().is_empty());
 }
@@ -160,12 +163,14 @@ async fn a_suspended_account_is_signed_out() {
 async fn a_link_works_once_and_expires() {
     let (_dir, store) = store().await;
     let secret = store.create_link(LinkPurpose::Admin, None, None, 60, None).await.unwrap();
-    let (a, b) =
-        tokio::join!(store.sign_in_by_link(&secret, "a"), store.sign_in_by_link(&secret, "b"));
+    let (a, b) = tokio::join!(
+        store.sign_in_by_link(&secret, "a", HERE),
+        store.sign_in_by_link(&secret, "b", HERE)
+    );
     let is_in = |by: &ByLink| matches!(by, ByLink::In { grain: None, .. });
     assert_eq!([a.unwrap(), b.unwrap()].iter().filter(|by| is_in(by)).count(), 1);
     let late = store.create_link(LinkPurpose::Admin, None, None, -1, None).await.unwrap();
-    assert!(matches!(store.sign_in_by_link(&late, "").await.unwrap(), ByLink::NotGood));
+    assert!(matches!(store.sign_in_by_link(&late, "", HERE).await.unwrap(), ByLink::NotGood));
 }
 
 #[tokio::test]
@@ -177,16 +182,17 @@ async fn a_link_is_not_used_up_for_who_does_not_come_in() {
             "CREATE TRIGGER broken BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'no'); END"
         );
         sqlx::query(&trigger).execute(&store.write).await.unwrap();
-        store.sign_in_by_link(&secret, "").await.unwrap_err();
+        store.sign_in_by_link(&secret, "", HERE).await.unwrap_err();
         sqlx::query("DROP TRIGGER broken").execute(&store.write).await.unwrap();
         assert!(store.is_link_good(&secret).await.unwrap(), "{table}");
         assert!(!store.has_admin().await.unwrap(), "{table}");
         if last {
-            let entered = store.sign_in_by_link(&secret, "Firefox").await.unwrap();
+            let entered = store.sign_in_by_link(&secret, "Firefox", HERE).await.unwrap();
             let ByLink::In { login, grain: None } = entered else { panic!("{entered:?}") };
             let session = store.login(&login.secret).await.unwrap().unwrap();
             assert_eq!(session.account.role, Role::Admin);
-            assert_eq!(store.audit_lines(9).await.unwrap().len(), 1);
+            let [line] = &store.audit_lines(9).await.unwrap()[..] else { panic!("one line") };
+            assert_eq!(line.address, Some(HERE));
         }
     }
 }
@@ -600,4 +606,52 @@ async fn what_cannot_be_told_in_the_audit_log_does_not_happen() {
     assert_eq!(store.clear_limits(&subject, None, &LINE).await.unwrap(), 1);
     assert_eq!(store.clear_limits(&subject, None, &LINE).await.unwrap(), 0);
     assert_eq!(store.audit_lines(100).await.unwrap().len(), told + 2);
+}
+
+#[tokio::test]
+async fn a_flood_of_one_kind_of_lines_pushes_out_its_own() {
+    let (_dir, store) = store().await;
+    let (ada, eve) = (person(&store, "Ada").await.id, person(&store, "Eve").await.id);
+    let line = async |by: By, action: &str, target: &str| {
+        store.audit(&Audit { by, action, target, detail: "" }).await.unwrap();
+    };
+    let [ada, eve] = [ada, eve].map(|id| By::Person(id, HERE));
+    line(By::Command, "admin-link", "first").await;
+    line(ada, "stop grain", "second").await;
+    line(eve, "sign-in", "third").await;
+    for n in 0..40 {
+        line(eve, "app-delete", &n.to_string()).await;
+        // A script of the operator's.
+        line(By::Command, "grain-session", &n.to_string()).await;
+    }
+    line(ada, "app-delete", "last").await;
+    let mut tx = store.write.begin().await.unwrap();
+    audit::forget_old(&mut tx, now_ms(), 20).await.unwrap();
+    tx.commit().await.unwrap();
+    let left = store.audit_lines(100).await.unwrap();
+    assert_eq!(left.len(), 20);
+    let mut of: Vec<_> = left.iter().map(|l| (l.action.as_str(), l.target.as_str())).collect();
+    of.reverse();
+    assert_eq!(of[..3], [("admin-link", "first"), ("stop grain", "second"), ("sign-in", "third")]);
+    assert_eq!(of[19], ("app-delete", "last"));
+    for (kind, many) in [("app-delete", 9), ("grain-session", 8)] {
+        let kept: Vec<_> = of.iter().filter(|(action, _)| *action == kind).collect();
+        assert!(kept.len() == many && kept.iter().any(|(_, target)| *target == "39"), "{kept:?}");
+    }
+    assert_eq!(left.iter().filter(|l| l.address.is_none()).count(), 9);
+}
+
+#[tokio::test]
+async fn audit_lines_go_after_a_year_and_a_month() {
+    let (_dir, store) = store().await;
+    for at in [now_ms() - (audit::AUDIT_DAYS + 1) * DAY, now_ms() - 390 * DAY, now_ms()] {
+        store.audit(&LINE).await.unwrap();
+        sqlx::query("UPDATE audit SET at = $1 WHERE id = (SELECT MAX(id) FROM audit)")
+            .bind(at)
+            .execute(&store.write)
+            .await
+            .unwrap();
+    }
+    store.sweep().await.unwrap();
+    assert_eq!(store.audit_lines(9).await.unwrap().len(), 2);
 }

@@ -5,7 +5,7 @@ use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use super::*;
 use crate::config::{Listen, Settings};
 use crate::install::manifest::Summary;
-use crate::store::{Audit, CredentialKind, LimitSubject, Role};
+use crate::store::{Audit, By, CredentialKind, LimitSubject, Role};
 
 struct Server {
     installer: Installer,
@@ -159,7 +159,7 @@ async fn one_persons_budget_is_not_anothers() {
     let server = Server::start().await;
     let (ada, ben) = (server.member("Ada").await, server.member("Ben").await);
     let store = &server.installer.0.store;
-    let line = Audit { by: None, action: "limit-set", target: "", detail: "" };
+    let line = Audit { by: By::Command, action: "limit-set", target: "", detail: "" };
     for (who, most) in [(ada, 4096), (ben, 8192)] {
         store.set_limit(&LimitSubject::Account(who), "installed", most, &line).await.unwrap();
     }
