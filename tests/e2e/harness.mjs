@@ -361,6 +361,15 @@ export async function grainFrame(page, seconds = 30) {
   seconds);
 }
 
+/** Opens the menu of the grain's bar. It lies over the app's frame, which has a process of its own, and
+ *  the browser gives a press to what it has drawn last: one that comes before the menu is drawn goes to
+ *  the app. The driver is that fast; people are not. */
+export async function openMenu(page) {
+  await page.locator(".bar .menu:not(.title-menu) summary").click();
+  await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))));
+  await sleep(200);
+}
+
 const axe = readFileSync(join(dirname(fileURLToPath(import.meta.url)),
   "node_modules/axe-core/axe.min.js"), "utf8");
 

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { DatabaseSync } from "node:sqlite";
 import { Server, administrator, appPackage, assertAccessible, cleanUp, eventually, grainFrame, launch,
-  launchProfile, nameGrain } from "./harness.mjs";
+  launchProfile, nameGrain, openMenu } from "./harness.mjs";
 
 let server, browser, context, page, probe;
 
@@ -148,7 +148,7 @@ test("a grain that is moved to the trash in another tab tells the one in which i
 
 test("Back to a grain that was stopped meanwhile shows it as it was", async () => {
   await makeProbe(page, "Stopped");
-  await page.locator(".bar .menu:not(.title-menu) summary").click();
+  await openMenu(page);
   await page.getByRole("button", { name: "Stop" }).click();
   await page.waitForURL(/\/details$/);
   await page.goBack();

@@ -8,7 +8,7 @@ import { after, before, test } from "node:test";
 import { gunzipSync } from "node:zlib";
 import { request } from "node:http";
 import { DatabaseSync } from "node:sqlite";
-import { Server, administrator, appPackage, assertAccessible, cleanUp, eventually, grainFrame, launch, packageOf }
+import { Server, administrator, appPackage, assertAccessible, cleanUp, eventually, grainFrame, launch, openMenu, packageOf }
   from "./harness.mjs";
 
 let server, browser, context, page, probe;
@@ -351,7 +351,7 @@ test("the connection is lost and comes back: told, and nothing is loaded again",
 
 test("trash and undo, on the grain's page and on home", async () => {
   const grain = await makeProbe();
-  await page.locator(".bar .menu:not(.title-menu) summary").click();
+  await openMenu(page);
   await page.getByRole("button", { name: "Move to trash" }).click();
   await page.waitForURL(`${server.origin}/`);
   assert.equal(await page.locator(`.grains a[href="/grain/${grain}"]`).count(), 0);
