@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { DatabaseSync } from "node:sqlite";
 import { Server, administrator, appPackage, assertAccessible, cleanUp, eventually, grainFrame, launch,
-  launchProfile, nameGrain, openMenu } from "./harness.mjs";
+  launchProfile, nameGrain, openMenu, processesOfGrain } from "./harness.mjs";
 
 let server, browser, context, page, probe;
 
@@ -389,4 +389,16 @@ test("a script that comes after the app has loaded shows it all the same", async
   await page.locator("body.shown").waitFor();
   assert.equal(await page.locator("#state .waking").count(), 0);
   await page.unroute(script);
+});
+
+test("a grain that went to the trash and was still running when the server ended is ended by the next", async () => {
+  const grain = await makeProbe(page, "Thrown away");
+  await server.kill();
+  assert.ok(processesOfGrain(grain).length > 0);
+  const db = new DatabaseSync(join(server.home, "sandstorm.sqlite"));
+  assert.equal(db.prepare("UPDATE grains SET trashed_at = ? WHERE id = ?").run(Date.now(), grain).changes, 1);
+  db.close();
+  await server.run();
+  await eventually("it has ended", () => processesOfGrain(grain).length === 0, 20);
+  assert.equal(server.state(grain), "trash");
 });

@@ -483,12 +483,34 @@ test("Delete trashes its own row, whatever is chosen; the focus stays in the lis
 
 test("an act on the list that the server refuses is told, and leaves all as it is", async () => {
   server.create(probe.appId, "--title", "Bora");
-  await page.goto(`${server.origin}/?q=bora`);
+  await page.goto(`${server.origin}/?q=levanter`);
   await page.getByLabel("Choose Bora").check();
   await page.evaluate(() => { document.querySelector("#list [name=act][value=star]").value = "nonsense"; });
   await page.getByRole("button", { name: "Star" }).click();
   await page.locator("#notices .bad").filter({ hasText: "this button is not known here" }).waitFor();
   assert.deepEqual(await chosenOf(page), ["Bora"]);
+});
+
+test("an act that takes long takes away neither the focus nor the next act", async () => {
+  for (const n of [1, 2, 3, 4]) server.create(probe.appId, "--title", `Levanter ${n}`);
+  await page.goto(`${server.origin}/?q=levanter`);
+  const rows = await rowsOf(page);
+  assert.equal(rows.length, 4);
+  await page.route("**/grains/act", async (route) => { await page.waitForTimeout(700); await route.continue(); });
+  await page.locator(".grains .open").first().focus();
+  for (const key of ["Delete", "ArrowDown", "ArrowDown", "Delete", "/"]) await page.keyboard.press(key);
+  await eventually("both are done", async () => (await rowsOf(page)).length === 2);
+  assert.deepEqual(await rowsOf(page), [rows[1], rows[3]]);
+  assert.equal(await page.evaluate(() => document.activeElement.id), "q");
+  // An answer for the list as it was does not take the place of a newer search.
+  await page.locator(".grains .open").first().focus();
+  await page.keyboard.press("Delete");
+  await page.locator("#q").fill(rows[3].toLowerCase());
+  await page.getByText(`Moved ${rows[1]} to the trash.`).first().waitFor();
+  await page.waitForTimeout(700);
+  assert.deepEqual(await rowsOf(page), [rows[3]]);
+  assert.equal(new URL(page.url()).searchParams.get("q"), rows[3].toLowerCase());
+  await page.unroute("**/grains/act");
 });
 
 test("what is chosen stays chosen while a search narrows the list, and is counted", async () => {

@@ -128,22 +128,30 @@ function count() {
 addEventListener("change", (event) => { if (event.target.name === "grain") count(); });
 addEventListener("reset", (event) => { if (event.target.id === "list") { kept.clear(); setTimeout(count); } });
 count();
-// An act on the list and its undo: the page stays, so that ticks, place and focus do.
-let acting = false;
-async function onList(action, fields, place, gone) {
-  if (acting) return;
-  acting = true;
+// An act on the list and its undo: the page stays, so that ticks, place and focus do. One after the other.
+let acting = 0, lastAct = Promise.resolve();
+function onList(action, fields, place, gone, button) {
+  const from = document.activeElement;
+  if (acting++) say("One moment");
+  button?.setAttribute("aria-busy", "true");
+  lastAct = lastAct.then(() => onListNow(action, fields, place, gone, from)).finally(() => {
+    acting--;
+    button?.removeAttribute("aria-busy");
+  });
+}
+async function onListNow(action, fields, place, gone, from) {
   let answer, text;
   try {
-    answer = await fetch(action, { method: "POST", body: fields, headers: { accept: "text/html" } });
+    // A network that went dead must not keep every later button waiting.
+    const signal = AbortSignal.timeout(30000);
+    answer = await fetch(action, { method: "POST", body: fields, headers: { accept: "text/html" }, signal });
     text = await answer.text();
   } catch {
     toast("The server did not answer. Load the page again to see what it did.", "bad");
+    return;
   }
-  acting = false;
-  if (text === undefined) return;
   const page = new DOMParser().parseFromString(text, "text/html");
-  if (!answer.ok && answer.status !== 403) {
+  if (!answer.ok && (answer.status !== 403 || "signedIn" in page.body.dataset)) {
     const why = $$("main h1, main .problem > p", page).map((el) => el.textContent.trim()).join(" ");
     toast(why || "The server could not do this. Try again.", "bad");
     return;
@@ -157,9 +165,17 @@ async function onList(action, fields, place, gone) {
   for (const id of done) kept.delete(id);
   const fresh = $$("#notices .notice", page);
   $("#notices").append(...fresh);
-  const back = $$(".grains li", page).map(idIn).find((id) => !before.has(id));
-  swap($("main"), $("main", page), { place: place ?? back ?? "" });
-  swap($(".rail"), $(".rail", page));
+  if (searching || here() !== fields.get("to")) {
+    // The list is the answer to another question by now.
+    count();
+    reloadList();
+  } else {
+    const back = $$(".grains li", page).map(idIn).find((id) => !before.has(id));
+    // Whoever has gone elsewhere meanwhile stays there.
+    const stayed = [from, placed, document.body, null].includes(document.activeElement);
+    swap($("main"), $("main", page), stayed ? { place: place ?? back ?? "" } : {});
+    swap($(".rail"), $(".rail", page));
+  }
   for (const notice of fresh) told(notice);
 }
 const here = () => location.pathname + location.search;
@@ -171,7 +187,7 @@ addEventListener("submit", (event) => {
   event.preventDefault();
   const fields = new URLSearchParams(new FormData(form, event.submitter));
   fields.set("to", here());
-  onList(form.action, fields, list ? fields.get("grain") : undefined, undo && form.closest(".notice"));
+  onList(form.action, fields, list ? fields.get("grain") : undefined, undo && form.closest(".notice"), event.submitter);
 }, true);
 addEventListener("pointerdown", (event) => {
   const row = event.target.closest?.("a[data-wake]");
@@ -193,7 +209,7 @@ const box = $("#q");
 let searching = false;
 if (box && $("#count")) {
   let timer, asked = 0;
-  const search = (after) => {
+  const search = (after, entered = false) => {
     clearTimeout(timer);
     searching = true;
     const mine = ++asked;
@@ -205,7 +221,8 @@ if (box && $("#count")) {
       const page = await fetchPage(url);
       if (mine !== asked) return;
       searching = false;
-      if (!page) return;
+      // The page itself says what is the matter.
+      if (!page) { if (entered) box.form.submit(); return; }
       swap($("main"), $("main", page), { narrowed: true });
       history.replaceState(null, "", url);
       say(`${$("#count").textContent} found${kept.size && $("#list") ? `. ${$("#chosen").textContent}` : ""}`);
@@ -213,7 +230,7 @@ if (box && $("#count")) {
   };
   box.addEventListener("input", () => search(150));
   // Loading the page would lose the ticks.
-  box.form.addEventListener("submit", (event) => { event.preventDefault(); search(0); });
+  box.form.addEventListener("submit", (event) => { event.preventDefault(); search(0, true); });
 }
 // Says that only a part of the page is wanted: news waits for a page on which it is seen.
 const part = { headers: { accept: "text/html", "x-sandstorm-part": "1" } };
@@ -247,7 +264,7 @@ function swap(old, next, { narrowed = false, place } = {}) {
   const same = (el) => el.tagName === had.tagName && el.className === had.className && el.id === had.id
     && el.name === had.name && el.value === had.value && el.getAttribute("href") === had.getAttribute("href");
   const again = place !== undefined ? null : $$("h1, a, button, input, summary, select", old).find(same);
-  if (again?.checkVisibility()) { again.focus({ preventScroll: true }); if (placed === had) placed = again; return; }
+  if (again && (again.checkVisibility?.() ?? true)) { again.focus({ preventScroll: true }); if (placed === had) placed = again; return; }
   const row = place ?? (had.closest("li") && $("input[name=grain]", had.closest("li"))?.value);
   if (row === undefined) return;
   const at = ids.indexOf(row);
@@ -363,8 +380,9 @@ function reloadList() {
   if (!$("#count")) return;
   clearTimeout(reload);
   reload = setTimeout(async () => {
+    if (acting) return reloadList();
     const at = document.activeElement;
-    if (acting || ($("main").contains(at) && at.id !== "main" && at !== placed)) return;
+    if ($("main").contains(at) && at.id !== "main" && at !== placed) return;
     // A search that is under way brings a fresh list itself, and its answer is the newer question's.
     const { href } = location;
     const page = searching ? null : await fetchPage(href);
@@ -683,7 +701,8 @@ addEventListener("keydown", (event) => {
     return;
   }
   if (event.key === "Delete" && row && $("#list [value=trash]")) {
-    // This row, whatever is chosen.
+    // This row, whatever is chosen; a key that is held down is one press.
+    if (event.repeat) return;
     const id = idIn(row);
     onList($("#list").action, new URLSearchParams({ token, act: "trash", to: here(), grain: id }), id);
     return;

@@ -268,7 +268,7 @@ impl ControlImpl {
                 let audit = audit("grain-trash");
                 app.store.trash_grains(row.owner, &[target], true, Some(&audit)).await?;
                 app.grains.revoke_grain(&grain);
-                app.grains.stop(&grain).await?;
+                app.grains.stop_in_trash(&grain).await?;
             }
             app.events.send(Event::GrainChanged { grain, owner: Some(row.owner) });
             app.events.send(Event::AccountChanged(row.owner));

@@ -144,8 +144,17 @@ impl Grains {
             if self.0.config.home.join("grains").join(&row.id).join("socket").exists() {
                 let entry = self.0.entry(&grain);
                 let _ = entry.owner.set(row.owner);
-                waiting.push(self.on_home(entry, |local, entry| {
-                    Box::pin(async move { local.slot(&entry).adopt(&local).await })
+                let in_trash = row.trashed_at.is_some();
+                waiting.push(self.on_home(entry, move |local, entry| {
+                    Box::pin(async move {
+                        let slot = local.slot(&entry);
+                        // The server ended before the grain did.
+                        if !in_trash {
+                            slot.adopt(&local).await;
+                        } else if let Err(error) = slot.stop_in_trash(&local).await {
+                            tracing::warn!("grain {}, in the trash: {error}", entry.grain);
+                        }
+                    })
                 }));
             }
         }
@@ -258,6 +267,14 @@ impl Grains {
     /// Ends the grain's processes without asking them.
     pub async fn kill(&self, grain: &GrainId) -> Result<()> {
         self.end(grain, true).await
+    }
+
+    /// Lets a grain that is in the trash fall asleep; one that was taken out meanwhile stays as it is.
+    pub async fn stop_in_trash(&self, grain: &GrainId) -> Result<()> {
+        let work = self.on_home(self.0.entry(grain), |local, entry| {
+            Box::pin(async move { local.slot(&entry).stop_in_trash(&local).await })
+        });
+        tokio::spawn(work).await.map_err(|e| Error::Internal(e.to_string()))??
     }
 
     async fn end(&self, grain: &GrainId, now: bool) -> Result<()> {

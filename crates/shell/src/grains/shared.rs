@@ -114,7 +114,12 @@ impl Shared {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|_, entry| match Arc::get_mut(entry) {
             // It is handed out under this lock only, so nobody gets it meanwhile.
-            Some(entry) => entry.is_awake() || entry.is_watched() || entry.quiet_for() < long,
+            // How one ended is shown to its owner and to administrators.
+            Some(entry) => {
+                entry.state() != GrainState::Asleep
+                    || entry.is_watched()
+                    || entry.quiet_for() < long
+            }
             None => true,
         });
         give_room_back(&mut entries);

@@ -394,12 +394,15 @@ fn deed(action: &str) -> &str {
 
 /// `GET /admin/log`.
 pub async fn log(State(app): State<App>, _: Admin, viewer: Viewer) -> PageResult {
-    let lines = app.store.audit_lines(500).await?;
+    let lines = app.store.audit_lines(500, 100).await?;
     let people: HashMap<AccountId, String> =
         app.store.accounts().await?.into_iter().map(|a| (a.id, a.display_name)).collect();
     let body = html! {
         div.heading { h1 { "Audit log" } }
-        p.hint { "What administrators and operators did. The latest 500." }
+        p.hint {
+            "What administrators and operators did, and what members did to what all share. The "
+            "latest 500; of what one person did of one kind, the latest 100."
+        }
         @if lines.is_empty() { p { "Nothing yet." } } @else {
             div.scroll tabindex="0" role="region" aria-label="Audit log" {
                 table {

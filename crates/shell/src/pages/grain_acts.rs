@@ -208,7 +208,7 @@ async fn trash(app: &App, login: &Login, ids: &[GrainId]) -> Result<()> {
     let stops = ids.iter().cloned().map(|id| {
         let grains = app.grains.clone();
         async move {
-            if let Err(error) = grains.stop(&id).await {
+            if let Err(error) = grains.stop_in_trash(&id).await {
                 tracing::warn!(grain = %id, "it went to the trash and was not ended: {error}");
             }
         }

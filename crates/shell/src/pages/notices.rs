@@ -60,7 +60,7 @@ pub async fn undo(State(app): State<App>, act: ActForm<Undo>) -> PageResult {
     let id = act.form.notice.parse().map_err(|_| Error::NotFound("notice"))?;
     let Some(undo) = app.store.take_undo(login.id(), id).await? else {
         app.store.notify(login.id(), Tone::Warning, "This was undone already.", None).await?;
-        return Ok(layout::redirect("/"));
+        return Ok(layout::redirect(local_path(&act.form.to).unwrap_or("/")));
     };
     let to = match run(&app, login, &undo).await {
         Ok(to) => to,

@@ -129,12 +129,16 @@ impl Store {
         line.write(&mut writer).await
     }
 
-    /// The latest lines of the audit log.
-    pub async fn audit_lines(&self, limit: i64) -> Result<Vec<AuditLine>> {
+    /// The latest lines of the audit log, and of what one person did of one kind the latest `of_a_kind`.
+    pub async fn audit_lines(&self, limit: i64, of_a_kind: i64) -> Result<Vec<AuditLine>> {
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT at, account, address, action, target, detail FROM audit
-             ORDER BY id DESC LIMIT $1",
+            "SELECT at, account, address, action, target, detail FROM (
+               SELECT *, ROW_NUMBER() OVER (
+                 PARTITION BY account, address IS NULL, action ORDER BY id DESC) AS place
+               FROM audit) ranked
+             WHERE place <= $1 ORDER BY id DESC LIMIT $2",
         )
+        .bind(of_a_kind)
         .bind(limit)
         .fetch_all(&self.read)
         .await?;

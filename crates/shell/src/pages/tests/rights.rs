@@ -125,7 +125,7 @@ async fn the_audit_log_says_from_where() {
     )
     .await
     .unwrap();
-    let lines = store.audit_lines(9).await.unwrap();
+    let lines = store.audit_lines(9, 9).await.unwrap();
     let from: Vec<_> = lines.iter().map(|line| (line.action.as_str(), line.address)).collect();
     assert_eq!(from, [("grain-open", None), ("name server", Some(address))]);
     let page = chief.get("/admin/log").await.body;
