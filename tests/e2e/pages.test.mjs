@@ -483,7 +483,7 @@ test("Delete trashes its own row, whatever is chosen; the focus stays in the lis
 
 test("an act on the list that the server refuses is told, and leaves all as it is", async () => {
   server.create(probe.appId, "--title", "Bora");
-  await page.goto(`${server.origin}/?q=levanter`);
+  await page.goto(`${server.origin}/?q=bora`);
   await page.getByLabel("Choose Bora").check();
   await page.evaluate(() => { document.querySelector("#list [name=act][value=star]").value = "nonsense"; });
   await page.getByRole("button", { name: "Star" }).click();
