@@ -134,7 +134,8 @@ function onList(action, fields, place, gone, button) {
   const from = document.activeElement;
   if (acting++) say("One moment");
   button?.setAttribute("aria-busy", "true");
-  lastAct = lastAct.then(() => onListNow(action, fields, place, gone, from)).finally(() => {
+  // One that breaks down must not keep the later ones from their turn.
+  lastAct = lastAct.then(() => onListNow(action, fields, place, gone, from)).catch(reportError).finally(() => {
     acting--;
     button?.removeAttribute("aria-busy");
   });
